@@ -1,0 +1,9 @@
+"""The language that update rules are written in."""
+
+from .expression import Expression, RuleError
+from .functions import *  # noqa: F403
+from .functions import __all__ as _functions
+from .program import Program, array, scalar
+from .trace import trace
+
+__all__ = ["Expression", "Program", "RuleError", "array", "scalar", "trace", *_functions]

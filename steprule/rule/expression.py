@@ -1,0 +1,293 @@
+"""Scalar and array expressions: what the arguments of an update rule are while it is traced."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Hashable
+from enum import IntEnum
+from typing import Any, NoReturn
+
+__all__ = ["Expression", "Level", "Operand", "RuleError", "as_expression", "asking"]
+
+Operand = "Expression | float | int | bool"
+
+
+class RuleError(TypeError):
+    """An update rule says something that the language of rules has no meaning for."""
+
+
+class Level(IntEnum):
+    """How often an expression has a value: what it is made of decides, the highest level wins."""
+
+    SCALAR = 0
+    """One number for each tensor and step, computed on the host in double precision before the launch."""
+    REDUCED = 1
+    """One number for each tensor, known only after a reduction over an array."""
+    ARRAY = 2
+    """One number for each element of the parameter."""
+
+
+class _Asking(threading.local):
+    answer: Callable[[Expression], bool] | None = None
+
+
+asking = _Asking()
+"""Answers ``if`` questions of the rule that is being traced in this thread, and records them."""
+
+PRECEDENCE = {"or": 1, "and": 2, "not": 3, "lt": 4, "le": 4, "gt": 4, "ge": 4, "eq": 4, "ne": 4}
+PRECEDENCE |= {"add": 5, "sub": 5, "mul": 6, "div": 6, "neg": 7, "pow": 8}
+SYMBOL = {"or": "or", "and": "and", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+SYMBOL |= {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
+COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+CONDITIONS = COMPARISONS | {"and", "or", "not", "isnan", "is_new"}
+
+
+class Expression:
+    """A value of an update rule, known by how it is computed.
+
+    Expressions are made by tracing a rule and combined with ``+ - * / **``, comparisons (for
+    :func:`steprule.rule.where`), ``& | ~`` on comparisons, and the functions of :mod:`steprule.rule`.
+    """
+
+    __slots__ = ("args", "detail", "level", "op")
+    __array_ufunc__: Any
+
+    def __init__(
+        self, op: str, args: tuple[Expression, ...] = (), detail: Hashable = None, level: Level | None = None
+    ) -> None:
+        self.op = op
+        self.args = args
+        self.detail = detail
+        self.level = max((a.level for a in args), default=Level.SCALAR) if level is None else level
+
+    def __add__(self, other: Any) -> Expression:
+        return combine("add", self, other)
+
+    def __radd__(self, other: Any) -> Expression:
+        return combine("add", other, self)
+
+    def __sub__(self, other: Any) -> Expression:
+        return combine("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Expression:
+        return combine("sub", other, self)
+
+    def __mul__(self, other: Any) -> Expression:
+        return combine("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Expression:
+        return combine("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Expression:
+        return combine("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Expression:
+        return combine("div", other, self)
+
+    def __pow__(self, other: Any) -> Expression:
+        return combine("pow", self, other)
+
+    def __rpow__(self, other: Any) -> Expression:
+        return combine("pow", other, self)
+
+    def __neg__(self) -> Expression:
+        return combine("neg", self)
+
+    def __pos__(self) -> Expression:
+        return self
+
+    def __abs__(self) -> Expression:
+        return combine("abs", self)
+
+    def __lt__(self, other: Any) -> Expression:
+        return combine("lt", self, other)
+
+    def __le__(self, other: Any) -> Expression:
+        return combine("le", self, other)
+
+    def __gt__(self, other: Any) -> Expression:
+        return combine("gt", self, other)
+
+    def __ge__(self, other: Any) -> Expression:
+        return combine("ge", self, other)
+
+    def __eq__(self, other: object) -> Expression:  # type: ignore[override]
+        return combine("eq", self, other)
+
+    def __ne__(self, other: object) -> Expression:  # type: ignore[override]
+        return combine("ne", self, other)
+
+    __hash__ = object.__hash__
+
+    def __and__(self, other: Any) -> Expression:
+        return combine("and", self, other)
+
+    __rand__ = __and__
+
+    def __or__(self, other: Any) -> Expression:
+        return combine("or", self, other)
+
+    __ror__ = __or__
+
+    def __invert__(self) -> Expression:
+        return combine("not", self)
+
+    def __bool__(self) -> bool:
+        if self.op == "constant":
+            return bool(self.detail)
+        zero = [a.op == "constant" and a.detail == 0 for a in self.args]
+        about_zero = self.op not in CONDITIONS or (self.op in ("eq", "ne") and any(zero))
+        if self.level is not Level.SCALAR or not about_zero or self.depends_on_state():
+            raise RuleError(
+                f"an update rule can't decide by `if` whether ({self}) holds: the rule runs once, on symbols. "
+                "Use where(condition, a, b); `if` may only ask a flag, or whether a hyperparameter is zero"
+            )
+        if asking.answer is None:
+            raise RuleError(f"({self}) has no truth value outside of a rule's tracing")
+        return asking.answer(self)
+
+    def depends_on_state(self) -> bool:
+        """Whether the value differs between tensors or steps under the same hyperparameters."""
+        return self.op in ("step", "is_new", "slot", "size") or any(a.depends_on_state() for a in self.args)
+
+    def _not_a_number(self, called: str, instead: str) -> NoReturn:
+        raise RuleError(f"{called} does not apply to ({self}), a symbol of an update rule; use {instead}")
+
+    def __float__(self) -> float:
+        self._not_a_number("float() or a function of math", "the function of that name from steprule.rule")
+
+    def __int__(self) -> int:
+        self._not_a_number("int()", "floor(x) from steprule.rule")
+
+    def __iter__(self) -> NoReturn:
+        self._not_a_number("iteration", "sum(x) or norm(x) from steprule.rule")
+
+    def __len__(self) -> int:
+        self._not_a_number("len()", "size(p) from steprule.rule")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise RuleError(
+            f"({self}) is a symbol of an update rule and has no .{name}; use {name.rstrip('_')}(...) of steprule.rule, "
+            "or an operator (rules return new values, they change nothing in place)"
+        )
+
+    def _foreign(self, library: str, function: str) -> NoReturn:
+        raise RuleError(
+            f"{library}.{function} is not of the language of update rules; "
+            f"use steprule.rule.{EQUIVALENT.get(function, function)}"
+        )
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> NoReturn:
+        name = getattr(func, "__name__", str(func))
+        raise RuleError(
+            f"torch.{name} is not of the language of update rules; "
+            f"use steprule.rule.{EQUIVALENT.get(name, name)} or an operator"
+        )
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> NoReturn:  # type: ignore[no-redef]
+        self._foreign("numpy", ufunc.__name__)
+
+    def __repr__(self) -> str:
+        return text(self)
+
+
+EQUIVALENT = {
+    "clamp": "clip",
+    "absolute": "abs",
+    "pow": "power",
+    "vector_norm": "norm",
+    "float_power": "power",
+    "min": "minimum",
+    "max": "maximum",
+    "amax": "max_abs",
+    "addcmul": "a + value * b * c",
+    "addcdiv": "a + value * b / c",
+    "reciprocal": "1 / x",
+}
+
+
+def as_expression(value: Any) -> Expression:
+    """The expression of a number, or the expression itself.
+
+    Raises:
+        RuleError: for anything else.
+    """
+    if isinstance(value, Expression):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return Expression("constant", detail=float(value))
+    raise RuleError(
+        f"an update rule computes with its arguments and plain numbers, not with {type(value).__name__} {value!r:.60}; "
+        "make a hyperparameter of a number, a slot (s.name) of an array"
+    )
+
+
+FOLD: dict[str, Callable[..., float]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b if b else math.nan if a == 0 or a != a else math.copysign(math.inf, a),
+    "neg": lambda a: -a,
+    "abs": abs,
+}
+
+
+def combine(op: str, *operands: Any) -> Expression:
+    """The expression of an operator applied to expressions and numbers; numbers alone are computed at once."""
+    args = tuple(map(as_expression, operands))
+    if op in FOLD and all(a.op == "constant" for a in args):
+        return Expression("constant", detail=FOLD[op](*(a.detail for a in args)))
+    return Expression(op, args)
+
+
+def text(expression: Expression, names: Callable[[Expression], str | None] = lambda _: None) -> str:
+    """An expression as mathematics, parenthesised only where needed.
+
+    Args:
+        expression: what to print.
+        names: gives the name under which a subexpression is already known, or None.
+    """
+    name = names(expression)
+    if name is not None:
+        return name
+    op, args = expression.op, expression.args
+    rank = PRECEDENCE.get(op, 9)
+
+    def inner(index: int, bound: int) -> str:
+        arg = args[index]
+        shown = text(arg, names)
+        tight = names(arg) is not None or PRECEDENCE.get(arg.op, 9) >= bound
+        return shown if tight else f"({shown})"
+
+    if op == "constant":
+        return f"{expression.detail:g}"
+    if op in ("param", "grad"):
+        return op[0]
+    if op in ("step", "is_new"):
+        return op
+    if op == "hyper":
+        key, *index = expression.detail  # type: ignore[misc]
+        return key + "".join(f"[{i}]" for i in index)
+    if op in ("slot", "input"):
+        return str(expression.detail)
+    if op == "size":
+        return "size(p)" if expression.detail is None else f"size(p, {expression.detail})"
+    if op == "reduce":
+        kind, scope = expression.detail  # type: ignore[misc]
+        return f"{kind}({text(args[0], names)}{', all' if scope == 'all' else ''})"
+    if op == "matrix":
+        function = expression.detail[0]  # type: ignore[index]
+        return f"{function.__name__}({', '.join(text(a, names) for a in args)})"
+    if op == "neg":
+        return "-" + inner(0, rank)
+    if op == "not":
+        return "not " + inner(0, rank)
+    if op in SYMBOL:
+        return f"{inner(0, rank)} {SYMBOL[op]} {inner(1, rank + 1)}"
+    return f"{op}({', '.join(text(a, names) for a in args)})"

@@ -1,0 +1,194 @@
+"""The functions an update rule may call: elementwise ones, and reductions over a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from .expression import Expression, Level, RuleError, as_expression, combine
+
+__all__ = [
+    "abs",
+    "ceil",
+    "clip",
+    "cos",
+    "exp",
+    "floor",
+    "isnan",
+    "lerp",
+    "log",
+    "matrix",
+    "max_abs",
+    "maximum",
+    "mean",
+    "minimum",
+    "norm",
+    "power",
+    "rsqrt",
+    "sign",
+    "sin",
+    "size",
+    "sqrt",
+    "square",
+    "sum",
+    "tanh",
+    "where",
+]
+
+Scope = Literal["tensor", "all"]
+
+
+def sqrt(x: Any) -> Expression:
+    """The square root of each element; NaN below zero."""
+    return combine("sqrt", x)
+
+
+def rsqrt(x: Any) -> Expression:
+    """``1 / sqrt(x)`` of each element."""
+    return 1 / sqrt(x)
+
+
+def exp(x: Any) -> Expression:
+    """e to the power of each element."""
+    return combine("exp", x)
+
+
+def log(x: Any) -> Expression:
+    """The natural logarithm of each element."""
+    return combine("log", x)
+
+
+def tanh(x: Any) -> Expression:
+    """The hyperbolic tangent of each element."""
+    return combine("tanh", x)
+
+
+def sin(x: Any) -> Expression:
+    """The sine of each element, in radians."""
+    return combine("sin", x)
+
+
+def cos(x: Any) -> Expression:
+    """The cosine of each element, in radians."""
+    return combine("cos", x)
+
+
+def floor(x: Any) -> Expression:
+    """The largest whole number not above each element."""
+    return combine("floor", x)
+
+
+def ceil(x: Any) -> Expression:
+    """The smallest whole number not below each element."""
+    return combine("ceil", x)
+
+
+def abs(x: Any) -> Expression:  # noqa: A001
+    """The absolute value of each element."""
+    return combine("abs", x)
+
+
+def sign(x: Any) -> Expression:
+    """-1, 0 or 1 for each element, as :func:`torch.sign` (0 for NaN)."""
+    return combine("sign", x)
+
+
+def square(x: Any) -> Expression:
+    """``x * x`` for each element."""
+    return combine("mul", x, x)
+
+
+def power(x: Any, exponent: Any) -> Expression:
+    """``x ** exponent`` for each element."""
+    return combine("pow", x, exponent)
+
+
+def minimum(a: Any, b: Any) -> Expression:
+    """The smaller of each two elements; NaN if either is, as :func:`torch.minimum`."""
+    return combine("minimum", a, b)
+
+
+def maximum(a: Any, b: Any) -> Expression:
+    """The larger of each two elements; NaN if either is, as :func:`torch.maximum`."""
+    return combine("maximum", a, b)
+
+
+def clip(x: Any, low: Any = None, high: Any = None) -> Expression:
+    """Each element brought into ``[low, high]``; a bound that is None does not bind."""
+    x = x if low is None else maximum(x, low)
+    return x if high is None else minimum(x, high)
+
+
+def isnan(x: Any) -> Expression:
+    """Whether each element is NaN, as a condition for :func:`where`."""
+    return combine("isnan", x)
+
+
+def where(condition: Any, a: Any, b: Any) -> Expression:
+    """``a`` where the condition holds, else ``b``; a NaN in the value not taken does no harm."""
+    return combine("where", condition, a, b)
+
+
+def lerp(start: Any, end: Any, weight: Any) -> Expression:
+    """``start + weight * (end - start)`` for each element: the running mean of most optimizers."""
+    return start + weight * (end - start)
+
+
+def size(p: Expression, dim: int | None = None) -> Expression:
+    """The number of elements of the parameter, or its extent along ``dim``: a scalar."""
+    if getattr(p, "op", None) != "param":
+        raise RuleError("size() is a property of the parameter: write size(p) or size(p, dim)")
+    return Expression("size", detail=dim)
+
+
+def _reduce(kind: str, x: Expression, scope: Scope) -> Expression:
+    if scope not in ("tensor", "all"):
+        raise RuleError(f"scope is 'tensor' (this parameter) or 'all' (every parameter), not {scope!r}")
+    if getattr(x, "level", None) is not Level.ARRAY:
+        raise RuleError(f"{kind}() reduces an array, but ({x}) is a single number")
+    return Expression("reduce", (x,), (kind, scope), Level.REDUCED)
+
+
+def sum(x: Expression, scope: Scope = "tensor") -> Expression:  # noqa: A001
+    """The sum over the parameter's elements (or, with ``scope="all"``, over those of every parameter).
+
+    Added up in float64 in a fixed order: the same bits for any number of threads.
+    """
+    return _reduce("sum", x, scope)
+
+
+def norm(x: Expression, scope: Scope = "tensor") -> Expression:
+    """The Euclidean norm over the parameter's elements (or over those of every parameter)."""
+    return sqrt(_reduce("sum_of_squares", x, scope))
+
+
+def mean(x: Expression, scope: Scope = "tensor") -> Expression:
+    """The mean over the parameter's elements (or over those of every parameter)."""
+    if scope == "all":
+        return sum(x, scope) / sum(Expression("constant", detail=1.0, level=Level.ARRAY), scope)
+    return sum(x) / Expression("size")
+
+
+def max_abs(x: Expression, scope: Scope = "tensor") -> Expression:
+    """The largest absolute value among the parameter's elements (or among those of every parameter)."""
+    return _reduce("max_abs", x, scope)
+
+
+def matrix(
+    function: Callable[..., Any], x: Expression, *numbers: Any, dtype: str | None = None
+) -> Expression:
+    """``function`` applied to the array as a whole matrix: a step between two fused passes.
+
+    Args:
+        function: maps a stack of equally shaped matrices, a tensor of shape (n, rows, columns) (and the
+            ``numbers``, as floats), to a stack of that shape. A parameter of more than two dimensions is taken as
+            (size(0), everything else).
+        x: what the function is given.
+        numbers: scalar expressions or plain numbers handed on to ``function``.
+        dtype: the dtype of the stack, such as ``"bfloat16"``; None means that of the arithmetic.
+    """
+    arguments = tuple(map(as_expression, numbers))
+    for argument in arguments:
+        if argument.level is not Level.SCALAR:
+            raise RuleError(f"({argument}) is not a scalar: matrix() hands on numbers that the host knows")
+    return Expression("matrix", (as_expression(x), *arguments), (function, dtype), Level.ARRAY)

@@ -1,0 +1,235 @@
+"""What tracing a rule gives: a printable value that says all a kernel has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .expression import Expression, Level, text
+
+__all__ = ["Guard", "Matrix", "Operation", "Phase", "Program", "Reduction", "Slot", "array", "scalar"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A named piece of a parameter's state, as :func:`array` or :func:`scalar` declares it."""
+
+    kind: Literal["array", "scalar"] = "array"
+    initial: float | str = 0.0
+    dtype: str | None = None
+    name: str = ""
+
+
+def array(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
+    """A slot like the parameter.
+
+    Args:
+        initial: its first value: a number, the name of the hyperparameter that holds it, or ``"parameter"`` for a
+            copy of the parameter.
+        dtype: its dtype, such as ``"bfloat16"``; None means the parameter's.
+    """
+    return Slot("array", initial, dtype)
+
+
+def scalar(initial: float | str = 0.0) -> Slot:
+    """A slot with one number for each parameter, kept as a 0-dim tensor of float32 (float64 where that is the default).
+
+    Args:
+        initial: its first value: a number, or the name of the hyperparameter that holds it.
+    """
+    return Slot("scalar", initial)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A question a rule asked of its hyperparameters. The Program serves while the answer stays."""
+
+    expression: Expression | None
+    """The expression that was asked to be nonzero; None when a hyperparameter was read as a flag."""
+    path: tuple[Any, ...]
+    answer: Any
+
+    def __str__(self) -> str:
+        if self.expression is None:
+            return f"{'.'.join(map(str, self.path))} is {self.answer!r}"
+        return f"{self.expression} {'≠' if self.answer else '='} 0"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One assignment of a phase: value number ``i`` of the phase is what its operation ``i`` computes.
+
+    Attributes:
+        op: ``"read"`` (detail: operand), ``"scalar"`` (detail: index among the Program's scalars), ``"reduced"``
+            (detail: index among its reductions and inputs), ``"constant"`` (detail: its value), or an elementwise
+            operation.
+        args: numbers of earlier values.
+        level: ARRAY values stand inside the loop over elements, the others before it.
+    """
+
+    op: str
+    args: tuple[int, ...]
+    detail: Hashable
+    level: Level
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """An array value reduced to one float64 for each tensor, or for all tensors together."""
+
+    kind: Literal["sum", "sum_of_squares", "max_abs"]
+    scope: Literal["tensor", "all"]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A function of whole matrices that runs after a phase: it replaces what the phase wrote to ``operand``."""
+
+    function: Callable[..., Any]
+    numbers: tuple[int, ...]
+    operand: int
+    dtype: str | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One pass over memory."""
+
+    operations: tuple[Operation, ...]
+    stores: tuple[tuple[int, int], ...]
+    """(operand, value) pairs."""
+    reductions: tuple[tuple[int, int], ...]
+    """(row of the reduced table, value) pairs."""
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The operands read, in ascending order."""
+        return tuple(sorted({o.detail for o in self.operations if o.op == "read"}))  # type: ignore[type-var, misc]
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """The operands written, in ascending order."""
+        return tuple(sorted(operand for operand, _ in self.stores))
+
+
+PARAM, GRAD, FIRST_SLOT = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced rule.
+
+    Operands are numbered: 0 the parameter, 1 the gradient, then the array slots, then the operands of matrix steps.
+
+    Attributes:
+        name: that of the rule's class.
+        slots: the array slots, in operand order.
+        scalar_slots: the slots with one number for each tensor.
+        scalars: what the host computes for each (group, step); the columns of the scalar table.
+        updates: new values of scalar slots, aligned with ``scalar_slots``; None where a slot is only read.
+        inputs: names of the numbers that come from outside the rule (``"grad_scale"``): the first rows of the
+            reduced table.
+        reductions: the rows of the reduced table after the inputs.
+        tracked: names of reductions that are reported to the user, with their row.
+        phases: the passes over memory, in order.
+        temporaries: how many operands of matrix steps there are.
+        guards: the questions it was specialised on.
+    """
+
+    name: str
+    slots: tuple[Slot, ...]
+    scalar_slots: tuple[Slot, ...]
+    scalars: tuple[Expression, ...] = field(compare=False)
+    updates: tuple[Expression | None, ...] = field(compare=False)
+    inputs: tuple[str, ...]
+    reductions: tuple[Reduction, ...]
+    tracked: tuple[tuple[str, int], ...]
+    phases: tuple[Phase, ...]
+    temporaries: int
+    guards: tuple[Guard, ...] = field(compare=False)
+    source: tuple[Any, ...] = field(compare=False, repr=False)
+    """The expressions behind ``phases``, for printing."""
+
+    @property
+    def operands(self) -> int:
+        """How many pointers a tensor brings."""
+        return FIRST_SLOT + len(self.slots) + self.temporaries
+
+    @property
+    def uses_step(self) -> bool:
+        """Whether the state has torch's entry ``step``."""
+        return any(e.op == "step" for e in self.host_expressions())
+
+    def host_expressions(self) -> Iterator[Expression]:
+        """Every subexpression that the host evaluates, operands before what uses them, once each."""
+        seen: set[int] = set()
+
+        def visit(e: Expression) -> Iterator[Expression]:
+            if id(e) not in seen:
+                seen.add(id(e))
+                for a in e.args:
+                    yield from visit(a)
+                yield e
+
+        for root in (*self.scalars, *(u for u in self.updates if u is not None)):
+            yield from visit(root)
+
+    def bytes_per_element(self, sizes: Mapping[int, int]) -> int:
+        """Bytes of memory traffic for each element of a parameter.
+
+        Args:
+            sizes: bytes of an element of each operand.
+        """
+        return sum(sizes[o] for phase in self.phases for o in (*phase.reads, *phase.writes))
+
+    def __str__(self) -> str:
+        return show(self)
+
+
+def show(program: Program) -> str:
+    """A Program as readable mathematics: first what the host computes, then each pass over memory."""
+    known: dict[int, str] = {}
+    lines = [program.name + (f"  [{', '.join(map(str, program.guards))}]" if program.guards else "")]
+    for index, expression in enumerate(program.scalars):
+        if expression.args:
+            name = f"c{index}"
+            lines.append(f"  host     {name} = {expression}")
+            known[id(expression)] = name
+    outputs, reductions = program.source
+    uses: dict[int, int] = {}
+
+    def count(e: Expression) -> None:
+        uses[id(e)] = uses.get(id(e), 0) + 1
+        if uses[id(e)] == 1 and id(e) not in known:
+            for a in e.args:
+                count(a)
+
+    for _, expression, _ in (*outputs, *reductions):
+        count(expression)
+
+    def define(e: Expression, phase: str) -> str:
+        for a in e.args:
+            if id(a) not in known:
+                visit(a, phase)
+        return text(e, lambda x: known.get(id(x)) if x is not e else None)
+
+    def visit(e: Expression, phase: str) -> None:
+        if id(e) in known:
+            return
+        shown = define(e, phase)
+        if e.args and uses[id(e)] > 1:
+            known[id(e)] = f"t{sum(n.startswith('t') for n in known.values())}"
+            lines.append(f"  {phase:8s} {known[id(e)]} = {shown}")
+
+    for name, expression, index in sorted((*reductions, *outputs), key=lambda entry: entry[2]):
+        phase = f"pass {index + 1}"
+        shown = define(expression, phase)
+        lines.append(f"  {phase:8s} {name} {'=' if name.startswith('r') else '←'} {known.get(id(expression), shown)}")
+        if expression.op in ("reduce", "matrix"):
+            known[id(expression)] = name
+    for slot, update in zip(program.scalar_slots, program.updates, strict=True):
+        if update is not None:
+            lines.append(f"  host     {slot.name} ← {update}")
+    return "\n".join(lines)

@@ -1,0 +1,317 @@
+"""Runs an update rule once, on symbols, and lays out what it said as a Program."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from .expression import Expression, Level, RuleError, asking
+from .functions import minimum, norm, sign
+from .host import evaluate
+from .program import FIRST_SLOT, GRAD, PARAM, Guard, Matrix, Operation, Phase, Program, Reduction, Slot
+
+__all__ = ["Rule", "trace"]
+
+Rule = Callable[["Expression", "Expression", "State", "Hyper"], Any]
+
+
+def is_number(value: Any) -> bool:
+    """Whether a hyperparameter travels as a number (a 0-dim tensor does) rather than as a flag."""
+    return not isinstance(value, (bool, str, type(None))) and hasattr(value, "__float__")
+
+
+class Hyper:
+    """The hyperparameters of a group, as a rule sees them: numbers as scalar expressions, flags as they are."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+        self._guards: dict[Any, Guard] = {}
+        self._known: dict[tuple[Any, ...], Expression] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._values:
+            near = difflib.get_close_matches(name, self._values, 3) or sorted(self._values)
+            raise RuleError(f"the rule reads h.{name}, but there is no hyperparameter of that name: {', '.join(near)}")
+        return self._symbol((name,), self._values[name])
+
+    def _symbol(self, path: tuple[Any, ...], value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return tuple(self._symbol((*path, index), item) for index, item in enumerate(value))
+        if is_number(value):
+            return self._known.setdefault(path, Expression("hyper", detail=path))
+        self._guards.setdefault(path, Guard(None, path, value))
+        return value
+
+    def _ask(self, expression: Expression) -> bool:
+        def leaf(e: Expression) -> float:
+            value: Any = self._values
+            for key in e.detail:  # type: ignore[union-attr]
+                value = value[key]
+            return float(value)
+
+        answer = bool(evaluate(expression, leaf))
+        self._guards.setdefault(repr(expression), Guard(expression, (), answer))
+        return answer
+
+
+class State:
+    """The slots of a parameter, as a rule sees them: reading or writing ``s.name`` makes one."""
+
+    def __init__(self, declared: Mapping[str, Slot]) -> None:
+        self.__dict__["_declared"] = declared
+        self.__dict__["_reads"] = {}
+        self.__dict__["_writes"] = {}
+        self.__dict__["_step"] = Expression("step")
+        self.__dict__["_is_new"] = Expression("is_new")
+
+    def __getattr__(self, name: str) -> Expression:
+        if name in ("step", "is_new"):
+            known: Expression = self.__dict__[f"_{name}"]
+            return known
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in self._writes:
+            written: Expression = self._writes[name]
+            return written
+        slot = self._declared.get(name, Slot())
+        level = Level.ARRAY if slot.kind == "array" else Level.SCALAR
+        read: Expression = self._reads.setdefault(name, Expression("slot", detail=name, level=level))
+        return read
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("step", "is_new"):
+            raise RuleError(f"s.{name} is counted by the optimizer; a rule only reads it")
+        if not isinstance(value, (Expression, int, float)):
+            raise RuleError(f"s.{name} is given a {type(value).__name__}; a slot holds an expression or a number")
+        self._writes[name] = value if isinstance(value, Expression) else Expression("constant", detail=float(value))
+
+    def _slots(self) -> dict[str, Slot]:
+        """Every slot the rule used, with its shape: by declaration, by a read, or by what is written."""
+        slots = {}
+        for name in dict.fromkeys((*self._reads, *self._writes)):
+            written = self._writes.get(name)
+            kind = "array" if name in self._reads or written is None or written.level is Level.ARRAY else "scalar"
+            slot = self._declared.get(name, Slot(kind))  # type: ignore[arg-type]
+            if written is not None and slot.kind == "array" and written.level is Level.REDUCED:
+                raise RuleError(f"s.{name} is read as an array but given one number, ({written}); {DECLARE}")
+            if written is not None and slot.kind == "array" and written.level is Level.SCALAR and name in self._reads:
+                raise RuleError(f"s.{name} is read as an array but given one number, ({written}); {DECLARE}")
+            if written is not None and slot.kind == "scalar" and written.level is Level.ARRAY:
+                raise RuleError(f"s.{name} is one number for each parameter but is given an array, ({written})")
+            if written is not None and slot.kind == "scalar" and written.level is Level.REDUCED:
+                raise RuleError(
+                    f"s.{name} is one number for each parameter; it can hold what hyperparameters, s.step and other "
+                    f"such slots give, but not a reduction, ({written}): keep the array itself in a slot instead"
+                )
+            slots[name] = replace(slot, name=name)
+        return slots
+
+
+DECLARE = 'for one number a parameter, declare it in the class: slots = {"name": scalar(0.0)}'
+
+
+def trace(
+    rule: Rule,
+    hyper: Mapping[str, Any],
+    slots: Mapping[str, Slot] | None = None,
+    *,
+    name: str = "rule",
+    scaled: bool = False,
+    clipped: bool = False,
+    tracked: Iterable[str] = (),
+) -> Program:
+    """Run a rule on symbols.
+
+    Args:
+        rule: ``rule(p, g, s, h)`` gives the parameter's new value.
+        hyper: the hyperparameters. ``maximize``, ``l1`` and ``clip_norm`` apply to every rule.
+        slots: declared slots by name.
+        name: what the Program is called when printed.
+        scaled: divide the gradient by the input ``grad_scale`` first.
+        clipped: compute the gradient's norm over all parameters, which ``clip_norm`` needs.
+        tracked: which of ``grad_norm``, ``param_norm`` and ``update_norm`` to reduce on the way.
+
+    Raises:
+        RuleError: if the rule is wrong, saying where and what to write instead.
+    """
+    p = Expression("param", level=Level.ARRAY)
+    g = Expression("grad", level=Level.ARRAY)
+    h, s = Hyper(hyper), State(slots or {})
+    tracks: dict[str, Expression] = {}
+    previous, asking.answer = asking.answer, h._ask
+    try:
+        if scaled:
+            g = g / Expression("input", detail="grad_scale", level=Level.REDUCED)
+        if clipped:
+            tracks["total_norm"] = norm(g, scope="all")
+            if h.clip_norm:
+                g = g * minimum(1.0, h.clip_norm / (tracks["total_norm"] + 1e-6))
+        gradient = g
+        if h.maximize:
+            g = -g
+        if h.l1:
+            g = g + h.l1 * sign(p)
+        new = rule(p, g, s, h)
+    finally:
+        asking.answer = previous
+    if not isinstance(new, Expression):
+        raise RuleError(
+            f"{name}.update returns {new!r:.40}; it must return the parameter's new value (return p - h.lr * g)"
+        )
+    measured = {"grad_norm": gradient, "param_norm": p, "update_norm": new - p}
+    tracks |= {key: norm(measured[key]) for key in tracked}
+    return _Layout(name, s, h).program(new, tracks)
+
+
+class _Layout:
+    """Expressions to phases: which pass computes what, in which order."""
+
+    def __init__(self, name: str, state: State, hyper: Hyper) -> None:
+        self.name = name
+        self.guards = tuple(hyper._guards.values())
+        self.writes: dict[str, Expression] = state._writes
+        every = state._slots()
+        self.slots = tuple(s for s in every.values() if s.kind == "array")
+        self.scalar_slots = tuple(s for s in every.values() if s.kind == "scalar")
+        self.operand = {s.name: FIRST_SLOT + i for i, s in enumerate(self.slots)}
+        self.canonical: dict[Any, Expression] = {}
+        self.replaced: dict[int, Expression] = {}
+        self.depths: dict[int, int] = {}
+        self.scalars: list[Expression] = []
+        self.inputs: list[str] = []
+        self.reduces: list[Expression] = []
+        self.matrices: list[Expression] = []
+
+    def program(self, new: Expression, tracks: Mapping[str, Expression]) -> Program:
+        tracked = {key: self.unique(e) for key, e in tracks.items()}
+        outputs = {PARAM: self.unique(new)}
+        outputs |= {self.operand[s.name]: self.unique(self.writes[s.name]) for s in self.slots if s.name in self.writes}
+        updates = tuple(self.unique(self.writes[s.name]) if s.name in self.writes else None for s in self.scalar_slots)
+        for root in (*tracked.values(), *outputs.values()):
+            self.collect(root)
+        last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in self.reduces))), default=0)
+        stage = {operand: last for operand in outputs}
+        for operand, expression in outputs.items():
+            if operand != PARAM:
+                stage[operand] = self.earliest(operand, self.depth(expression), last, outputs, stage)
+        phases = tuple(self.phase(i, [(o, outputs[o]) for o in outputs if stage[o] == i]) for i in range(last + 1))
+        names = {PARAM: "p"} | {o: n for n, o in self.operand.items()}
+        return Program(
+            self.name,
+            self.slots,
+            self.scalar_slots,
+            tuple(self.scalars),
+            updates,
+            tuple(self.inputs),
+            tuple(Reduction(*r.detail) for r in self.reduces),  # type: ignore[misc]
+            tuple((key, self.row(e.args[0])) for key, e in tracked.items()),
+            phases,
+            len(self.matrices),
+            self.guards,
+            (
+                [(names[o], e, stage[o]) for o, e in outputs.items()],
+                [(f"r{self.row(r)}", r, self.depth(r.args[0])) for r in self.reduces]
+                + [(f"m{i}", m, self.depth(m.args[0])) for i, m in enumerate(self.matrices)],
+            ),
+        )
+
+    def unique(self, e: Expression) -> Expression:
+        """The one expression that stands for all equal ones."""
+        if id(e) not in self.replaced:
+            args = tuple(self.unique(a) for a in e.args)
+            key = (e.op, tuple(map(id, args)), e.detail, e.level)
+            same = self.canonical.get(key)
+            if same is None:
+                same = e if args == () else Expression(e.op, args, e.detail, e.level)
+                self.canonical[key] = same
+            self.replaced[id(e)] = same
+            self.replaced[id(same)] = same
+        return self.replaced[id(e)]
+
+    def collect(self, e: Expression) -> None:
+        """Number the reductions, inputs and matrix steps, what they depend on first."""
+        for a in e.args:
+            self.collect(a)
+        if e.op == "reduce" and not any(e is r for r in self.reduces):
+            self.reduces.append(e)
+        if e.op == "matrix" and not any(e is m for m in self.matrices):
+            self.matrices.append(e)
+        if e.op == "input" and e.detail not in self.inputs:
+            self.inputs.append(str(e.detail))
+
+    def row(self, reduce: Expression) -> int:
+        return len(self.inputs) + next(i for i, r in enumerate(self.reduces) if r is reduce)
+
+    def depth(self, e: Expression) -> int:
+        """The first pass that can compute an expression: reductions and matrix steps are ready one pass later."""
+        if id(e) not in self.depths:
+            self.depths[id(e)] = max(map(self.depth, e.args), default=0) + (e.op in ("reduce", "matrix"))
+        return self.depths[id(e)]
+
+    def earliest(
+        self, operand: int, ready: int, last: int, outputs: Mapping[int, Expression], stage: Mapping[int, int]
+    ) -> int:
+        """The first pass that may store a slot: none after it reads what stood there before."""
+        later = [(stage[o], e) for o, e in outputs.items() if o != operand]
+        later += [(self.depth(x.args[0]), x.args[0]) for x in (*self.reduces, *self.matrices)]
+        readers = [index for index, e in later if self.reads(e, operand)]
+        return min(last, max([ready, *readers]))
+
+    def reads(self, e: Expression, operand: int) -> bool:
+        if e.op == "slot" and e.level is Level.ARRAY:
+            return self.operand[str(e.detail)] == operand
+        return e.op not in ("reduce", "matrix") and any(self.reads(a, operand) for a in e.args)
+
+    def phase(self, index: int, outputs: list[tuple[int, Expression]]) -> Phase:
+        operations: list[Operation] = []
+        values: dict[int, int] = {}
+
+        def value(e: Expression) -> int:
+            if id(e) not in values:
+                args, (op, detail) = (), self.leaf(e)
+                if op == e.op and op not in ("constant", "input"):
+                    args = tuple(value(a) for a in e.args)
+                operations.append(Operation(op, args, detail, e.level))
+                values[id(e)] = len(operations) - 1
+            return values[id(e)]
+
+        reduces = [r for r in self.reduces if self.depth(r.args[0]) == index]
+        steps = [(FIRST_SLOT + len(self.slots) + i, m) for i, m in enumerate(self.matrices)]
+        steps = [(o, m) for o, m in steps if self.depth(m.args[0]) == index]
+        stores = [(o, value(e)) for o, e in outputs] + [(o, value(m.args[0])) for o, m in steps]
+        reductions = [(self.row(r), value(r.args[0])) for r in reduces]
+        matrices = [
+            Matrix(m.detail[0], tuple(map(self.column, m.args[1:])), o, m.detail[1])  # type: ignore[index]
+            for o, m in steps
+        ]
+        return Phase(tuple(operations), tuple(stores), tuple(reductions), tuple(matrices))
+
+    def leaf(self, e: Expression) -> tuple[str, Any]:
+        """How a phase comes by an expression: by reading something, or (op unchanged) by computing it."""
+        if e.op == "constant":
+            return "constant", e.detail
+        if e.level is Level.SCALAR:
+            return "scalar", self.column(e)
+        if e.op == "reduce":
+            return "reduced", self.row(e)
+        if e.op == "input":
+            return "reduced", self.inputs.index(str(e.detail))
+        if e.op == "param":
+            return "read", PARAM
+        if e.op == "grad":
+            return "read", GRAD
+        if e.op == "slot":
+            return "read", self.operand[str(e.detail)]
+        if e.op == "matrix":
+            found = next(i for i, m in enumerate(self.matrices) if m is e)
+            return "read", FIRST_SLOT + len(self.slots) + found
+        return e.op, e.detail
+
+    def column(self, e: Expression) -> int:
+        for index, known in enumerate(self.scalars):
+            if known is e:
+                return index
+        self.scalars.append(e)
+        return len(self.scalars) - 1
