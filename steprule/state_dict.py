@@ -1,0 +1,389 @@
+"""The dictionary form of an optimizer: torch's own, with names, shapes and dtypes, and what loading it does.
+
+:func:`pack` makes the dictionary. :func:`plan` works out, without changing anything, what an optimizer
+becomes when it loads one. They need of it only what every ``torch.optim.Optimizer`` has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy as copied
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from steprule.names import Rename, match, nearest, plain
+from steprule.saved_state import VERSION, Saved, number, read
+from steprule.schedules import Schedule, Scheduled, write
+from steprule.state_fit import Fitting, Kind, LoadResult, Misshapen, fit, kinds
+
+__all__ = ["LoadResult", "Misshapen", "Plan", "StateDict", "pack", "plan"]
+
+StateDict: TypeAlias = dict[str, Any]
+Group: TypeAlias = dict[str, Any]
+Hyperparameters: TypeAlias = Literal["saved", "current"]
+
+_NOT_HYPERPARAMETERS = ("params", "param_names", "schedules")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an optimizer becomes: :meth:`install` it, and it has loaded.
+
+    Attributes:
+        state: the new ``optimizer.state``.
+        groups: the new ``optimizer.param_groups``.
+        step: number of steps taken: what was saved, otherwise the highest count in the state.
+        result: what did not fit (only with ``strict=False``).
+        schedules: the schedules that stay, each with what its plateaus saw in the saved run.
+        replaced: one line for each saved schedule that another one of this optimizer replaces.
+    """
+
+    state: defaultdict[Any, Any]
+    groups: list[Group]
+    step: int
+    result: LoadResult
+    schedules: list[tuple[Schedule, Mapping[str, Any]]]
+    replaced: list[str]
+
+    def install(self, optimizer: torch.optim.Optimizer) -> None:
+        """Makes the optimizer what was planned."""
+        for schedule, saved in self.schedules:
+            schedule.load_state(saved)
+        write(self.groups, self.step)
+        optimizer.__setstate__({"state": self.state, "param_groups": self.groups})
+
+
+def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, step: int) -> StateDict:
+    """The dictionary form, which ``torch.optim`` loads too.
+
+    Tensors that own their memory are the optimizer's, as in torch (``copy.deepcopy`` makes them a snapshot);
+    views and tensors of a single number are copies.
+
+    Args:
+        groups: ``optimizer.param_groups``.
+        state: ``optimizer.state``.
+        algorithm: the optimizer's class name.
+        step: number of steps the optimizer has taken.
+
+    Returns:
+        ``{"state": {index: {slot: value}}, "param_groups": [...], "steprule": {"version", "algorithm",
+        "step", "parameters"}}``, where ``parameters`` gives for each index the shape and dtype of the
+        parameter and the shape of each slot.
+
+    Example:
+        >>> parameter = torch.zeros(2, 3, requires_grad=True)
+        >>> optimizer = torch.optim.SGD([("fc.weight", parameter)], lr=0.1)
+        >>> packed = pack(optimizer.param_groups, optimizer.state, algorithm="SGD", step=0)
+        >>> packed["param_groups"][0]["param_names"], packed["steprule"]["parameters"]
+        (['fc.weight'], [{'shape': [2, 3], 'dtype': 'float32', 'slots': {}}])
+    """
+    index: dict[int, int] = {}
+    for param in params_of(groups):
+        index.setdefault(id(param), len(index))
+    entries = {
+        (index[id(key)] if isinstance(key, torch.Tensor) else key): _own(entry)
+        for key, entry in state.items()
+    }
+    first = {index[id(param)]: param for param in params_of(groups)}
+    return {
+        "state": entries,
+        "param_groups": [_packed_group(group, index) for group in groups],
+        "steprule": {
+            "version": VERSION,
+            "algorithm": algorithm,
+            "step": step,
+            "parameters": [_described(param, entries.get(i, {})) for i, param in first.items()],
+        },
+    }
+
+
+def params_of(groups: Iterable[Group]) -> Iterator[torch.Tensor]:
+    """The parameters of all groups, in order."""
+    return (param for group in groups for param in group["params"])
+
+
+def _described(param: torch.Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
+    slots = {slot: list(v.shape) if isinstance(v, torch.Tensor) else None for slot, v in entry.items()}
+    return {"shape": list(param.shape), "dtype": str(param.dtype).removeprefix("torch."), "slots": slots}
+
+
+def _packed_group(group: Group, index: Mapping[int, int]) -> Group:
+    packed = {key: _own(value) for key, value in group.items() if key not in ("params", "schedules")}
+    if group.get("schedules"):
+        packed["schedules"] = group["schedules"].to_dict()
+    return packed | {"params": [index[id(param)] for param in group["params"]]}
+
+
+def _own(value: Any) -> Any:
+    """The value in new containers, and tensors with memory of their own."""
+    if isinstance(value, torch.Tensor):
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        return value if whole and value.ndim else value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _own(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_own(item) for item in value)
+    return value
+
+
+def plan(
+    groups: Sequence[Group],
+    state: Mapping[Any, Any],
+    saved: Mapping[str, Any],
+    *,
+    algorithm: str,
+    strict: bool = True,
+    hyperparameters: Hyperparameters = "saved",
+    rename: Rename | None = None,
+    resize: Collection[str] = (),
+    step: int = 0,
+    slots: Mapping[str, Kind] | None = None,
+    fresh: Callable[[torch.Tensor, str], torch.Tensor] | None = None,
+    copy: bool = True,
+) -> Plan:
+    """What an optimizer with these groups and this state becomes when it loads ``saved``; nothing is changed.
+
+    Parameters are matched by name where both sides have names, otherwise by position.
+
+    Args:
+        groups: ``optimizer.param_groups``.
+        state: ``optimizer.state``.
+        saved: a dictionary from :func:`pack` or from any ``torch.optim.Optimizer``.
+        algorithm: the optimizer's class name.
+        strict: whether everything must fit; otherwise what does not fit keeps its present state.
+        hyperparameters: ``"saved"``: from the saved group that each parameter was in, where all parameters
+            of a group agree on the value; ``"current"``: as they are.
+        rename: saved name -> name here, see :func:`steprule.names.match`.
+        resize: names of parameters whose saved state may have other sizes: the common part is taken, the
+            rest begins as new state does.
+        step: number of steps this optimizer has taken, for a dictionary that does not say.
+        slots: the slots that the optimizer keeps and their kinds, where it knows them.
+        fresh: the value that a slot of a parameter begins with, zeros where left out.
+        copy: False gives the saved tensors away instead of copying them.
+
+    Raises:
+        ValueError: the state is of another algorithm or version, does not fit (every problem is named), or
+            its hyperparameters are not clear for the groups here.
+        TypeError, KeyError: ``saved`` is not a state dictionary.
+    """
+    if hyperparameters not in ("saved", "current"):
+        raise ValueError(f"hyperparameters must be 'saved' or 'current', got {hyperparameters!r}")
+    source = read(saved)
+    _check_algorithm(source, algorithm, slots)
+    names = _names_of(groups)
+    places = _places(groups, names, source, rename)
+    params = list(params_of(groups))
+    labels = names or [f"parameter {i}" for i in range(len(params))]
+    resized = _resized(resize, names)
+
+    result = LoadResult([], [], [])
+    result.missing.extend(label for label, place in zip(labels, places, strict=True) if place is None)
+    taken = {place for place in places if place is not None}
+    result.unexpected.extend(p.label for i, p in enumerate(source.parameters) if i not in taken)
+
+    pairs = [
+        (p, source.parameters[place].entry)
+        for p, place in zip(params, places, strict=True)
+        if place is not None
+    ]
+    size = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
+    fitting = Fitting(kinds(pairs, slots), slots, size, fresh, copy, result)
+    new_groups, schedules, replaced = _merged_groups(groups, places, source, hyperparameters)
+    peers = _slot_sets(source)
+    new_state: defaultdict[Any, Any] = defaultdict(dict, copied(source.loose))
+    owners = (group for group in new_groups for _ in group["params"])
+    for param, group, label, place in zip(params, owners, labels, places, strict=True):
+        entry = None
+        if place is not None:
+            entry = fit(
+                param,
+                source.parameters[place],
+                label,
+                fitting,
+                peers=peers[source.parameters[place].group],
+                on_device=bool(group.get("capturable") or (slots is None and group.get("fused"))),
+                resize=label in resized,
+            )
+        if entry is None:
+            entry = state.get(param, {})
+        if entry:
+            new_state[param] = entry
+    if strict and any(result):
+        raise ValueError(f"the saved state does not fit this {algorithm}:\n{result}")
+    counts = (int(found) for entry in new_state.values() if (found := _step_of(entry)) is not None)
+    taken_steps = source.step if source.step is not None else max(counts, default=step)
+    write(new_groups, taken_steps)
+    return Plan(new_state, new_groups, taken_steps, result, schedules, replaced)
+
+
+def _step_of(entry: Any) -> float | None:
+    return number(entry.get("step")) if isinstance(entry, Mapping) else None
+
+
+def _check_algorithm(source: Saved, algorithm: str, slots: Mapping[str, Kind] | None) -> None:
+    if source.algorithm is not None and source.algorithm != algorithm:
+        raise ValueError(f"the saved state is of {source.algorithm}, and this is {algorithm}")
+    if source.algorithm is None and slots is not None:
+        strange = {slot for parameter in source.parameters for slot in parameter.entry if slot not in slots}
+        if strange - {"step"}:
+            raise ValueError(
+                f"the saved state is not of {algorithm}: it keeps {', '.join(map(repr, sorted(strange)))}, "
+                f"and {algorithm} keeps {', '.join(map(repr, slots)) or 'nothing'}"
+            )
+
+
+def _names_of(groups: Sequence[Group]) -> list[str] | None:
+    if not all("param_names" in group for group in groups):
+        return None
+    return [name for group in groups for name in group["param_names"]]
+
+
+def _places(
+    groups: Sequence[Group], names: list[str] | None, source: Saved, rename: Rename | None
+) -> list[int | None]:
+    """For each parameter here the index of the saved one."""
+    if names is not None and source.names is not None:
+        return match(names, source.names, rename)
+    if rename is not None:
+        raise ValueError(
+            "rename= needs names on both sides: make the optimizer from named parameters or a module"
+        )
+    if len(groups) != len(source.groups):
+        raise ValueError(
+            f"loaded state dict has a different number of parameter groups: {len(source.groups)}, and this "
+            f"optimizer has {len(groups)}"
+        )
+    for i, (group, other) in enumerate(zip(groups, source.groups, strict=True)):
+        if len(group["params"]) != len(other["params"]):
+            raise ValueError(
+                f"loaded state dict contains a parameter group that doesn't match the size of optimizer's "
+                f"group: group {i} has {len(other['params'])} parameters there, {len(group['params'])} here"
+            )
+    return list(range(len(source.parameters)))
+
+
+def _resized(resize: Collection[str], names: list[str] | None) -> set[str]:
+    if isinstance(resize, str):
+        raise TypeError(f"resize= must be a collection of names, not the string {resize!r}")
+    if resize and names is None:
+        raise ValueError("resize= needs names: make the optimizer from named parameters or a module")
+    known = {plain(name): name for name in names or ()}
+    wrong = [name for name in resize if plain(name) not in known]
+    if wrong:
+        what = "; ".join(f"{name!r}{nearest(name, names or [])}" for name in wrong)
+        raise ValueError(f"resize= names no parameter of this optimizer: {what}")
+    return {known[plain(name)] for name in resize}
+
+
+def _slot_sets(source: Saved) -> list[set[frozenset[str]]]:
+    sets: list[set[frozenset[str]]] = [set() for _ in source.groups]
+    for parameter in source.parameters:
+        if parameter.entry:
+            sets[parameter.group].add(frozenset(parameter.entry))
+    return sets
+
+
+# ---------------------------------------------------------------------------------------- hyperparameters
+
+
+class _Absent:
+    """Stands where a saved group lacks a key."""
+
+    def __repr__(self) -> str:
+        return "not there"
+
+
+_ABSENT = _Absent()
+
+
+def _merged_groups(
+    groups: Sequence[Group], places: Sequence[int | None], source: Saved, hyperparameters: Hyperparameters
+) -> tuple[list[Group], list[tuple[Schedule, Mapping[str, Any]]], list[str]]:
+    """The groups with the hyperparameters they get; what their schedules get; what was replaced."""
+    merged: list[Group] = []
+    loads: list[tuple[Schedule, Mapping[str, Any]]] = []
+    replaced: list[str] = []
+    start = 0
+    for i, group in enumerate(groups):
+        own = places[start : start + len(group["params"])]
+        start += len(own)
+        new = dict(group)
+        merged.append(new)
+        sources = sorted({source.parameters[place].group for place in own if place is not None})
+        if hyperparameters == "current" or not sources:
+            continue
+        saved = [source.groups[j] for j in sources]
+        for key in dict.fromkeys(key for other in saved for key in other if key not in _NOT_HYPERPARAMETERS):
+            value = _agreed(i, key, sources, [other.get(key, _ABSENT) for other in saved])
+            new[key] = _like(group.get(key), value, f"{key!r} of group {i}")
+        plain = _agreed(i, "schedules", sources, [other.get("schedules") or {} for other in saved])
+        _merge_schedules(i, new, plain, loads, replaced)
+    return merged, loads, replaced
+
+
+def _agreed(i: int, key: str, sources: Sequence[int], values: Sequence[Any]) -> Any:
+    """The value that every saved group has of which group ``i`` here is made."""
+    if all(_same(values[0], value) for value in values[1:]):
+        return values[0]
+    there = ", ".join(f"{value!r} in saved group {j}" for j, value in zip(sources, values, strict=True))
+    raise ValueError(
+        f"group {i} here holds parameters of several saved groups that differ in {key!r} ({there}): make the "
+        f"groups as they were saved, or keep the present numbers with hyperparameters='current'"
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return type(a) is type(b) and a.shape == b.shape and bool((a == b).all())
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return (type(a) is type(b) and bool(a == b)) or (number(a) is not None and number(a) == number(b))
+
+
+def _like(now: Any, then: Any, what: str) -> Any:
+    """A copy of the saved value, which must be of the kind of the present one.
+
+    None and a key that is new are of every kind.
+    """
+    if isinstance(now, (list, tuple)) and isinstance(then, (list, tuple)):
+        if len(now) != len(then):
+            raise ValueError(f"{what} was saved as {then!r} and is {now!r} here")
+        return type(now)(_like(a, b, what) for a, b in zip(now, then, strict=True))
+    found = number(then)
+    if found is not None and math.isnan(found):
+        raise ValueError(f"{what} was saved as {then!r}")
+    alike = (number(now) is not None and found is not None) or isinstance(then, type(now))
+    if now is not None and then is not None and not alike:
+        raise TypeError(f"{what} was saved as {then!r} and is {now!r} here")
+    return then.detach().clone() if isinstance(then, torch.Tensor) else copied(then)
+
+
+def _merge_schedules(
+    i: int,
+    new: Group,
+    saved: Mapping[str, Any],
+    loads: list[tuple[Schedule, Mapping[str, Any]]],
+    replaced: list[str],
+) -> None:
+    """Gives a group its schedules: its own where it has them, otherwise the saved ones."""
+    own: Scheduled = new.get("schedules") or Scheduled()
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"'schedules' of group {i} was saved as {type(saved).__name__}, not as a dictionary")
+    texts = dict(zip(own.to_dict(), own.items(), strict=True))
+    try:
+        merged = Scheduled.from_dict({text: data for text, data in saved.items() if text not in texts}, new)
+        for text, (path, schedule) in texts.items():
+            merged[path] = schedule
+            if not schedule.matches(saved.get(text)):
+                replaced.append(f"{text} of group {i} goes on as {schedule}, which is not the saved schedule")
+                continue
+            copied(schedule).load_state(saved[text])
+            loads.append((schedule, saved[text]))
+    except ValueError as error:
+        raise ValueError(f"the schedules of group {i}: {error}") from error
+    if merged:
+        new["schedules"] = merged
