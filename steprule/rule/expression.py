@@ -181,9 +181,7 @@ class Expression:
         )
 
     @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> NoReturn:
+    def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> NoReturn:
         name = getattr(func, "__name__", str(func))
         raise RuleError(
             f"torch.{name} is not of the language of update rules; "

@@ -83,7 +83,7 @@ def ceil(x: Any) -> Expression:
     return combine("ceil", x)
 
 
-def abs(x: Any) -> Expression:  # noqa: A001
+def abs(x: Any) -> Expression:
     """The absolute value of each element."""
     return combine("abs", x)
 
@@ -149,7 +149,7 @@ def _reduce(kind: str, x: Expression, scope: Scope) -> Expression:
     return Expression("reduce", (x,), (kind, scope), Level.REDUCED)
 
 
-def sum(x: Expression, scope: Scope = "tensor") -> Expression:  # noqa: A001
+def sum(x: Expression, scope: Scope = "tensor") -> Expression:
     """The sum over the parameter's elements (or, with ``scope="all"``, over those of every parameter).
 
     Added up in float64 in a fixed order: the same bits for any number of threads.
@@ -174,9 +174,7 @@ def max_abs(x: Expression, scope: Scope = "tensor") -> Expression:
     return _reduce("max_abs", x, scope)
 
 
-def matrix(
-    function: Callable[..., Any], x: Expression, *numbers: Any, dtype: str | None = None
-) -> Expression:
+def matrix(function: Callable[..., Any], x: Expression, *numbers: Any, dtype: str | None = None) -> Expression:
     """``function`` applied to the array as a whole matrix: a step between two fused passes.
 
     Args:

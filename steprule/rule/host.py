@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .expression import Expression
 
-__all__ = ["OPERATIONS", "compile_reader", "compile_scalars", "evaluate"]
+__all__ = ["OPERATIONS", "Guard", "compile_guards", "compile_scalars", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A question a rule asked of its hyperparameters. The Program serves while the answer stays."""
+
+    expression: Expression | None
+    """The expression that was asked to be nonzero; None when a hyperparameter was read as a flag."""
+    path: tuple[Any, ...]
+    answer: Any
+
+    def __str__(self) -> str:
+        if self.expression is None:
+            return f"{'.'.join(map(str, self.path))} is {self.answer!r}"
+        return f"{self.expression} {'≠' if self.answer else '='} 0"
 
 
 def _guarded(function: Callable[..., float], *, zero: float = math.nan) -> Callable[..., float]:
@@ -72,7 +88,17 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "where": lambda c, a, b: a if c else b,
 }
 
-INFIX = {"add": "+", "sub": "-", "mul": "*", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+}
 
 
 def evaluate(
@@ -94,56 +120,66 @@ def evaluate(
     return operations[expression.op](*(evaluate(a, leaf, operations) for a in expression.args))
 
 
-def compile_reader(paths: Sequence[tuple[Any, ...]]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """A function that reads hyperparameters out of a parameter group.
+class _Source:
+    """Python source for scalar expressions, every subexpression computed once."""
 
-    Args:
-        paths: ``("lr",)`` for ``group["lr"]``, ``("betas", 0)`` for ``group["betas"][0]``.
-    """
-    reads = ["g" + "".join(f"[{key!r}]" for key in path) for path in paths]
-    reader: Callable[[Mapping[str, Any]], tuple[Any, ...]] = eval(f"lambda g: ({''.join(r + ',' for r in reads)})")
-    return reader
+    def __init__(self, slots: Sequence[str] = ()) -> None:
+        self.slots = slots
+        self.names: dict[int, str] = {}
+        self.lines: list[str] = []
 
+    def name(self, e: Expression) -> str:
+        if id(e) not in self.names:
+            self.names[id(e)] = self.emit(e)
+        return self.names[id(e)]
 
-def compile_scalars(
-    roots: Sequence[Expression], paths: Sequence[tuple[Any, ...]], slots: Sequence[str]
-) -> Callable[..., tuple[float, ...]]:
-    """A function ``(hyper, step, is_new, slots, size) -> values of roots`` with every subexpression computed once.
-
-    Args:
-        roots: scalar expressions.
-        paths: the hyperparameters in the order in which the function gets their values.
-        slots: the names of the scalar slots in the order in which the function gets their values.
-    """
-    names: dict[int, str] = {}
-    lines: list[str] = []
-    namespace: dict[str, Any] = {f"_{op}": function for op, function in OPERATIONS.items()}
-    namespace |= {"inf": math.inf, "nan": math.nan}
-
-    def name(e: Expression) -> str:
-        if id(e) not in names:
-            names[id(e)] = emit(e)
-        return names[id(e)]
-
-    def emit(e: Expression) -> str:
+    def emit(self, e: Expression) -> str:
         if e.op == "constant":
             return f"({e.detail!r})"
         if e.op == "hyper":
-            return f"h{paths.index(e.detail)}"  # type: ignore[arg-type]
+            return self.assign(f"float({subscript(e.detail)})")
         if e.op in ("step", "is_new"):
             return e.op
         if e.op == "slot":
-            return f"slots[{slots.index(str(e.detail))}]"
+            return f"slots[{self.slots.index(str(e.detail))}]"
         if e.op == "size":
-            return f"size({e.detail!r})"
-        args = [name(a) for a in e.args]
-        value = f"{args[0]} {INFIX[e.op]} {args[1]}" if e.op in INFIX else f"_{e.op}({', '.join(args)})"
-        lines.append(f"t{len(lines)} = {value}")
-        return f"t{len(lines) - 1}"
+            return self.assign(f"size({e.detail!r})")
+        args = [self.name(a) for a in e.args]
+        return self.assign(f"{args[0]} {INFIX[e.op]} {args[1]}" if e.op in INFIX else f"_{e.op}({', '.join(args)})")
 
-    result = "".join(f"{name(root)}, " for root in roots)
-    unpack = [f"({''.join(f'h{i}, ' for i in range(len(paths)))}) = hyper"] if paths else []
-    body = "\n    ".join([*unpack, *lines, f"return ({result})"])
-    exec(f"def scalars(hyper, step, is_new, slots, size):\n    {body}", namespace)
-    function: Callable[..., tuple[float, ...]] = namespace["scalars"]
-    return function
+    def assign(self, value: str) -> str:
+        self.lines.append(f"t{len(self.lines)} = {value}")
+        return f"t{len(self.lines) - 1}"
+
+    def function(self, arguments: str, result: str) -> Callable[..., Any]:
+        namespace: dict[str, Any] = {f"_{op}": function for op, function in OPERATIONS.items()}
+        namespace |= {"inf": math.inf, "nan": math.nan}
+        body = "\n    ".join([*self.lines, f"return {result}"])
+        exec(f"def host({arguments}):\n    {body}", namespace)
+        function: Callable[..., Any] = namespace["host"]
+        return function
+
+
+def subscript(path: Any) -> str:
+    return "group" + "".join(f"[{key!r}]" for key in path)
+
+
+def compile_scalars(roots: Sequence[Expression], slots: Sequence[str]) -> Callable[..., tuple[float, ...]]:
+    """A function ``(group, step, is_new, slots, size) -> values of roots``.
+
+    Args:
+        roots: scalar expressions.
+        slots: the names of the scalar slots, in the order in which the function gets their values.
+    """
+    source = _Source(slots)
+    result = "".join(f"{source.name(root)}, " for root in roots)
+    return source.function("group, step, is_new, slots, size", f"({result})")
+
+
+def compile_guards(guards: Sequence[Guard]) -> Callable[[Mapping[str, Any]], bool]:
+    """A function that says whether a parameter group still gives every guard the answer it was traced with."""
+    source = _Source()
+    asked = [subscript(g.path) if g.expression is None else f"({source.name(g.expression)} != 0)" for g in guards]
+    answers = tuple(g.answer for g in guards)
+    check = source.function("group, answers", f"({''.join(a + ', ' for a in asked)}) == answers")
+    return lambda group: check(group, answers)

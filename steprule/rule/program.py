@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from .expression import Expression, Level, text
+from .host import Guard, compile_guards, compile_scalars
 
-__all__ = ["Guard", "Matrix", "Operation", "Phase", "Program", "Reduction", "Slot", "array", "scalar"]
+__all__ = ["Matrix", "Operation", "Phase", "Program", "Reduction", "Slot", "array", "scalar"]
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,6 @@ def scalar(initial: float | str = 0.0) -> Slot:
         initial: its first value: a number, or the name of the hyperparameter that holds it.
     """
     return Slot("scalar", initial)
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A question a rule asked of its hyperparameters. The Program serves while the answer stays."""
-
-    expression: Expression | None
-    """The expression that was asked to be nonzero; None when a hyperparameter was read as a flag."""
-    path: tuple[Any, ...]
-    answer: Any
-
-    def __str__(self) -> str:
-        if self.expression is None:
-            return f"{'.'.join(map(str, self.path))} is {self.answer!r}"
-        return f"{self.expression} {'≠' if self.answer else '='} 0"
 
 
 @dataclass(frozen=True)
@@ -157,10 +144,26 @@ class Program:
         """How many pointers a tensor brings."""
         return FIRST_SLOT + len(self.slots) + self.temporaries
 
-    @property
+    @cached_property
     def uses_step(self) -> bool:
         """Whether the state has torch's entry ``step``."""
         return any(e.op == "step" for e in self.host_expressions())
+
+    @cached_property
+    def uses_size(self) -> bool:
+        """Whether scalars depend on the parameter's shape."""
+        return any(e.op == "size" for e in self.host_expressions())
+
+    @cached_property
+    def serves(self) -> Callable[[Mapping[str, Any]], bool]:
+        """Whether a parameter group answers every guard as the Program was specialised."""
+        return compile_guards(self.guards)
+
+    @cached_property
+    def host(self) -> Callable[..., tuple[float, ...]]:
+        """``(group, step, is_new, slots, size)`` to the scalars, followed by the updates of written scalar slots."""
+        updates = [u for u in self.updates if u is not None]
+        return compile_scalars([*self.scalars, *updates], [s.name for s in self.scalar_slots])
 
     def host_expressions(self) -> Iterator[Expression]:
         """Every subexpression that the host evaluates, operands before what uses them, once each."""

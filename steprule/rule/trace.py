@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from .expression import Expression, Level, RuleError, asking
 from .functions import minimum, norm, sign
-from .host import evaluate
-from .program import FIRST_SLOT, GRAD, PARAM, Guard, Matrix, Operation, Phase, Program, Reduction, Slot
+from .host import Guard, evaluate
+from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Slot
 
 __all__ = ["Rule", "trace"]
 
@@ -121,6 +121,7 @@ def trace(
     scaled: bool = False,
     clipped: bool = False,
     tracked: Iterable[str] = (),
+    own: Container[str] = (),
 ) -> Program:
     """Run a rule on symbols.
 
@@ -131,6 +132,7 @@ def trace(
         name: what the Program is called when printed.
         scaled: divide the gradient by the input ``grad_scale`` first.
         clipped: compute the gradient's norm over all parameters, which ``clip_norm`` needs.
+        own: those of ``maximize``, ``l1`` and ``clip_norm`` that the rule itself applies.
         tracked: which of ``grad_norm``, ``param_norm`` and ``update_norm`` to reduce on the way.
 
     Raises:
@@ -146,12 +148,12 @@ def trace(
             g = g / Expression("input", detail="grad_scale", level=Level.REDUCED)
         if clipped:
             tracks["total_norm"] = norm(g, scope="all")
-            if h.clip_norm:
+            if "clip_norm" not in own and h.clip_norm:
                 g = g * minimum(1.0, h.clip_norm / (tracks["total_norm"] + 1e-6))
         gradient = g
-        if h.maximize:
+        if "maximize" not in own and h.maximize:
             g = -g
-        if h.l1:
+        if "l1" not in own and h.l1:
             g = g + h.l1 * sign(p)
         new = rule(p, g, s, h)
     finally:
@@ -192,7 +194,7 @@ class _Layout:
         for root in (*tracked.values(), *outputs.values()):
             self.collect(root)
         last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in self.reduces))), default=0)
-        stage = {operand: last for operand in outputs}
+        stage = dict.fromkeys(outputs, last)
         for operand, expression in outputs.items():
             if operand != PARAM:
                 stage[operand] = self.earliest(operand, self.depth(expression), last, outputs, stage)

@@ -1,0 +1,1 @@
+"""One file for one algorithm: hyperparameters, docstring, rule."""

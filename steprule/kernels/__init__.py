@@ -1,0 +1,1 @@
+"""What runs a Program: machine code on a CPU, Triton on a GPU, torch operations anywhere."""

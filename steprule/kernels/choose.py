@@ -1,0 +1,118 @@
+"""Which kernel serves a parameter, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..rule.program import Program
+from .eager import EagerLaunch
+from .launch import Entry, Launch
+from .llvm import LLVMLaunch
+from .tables import dense
+
+__all__ = ["BACKENDS", "choose", "launches"]
+
+BACKENDS = ("auto", "llvm", "triton", "eager")
+
+FLOATS = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+COMPLEX = frozenset({torch.complex64, torch.complex128})
+
+
+def obstacle(program: Program, entry: Entry, group: Mapping[str, Any]) -> str | None:
+    """Why no compiled kernel can serve a parameter, or None if one can."""
+    p, g = entry.param, entry.grad
+    if group.get("differentiable"):
+        return "differentiable=True: autograd has to see each operation"
+    for tensor, what in ((p, "parameter"), (g, "gradient")):
+        if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+            return f"the {what} is a {type(tensor).__name__}, whose memory is not plain"
+        if tensor.dtype not in FLOATS | COMPLEX:
+            return f"the {what} is {tensor.dtype}"
+    if p.layout != torch.strided or not dense(p):
+        return "the parameter is not dense in memory"
+    if p.is_complex() != g.is_complex():
+        return "parameter and gradient are not both complex"
+    if (g.layout == torch.sparse_coo or program.temporaries) and not p.is_contiguous():
+        return "the parameter's rows are not contiguous"
+    if g.layout not in (torch.strided, torch.sparse_coo):
+        return f"the gradient's layout is {g.layout}"
+    return None
+
+
+def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[type[Launch], str]:
+    """The kernel for a parameter, with the reason in words.
+
+    Raises:
+        RuntimeError: if the group asks for a backend that can't serve the parameter.
+    """
+    asked = group.get("backend", "auto")
+    hindered = obstacle(program, entry, group)
+    device = entry.param.device.type
+    if asked == "eager":
+        return EagerLaunch, "backend='eager' was asked for"
+    if hindered is None and device == "cpu" and asked in ("auto", "llvm"):
+        return LLVMLaunch, "dense memory on the CPU"
+    hindered = hindered or f"the parameter is on {entry.param.device}"
+    if asked != "auto":
+        raise RuntimeError(
+            f"backend={asked!r} can't serve parameter {entry.name}: {hindered}; "
+            "backend='auto' would take torch operations for it"
+        )
+    return EagerLaunch, hindered
+
+
+def launches(
+    programs: Sequence[Program], entries: Sequence[Entry], groups: Sequence[Mapping[str, Any]]
+) -> list[Launch]:
+    """Sort the parameters of a step into as few launches as possible."""
+    kinds: dict[Hashable, tuple[Callable[..., Launch], str, Program, list[Entry]]] = {}
+    for entry in entries:
+        program, group = programs[entry.group], groups[entry.group]
+        check(program, entry)
+        kernel, reason = choose(program, entry, group)
+        p, g = entry.param, entry.grad
+        dtypes = [p.dtype, g.dtype]
+        for slot in program.slots:
+            value = entry.state.get(slot.name)
+            default = getattr(torch, slot.dtype) if slot.dtype else p.dtype
+            dtypes.append(value.dtype if isinstance(value, torch.Tensor) else default)
+        key = (kernel, reason, program, tuple(dtypes), p.device, g.layout, bool(group.get("differentiable")))
+        kinds.setdefault(key, (kernel, reason, program, []))[3].append(entry)
+    return [kernel(program, members, groups, reason) for kernel, reason, program, members in kinds.values()]
+
+
+def check(program: Program, entry: Entry) -> None:
+    """Refuse gradients that the rule can't be applied to.
+
+    Raises:
+        RuntimeError: naming the parameter.
+    """
+    p, g = entry.param, entry.grad
+    if g.shape != p.shape:
+        raise RuntimeError(
+            f"the gradient of parameter {entry.name} has shape {tuple(g.shape)}, the parameter {tuple(p.shape)}; "
+            "was p.data replaced after backward()?"
+        )
+    if g.device != p.device:
+        raise RuntimeError(f"parameter {entry.name} is on {p.device}, its gradient on {g.device}")
+    if g.layout == torch.sparse_coo and not sparse_ready(program):
+        raise RuntimeError(
+            f"{program.name} does not support sparse gradients, please consider SparseAdam instead: its rule needs "
+            f"the whole of parameter {entry.name} at once"
+        )
+
+
+def sparse_ready(program: Program) -> bool:
+    """Whether a rule is elementwise but for reductions of the gradient itself (which is zero where it has no rows)."""
+    if program.temporaries:
+        return False
+    for phase in program.phases:
+        touched: list[bool] = []
+        for o in phase.operations:
+            touched.append((o.op == "read" and o.detail != 1) or any(touched[a] for a in o.args))
+        if any(touched[value] for _, value in phase.reductions):
+            return False
+    return True

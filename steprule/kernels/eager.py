@@ -1,0 +1,192 @@
+"""A Program as torch operations on one tensor at a time: the reference, for any device, layout and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..rule.host import OPERATIONS as HOST
+from ..rule.host import evaluate
+from ..rule.program import GRAD, PARAM, Operation, Phase
+from .launch import Launch, Row, arithmetic, real
+
+__all__ = ["EagerLaunch"]
+
+
+def _both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """A binary torch function that is also given plain numbers."""
+
+    def call(a: Any, b: Any) -> Any:
+        reference = a if isinstance(a, torch.Tensor) else b
+        return function(*(torch.as_tensor(x, dtype=reference.dtype, device=reference.device) for x in (a, b)))
+
+    return call
+
+
+def _where(condition: Any, a: Any, b: Any) -> Any:
+    if not isinstance(condition, torch.Tensor):
+        return a if condition else b
+    return torch.where(condition.bool(), a, b)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "pow": lambda a, b: a**b,
+    "neg": lambda a: -a,
+    "abs": torch.abs,
+    "sqrt": torch.sqrt,
+    "exp": torch.exp,
+    "log": torch.log,
+    "tanh": torch.tanh,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "sign": torch.sign,
+    "minimum": _both(torch.minimum),
+    "maximum": _both(torch.maximum),
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "and": _both(lambda a, b: a.bool() & b.bool()),
+    "or": _both(lambda a, b: a.bool() | b.bool()),
+    "not": lambda a: ~a.bool() if isinstance(a, torch.Tensor) else not a,
+    "isnan": torch.isnan,
+    "where": _where,
+}
+
+MIXED = {
+    op: (lambda f, g: lambda *x: (f if any(isinstance(a, torch.Tensor) for a in x) else g)(*x))(f, HOST[op])
+    for op, f in OPERATIONS.items()
+}
+"""The operations on plain numbers and tensors alike."""
+
+
+class EagerLaunch(Launch):
+    """Runs each tensor by itself.
+
+    With ``differentiable=True`` in its group, a parameter's update can be differentiated: hyperparameters that are
+    tensors stay in the graph, and state is replaced rather than written to.
+    """
+
+    backend = "eager"
+
+    def advance(self, groups: Any) -> None:
+        super().advance(groups)
+        self.differentiable = bool(groups[self.entries[0].group].get("differentiable"))
+        self.values: list[tuple[Any, ...]] = [()] * len(self.params)
+        for row in self.rows:
+            values = self.graph(row, groups[row.group]) if self.differentiable else row.scalars
+            for i in row.members:
+                self.values[i] = values
+        self.table: list[list[Any]] = [[self.inputs[name]] * len(self.params) for name in self.program.inputs]
+        self.table += [[None] * len(self.params) for _ in self.program.reductions]
+
+    def graph(self, row: Row, group: Any) -> tuple[Any, ...]:
+        """The row's scalars, computed so that gradients reach hyperparameters that are tensors."""
+
+        def leaf(e: Any) -> Any:
+            if e.op == "hyper":
+                value = group
+                for key in e.detail:
+                    value = value[key]
+                return value
+            if e.op == "slot":
+                return row.slots[[s.name for s in self.program.scalar_slots].index(e.detail)]
+            return {"step": row.step + 1.0, "is_new": row.is_new}[e.op] if e.op != "size" else row.size(e.detail)
+
+        return tuple(evaluate(e, leaf, MIXED) for e in self.program.scalars)
+
+    def run(self, stage: int) -> None:
+        phase = self.program.phases[stage]
+        with torch.set_grad_enabled(self.differentiable):
+            for i in range(len(self.params)):
+                if self.sparse:
+                    self.run_rows(phase, i)
+                else:
+                    self.run_tensor(phase, i)
+
+    def operands(self, i: int) -> list[torch.Tensor]:
+        slots = [slot[i] for slot in self.slots]
+        shape = self.params[i].shape
+        return [self.params[i], self.grads[i], *slots, *(t[i].reshape(shape) for t in self.temporaries)]
+
+    def run_tensor(self, phase: Phase, i: int) -> None:
+        tensors = self.operands(i)
+        values = self.compute(phase, i, [real(t) for t in tensors])
+        for operand, value in phase.stores:
+            self.store(tensors[operand], operand, i, values[value])
+
+    def run_rows(self, phase: Phase, i: int) -> None:
+        """A sparse gradient: only the rows that it holds take part."""
+        grad = self.grads[i].coalesce()
+        index = tuple(grad.indices())
+        tensors = self.operands(i)
+        rows = [grad.values() if o == GRAD else t[index] for o, t in enumerate(tensors)]
+        values = self.compute(phase, i, [real(t) for t in rows])
+        for operand, value in phase.stores:
+            real(tensors[operand])[index] = values[value].to(tensors[operand].dtype)
+
+    def compute(self, phase: Phase, i: int, operands: list[torch.Tensor]) -> list[Any]:
+        dtype = arithmetic(self.params[i].dtype)
+        values: list[Any] = []
+        for operation in phase.operations:
+            values.append(self.value(operation, [values[a] for a in operation.args], i, operands, dtype))
+        for row, value in phase.reductions:
+            kind = self.program.reductions[row - len(self.program.inputs)].kind
+            array = values[value]
+            if not isinstance(array, torch.Tensor) or array.shape != operands[PARAM].shape:
+                array = torch.as_tensor(array, device=operands[PARAM].device).expand(operands[PARAM].shape)
+            self.table[row][i] = self.reduce(kind, array)
+        return values
+
+    def value(self, o: Operation, args: list[Any], i: int, operands: list[torch.Tensor], dtype: torch.dtype) -> Any:
+        if o.op == "read":
+            tensor = operands[o.detail]
+            copy = self.differentiable and o.detail == PARAM
+            return tensor.clone() if copy and tensor.dtype == dtype else tensor.to(dtype)
+        if o.op == "scalar":
+            return self.values[i][o.detail]
+        if o.op == "reduced":
+            return self.table[o.detail][i]
+        if o.op == "constant":
+            return o.detail
+        return MIXED[o.op](*args)
+
+    @staticmethod
+    def reduce(kind: str, array: torch.Tensor) -> torch.Tensor:
+        if kind == "max_abs":
+            return array.abs().max().double() if array.numel() else array.new_zeros((), dtype=torch.float64)
+        wide = array.double()
+        return wide.sum() if kind == "sum" else (wide * wide).sum()
+
+    def store(self, tensor: torch.Tensor, operand: int, i: int, value: Any) -> None:
+        if self.differentiable and operand not in (PARAM, GRAD) and operand - 2 < len(self.slots):
+            shaped = torch.as_tensor(value, device=tensor.device).to(real(tensor).dtype).expand_as(real(tensor))
+            new = torch.view_as_complex(shaped.contiguous()) if tensor.is_complex() else shaped
+            name = self.program.slots[operand - 2].name
+            self.states[i][name] = self.slots[operand - 2][i] = new
+            self.slot_pointers[operand - 2][i] = new.data_ptr()
+        elif isinstance(value, torch.Tensor):
+            real(tensor).copy_(value.reshape(real(tensor).shape) if value.numel() == real(tensor).numel() else value)
+        else:
+            tensor.fill_(value)
+
+    def total(self, row: int) -> Any:
+        kind = self.program.reductions[row - len(self.program.inputs)].kind
+        stacked = torch.stack([torch.as_tensor(v) for v in self.table[row]])
+        return stacked.max() if kind == "max_abs" else stacked.sum()
+
+    def put(self, row: int, value: Any) -> None:
+        self.table[row] = [value] * len(self.params)
+
+    def reduced(self, row: int) -> Any:
+        return torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in self.table[row]])

@@ -1,0 +1,281 @@
+"""A launch: the parameters that one kernel updates together, and what it has to know about them at each step."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..rule.program import FIRST_SLOT, Matrix, Program, Slot
+from .tables import dense, like
+
+__all__ = ["Entry", "Launch", "Row", "arithmetic", "real"]
+
+State = dict[str, Any]
+Group = Mapping[str, Any]
+
+
+@dataclass
+class Entry:
+    """One parameter that has a gradient in this step."""
+
+    param: torch.Tensor
+    grad: torch.Tensor
+    state: State
+    group: int
+    name: str
+
+
+@dataclass
+class Row:
+    """Tensors of a launch that share every number: one evaluation of the host's scalars serves them all."""
+
+    group: int
+    members: list[int]
+    step: float
+    is_new: bool
+    slots: list[float]
+    shape: tuple[int, ...]
+    scalars: tuple[float, ...] = field(default=())
+    updates: tuple[float, ...] = field(default=())
+
+    def size(self, dim: int | None) -> float:
+        return float(np.prod(self.shape) if dim is None else self.shape[dim])
+
+
+def real(tensor: torch.Tensor) -> torch.Tensor:
+    """A complex tensor as its real view, with a last dimension of size 2; any other tensor as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def scalar_dtype() -> torch.dtype:
+    """What torch keeps ``step`` in."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """What a parameter's update is computed in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+class Launch:
+    """The tensors of one launch and their numbers; a subclass for each kernel says how it runs.
+
+    Making one allocates the state that is missing. :meth:`refresh` looks every tensor up again, as each step must;
+    when it returns False something has changed that a new launch has to be made for.
+
+    Args:
+        program: what to run.
+        entries: the parameters, all of one kind as :func:`steprule.kernels.choose.kind` says.
+        groups: the parameter groups that ``Entry.group`` counts.
+        reason: why this kernel serves them, for a person to read.
+    """
+
+    backend = ""
+
+    def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
+        self.program = program
+        self.entries = entries
+        self.reason = reason
+        self.params = [e.param for e in entries]
+        self.states = [e.state for e in entries]
+        self.sparse = entries[0].grad.layout == torch.sparse_coo
+        counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
+        used = [s.name for s in program.slots] + counted
+        new = [all(state.get(name) is None for name in used) for state in self.states]
+        self.slots = [[self.adopt(slot, e, groups[e.group]) for e in entries] for slot in program.slots]
+        self.counted = counted
+        self.counters = self.adopt_counters(groups)
+        self.numbers = self.counters.numpy()
+        self.rows = self.classify(new)
+        self.updated = [i for i, u in enumerate(program.updates) if u is not None]
+        self.inputs: dict[str, Any] = {}
+        self.grads: list[torch.Tensor] = []
+        self.temporaries: list[list[torch.Tensor]] = [self.params[:] for _ in range(program.temporaries)]
+        self.remember()
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def adopt(self, slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
+        """A parameter's array slot: what stands in its state, laid out as the parameter; made when it is missing."""
+        p, name = entry.param, slot.name
+        value = entry.state.get(name)
+        if value is None:
+            dtype = getattr(torch, slot.dtype) if slot.dtype else p.dtype
+            initial = group[slot.initial] if slot.initial in group else slot.initial
+            if initial == "parameter":
+                value = p.detach().to(dtype, copy=True)
+            else:
+                value = torch.full_like(p, float(initial), dtype=dtype, requires_grad=False) if initial else None
+                value = torch.zeros_like(p, dtype=dtype, requires_grad=False) if value is None else value
+        elif not isinstance(value, torch.Tensor) or value.shape != p.shape or value.device != p.device:
+            found = f"{tuple(value.shape)} on {value.device}" if isinstance(value, torch.Tensor) else repr(value)
+            raise RuntimeError(
+                f"state {name!r} of parameter {entry.name} is {found}, but the parameter is {tuple(p.shape)} on "
+                f"{p.device}; replace it with a tensor like the parameter, or delete it to start anew"
+            )
+        if p.layout == torch.strided and dense(p):
+            value = like(value, p)
+        entry.state[name] = value
+        return value
+
+    def adopt_counters(self, groups: Sequence[Group]) -> torch.Tensor:
+        """``step`` and the scalar slots of all tensors as one table, whose elements become the states' entries."""
+        table = torch.zeros(len(self.counted), len(self.entries), dtype=scalar_dtype())
+        initial = {s.name: s.initial for s in self.program.scalar_slots}
+        for k, name in enumerate(self.counted):
+            for i, entry in enumerate(self.entries):
+                value = entry.state.get(name)
+                if value is None:
+                    start = initial.get(name, 0.0)
+                    value = groups[entry.group][start] if isinstance(start, str) else start
+                table[k, i] = float(value)
+                entry.state[name] = table[k, i]
+        return table
+
+    def classify(self, new: Sequence[bool]) -> list[Row]:
+        rows: dict[Any, Row] = {}
+        first_slot = 1 if self.program.uses_step else 0
+        columns = self.numbers.T.tolist()
+        for i, entry in enumerate(self.entries):
+            step = columns[i][0] if self.program.uses_step else 0.0
+            slots = columns[i][first_slot:]
+            shape = tuple(entry.param.shape) if self.program.uses_size else ()
+            key = (entry.group, step, new[i], tuple(slots), shape)
+            rows.setdefault(key, Row(entry.group, [], step, new[i], slots, shape)).members.append(i)
+        return list(rows.values())
+
+    # -- every step ----------------------------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        """Note how everything looked when the launch was made, for :meth:`refresh` to compare."""
+        self.expected = self.numbers.tobytes()
+        self.slot_names = [s.name for s in self.program.slots]
+        self.counter_views = [[state[name] for state in self.states] for name in self.counted]
+        self.shapes = [p.shape for p in self.params]
+        self.param_strides = [() if self.sparse else p.stride() for p in self.params]
+        self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
+        self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
+        self.grad_dtypes = [e.grad.dtype for e in self.entries]
+        self.grad_layouts = [e.grad.layout for e in self.entries]
+        self.grad_strides = [() if self.sparse else e.grad.stride() for e in self.entries]
+
+    def refresh(self) -> bool:
+        """Look up parameters, gradients and state again; False if anything but gradients' addresses has changed."""
+        params, states = self.params, self.states
+        grads = [p.grad for p in params]
+        for names, known in ((self.slot_names, self.slots), (self.counted, self.counter_views)):
+            for name, tensors in zip(names, known, strict=True):
+                if not all(map(operator.is_, [state.get(name) for state in states], tensors)):
+                    return False
+        for g in grads:
+            if g is None:
+                return False
+        if (
+            [g.layout for g in grads] != self.grad_layouts  # type: ignore[union-attr]
+            or [g.dtype for g in grads] != self.grad_dtypes  # type: ignore[union-attr]
+            or list(map(torch.Tensor.data_ptr, params)) != self.param_pointers
+            or [p.shape for p in params] != self.shapes
+            or self.numbers.tobytes() != self.expected
+        ):
+            return False
+        for slot, pointers in zip(self.slots, self.slot_pointers, strict=True):
+            if list(map(torch.Tensor.data_ptr, slot)) != pointers:
+                return False
+        if not self.sparse and (
+            list(map(torch.Tensor.stride, params)) != self.param_strides
+            or list(map(torch.Tensor.stride, grads)) != self.grad_strides  # type: ignore[arg-type]
+        ):
+            return False
+        self.grads = grads  # type: ignore[assignment]
+        return True
+
+    def advance(self, groups: Sequence[Group]) -> None:
+        """Compute this step's scalars on the host."""
+        count = len(self.program.scalars)
+        for row in self.rows:
+            values = self.program.host(groups[row.group], row.step + 1.0, row.is_new, row.slots, row.size)
+            row.scalars, row.updates = values[:count], values[count:]
+
+    def commit(self) -> None:
+        """The step is done: count it."""
+        if self.counted:
+            if self.program.uses_step:
+                self.numbers[0] += 1.0
+            for row in self.rows:
+                self.store_updates(row)
+            self.expected = self.numbers.tobytes()
+        for row in self.rows:
+            row.step += 1.0
+            row.is_new = False
+
+    def store_updates(self, row: Row) -> None:
+        first = 1 if self.program.uses_step else 0
+        for index, value in zip(self.updated, row.updates, strict=True):
+            self.numbers[first + index, row.members] = value
+            row.slots[index] = float(self.numbers[first + index, row.members[0]])
+
+    # -- what a kernel does --------------------------------------------------------------------------------------
+
+    def run(self, stage: int) -> None:
+        """Do one pass."""
+        raise NotImplementedError
+
+    def total(self, row: int) -> Any:
+        """The value of a reduction over all tensors of the launch, after the pass that computes it."""
+        raise NotImplementedError
+
+    def put(self, row: int, value: Any) -> None:
+        """Set a row of the reduced table to one number for all tensors."""
+        raise NotImplementedError
+
+    def reduced(self, row: int) -> Any:
+        """A row of the reduced table: one number for each tensor."""
+        raise NotImplementedError
+
+    def run_stage(self, stage: int) -> None:
+        """Do one pass, and the matrix functions that stand behind it."""
+        steps = self.program.phases[stage].matrices
+        if not steps:
+            return self.run(stage)
+        stacks = [(step, *stack) for step in steps for stack in self.stacks(step)]
+        buffers = []
+        for step, members, shape, _ in stacks:
+            dtype = getattr(torch, step.dtype) if step.dtype else arithmetic(self.params[0].dtype)
+            buffer = torch.empty(len(members), *shape, dtype=dtype, device=self.params[0].device)
+            buffers.append(buffer)
+            self.place(step.operand, members, buffer)
+        self.run(stage)
+        for (step, members, shape, numbers), buffer in zip(stacks, buffers, strict=True):
+            result = step.function(buffer, *numbers)
+            if result.shape != buffer.shape:
+                raise RuntimeError(
+                    f"{step.function.__name__} was given a stack of shape {tuple(buffer.shape)} and returned "
+                    f"{tuple(result.shape)}; a matrix function keeps the shape"
+                )
+            self.place(step.operand, members, result.to(buffer.dtype).contiguous())
+        return None
+
+    def place(self, operand: int, members: Sequence[int], stack: torch.Tensor) -> None:
+        """Let an operand's tensors be the members of a stack."""
+        tensors = self.temporaries[operand - FIRST_SLOT - len(self.slots)]
+        for i, member in zip(members, stack, strict=True):
+            tensors[i] = member
+
+    def stacks(self, step: Matrix) -> list[tuple[list[int], tuple[int, int], tuple[float, ...]]]:
+        """The members, matrix shape and numbers of each stack that a matrix step is given."""
+        numbers = {i: tuple(row.scalars[n] for n in step.numbers) for row in self.rows for i in row.members}
+        found: dict[Any, list[int]] = {}
+        for i, p in enumerate(self.params):
+            if p.ndim < 2:
+                raise RuntimeError(
+                    f"{self.program.name} works on whole matrices, but parameter {self.entries[i].name} has shape "
+                    f"{tuple(p.shape)}; give it to another optimizer"
+                )
+            shape = (p.shape[0], p.numel() // max(p.shape[0], 1))
+            found.setdefault((shape, numbers[i]), []).append(i)
+        return [(members, shape, values) for (shape, values), members in found.items()]

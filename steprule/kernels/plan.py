@@ -1,0 +1,126 @@
+"""The launches of one step, and the order in which their passes and reductions run."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..rule.program import Program
+from .launch import Launch
+
+__all__ = ["Plan"]
+
+
+class Plan:
+    """What a step does while nothing but numbers and gradients change.
+
+    Args:
+        launches: which kernels run over which parameters.
+        params: every parameter of the optimizer, in order.
+        lengths: how many of them stand in each group.
+        programs: the Program that serves each group.
+    """
+
+    def __init__(
+        self,
+        launches: Sequence[Launch],
+        params: Sequence[torch.Tensor],
+        lengths: Sequence[int],
+        programs: Sequence[Program],
+    ) -> None:
+        self.launches = launches
+        self.params = params
+        self.lengths = lengths
+        self.programs = programs
+        served = {id(p) for launch in launches for p in launch.params}
+        self.idle = [p for p in params if id(p) not in served]
+        self.stages = max((len(launch.program.phases) for launch in launches), default=0)
+        self.simple = all(len(x.program.phases) == 1 and not x.program.reductions for x in launches)
+        self.totals: dict[str, Any] = {}
+
+    def current(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        state: Mapping[torch.Tensor, Any],
+    ) -> bool:
+        """Whether the plan still fits: same parameters, same state, same kind of gradients, same answers."""
+        params = [p for group in groups for p in group["params"]]
+        if [len(group["params"]) for group in groups] != self.lengths:
+            return False
+        if not all(map(operator.is_, params, self.params)):
+            return False
+        for program, group in zip(self.programs, groups, strict=True):
+            if not program.serves(group):
+                return False
+        for p in self.idle:
+            if p.grad is not None:
+                return False
+        for launch in self.launches:
+            if not all(map(operator.is_, map(state.get, launch.params), launch.states)) or not launch.refresh():
+                return False
+        return True
+
+    def run(self, groups: Sequence[Mapping[str, Any]], inputs: dict[str, Any]) -> None:
+        """Do the step. The launches have just been refreshed."""
+        for launch in self.launches:
+            launch.inputs = inputs
+            launch.advance(groups)
+        if self.simple:
+            for launch in self.launches:
+                launch.run_stage(0)
+        else:
+            for stage in range(self.stages):
+                self.run_stage(stage)
+        for launch in self.launches:
+            launch.commit()
+
+    def run_stage(self, stage: int) -> None:
+        shared: dict[int, list[tuple[Launch, int]]] = {}
+        for launch in self.launches:
+            program = launch.program
+            if stage >= len(program.phases):
+                continue
+            launch.run_stage(stage)
+            rows = [len(program.inputs) + i for i, r in enumerate(program.reductions) if r.scope == "all"]
+            done = {row for row, _ in program.phases[stage].reductions}
+            for order, row in enumerate(rows):
+                if row in done:
+                    shared.setdefault(order, []).append((launch, row))
+        for places in shared.values():
+            kinds = {x.program.reductions[row - len(x.program.inputs)].kind for x, row in places}
+            if len(kinds) > 1:
+                raise RuntimeError(
+                    "the groups' rules reduce different things over all parameters: " + ", ".join(sorted(kinds))
+                )
+            value = combine(kinds.pop(), [launch.total(row) for launch, row in places])
+            for launch, row in places:
+                launch.put(row, value)
+
+    def tracked(self, name: str) -> list[tuple[Launch, Any]]:
+        """The values of a tracked reduction: for each launch that has it, one float64 for each tensor."""
+        return [
+            (launch, launch.reduced(row))
+            for launch in self.launches
+            for key, row in launch.program.tracked
+            if key == name
+        ]
+
+
+def combine(kind: str, values: Sequence[Any]) -> Any:
+    """One number from each launch to one for all, in the order of the launches."""
+    if len(values) == 1:
+        return values[0]
+    join: Callable[[Any, Any], Any] = maximum if kind == "max_abs" else operator.add
+    result = values[0]
+    for value in values[1:]:
+        result = join(result, value.to(result.device) if isinstance(value, torch.Tensor) else value)
+    return result
+
+
+def maximum(a: Any, b: Any) -> Any:
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return torch.maximum(torch.as_tensor(a), torch.as_tensor(b))
+    return a if a != a or a > b else b
