@@ -1,0 +1,24 @@
+"""What every command shares: the terminal, and how it says that something cannot be done."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+console = Console()
+
+
+def fail(message: str) -> NoReturn:
+    """Say in one line what is wrong, and end with exit status 2.
+
+    Args:
+        message: What is wrong and what to do about it.
+
+    Raises:
+        typer.Exit: Always, with status 2.
+    """
+    print("steprule:", " ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(2)

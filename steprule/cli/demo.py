@@ -1,0 +1,253 @@
+"""`steprule demo`: a real task from groups to a picture, which can be stopped and resumed at any moment."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
+
+import steprule
+from steprule.cli import digits
+from steprule.cli.console import console, fail
+from steprule.cli.digits import Digits, LeNet
+from steprule.cli.picture import draw_run
+
+SGD_OPTIONS = {"lr": 0.015, "momentum": 0.9, "nesterov": True}  # other algorithms: their own defaults
+CLASSIFIER_RATE = 2.0  # times the rate of the features
+WEIGHT_DECAY = 1e-3  # of the classifier's weights, and of nothing else
+FALL = 0.85  # what is left of every rate after one epoch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the weights that a run ends with."""
+
+    optimizer: str
+    seed: int
+    epochs: int
+
+
+@dataclass
+class History:
+    """Loss and rates of each step so far, and the held-out digits that were right after each epoch."""
+
+    loss: list[float] = field(default_factory=list)
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    right: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """Everything that a checkpoint holds."""
+
+    settings: Settings
+    model: LeNet
+    optimizer: steprule.Optimizer
+    history: History = field(default_factory=History)
+
+    def save(self, path: Path) -> None:
+        extra = {"settings": asdict(self.settings), "history": asdict(self.history)}
+        steprule.save(path, self.optimizer, self.model, **extra)
+
+
+def demo(
+    context: typer.Context,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the digits.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, max=2**32, help="Of first weights and data order.")] = 0,
+    optimizer: Annotated[str, typer.Option(help="Any algorithm of steprule, by its name.")] = "SGD",
+    device: Annotated[str, typer.Option(help="Where to train.")] = "cpu",
+    output: Annotated[Path, typer.Option(help="Folder of checkpoint and picture.")] = Path("demo-output"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")] = False,
+) -> None:
+    """Train LeNet on 1,797 handwritten digits, with checkpoints and a picture."""
+    settings = Settings(optimizer, seed, epochs)
+    checkpoint = output / "checkpoint.safetensors"
+    torch.set_num_threads(1)  # LeNet is too small to share, and so its bits don't depend on the machine's cores
+    check_device(device)
+    train, held_out = load_digits(torch.device(device))
+    try:
+        check_folder(output)
+        if resume and checkpoint.exists():
+            given = {name: value for name, value in asdict(settings).items() if is_given(context, name)}
+            run = resumed_run(checkpoint, given, torch.device(device))
+            console.print(f"Going on after epoch {len(run.history.right)} of {checkpoint}.", soft_wrap=True)
+        else:
+            run = new_run(settings, torch.device(device))
+            run.save(checkpoint)  # from here on --resume means this run
+        console.print(group_table(run.optimizer))
+        train_model(run, train, held_out, checkpoint)
+        draw(run, len(held_out.labels), output / "demo.png")
+    except OSError as error:
+        fail(f"cannot write to {output}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        console.print(f"Stopped. To go on: steprule demo --resume --output {output}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    right, total = run.history.right[-1], len(held_out.labels)
+    console.print(f"Checkpoint and picture are in {output}.", soft_wrap=True)
+    console.print(f"{right / total:.1%} of the held-out digits are right ({right} of {total}).")
+
+
+def is_given(context: typer.Context, option: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that cannot compute on this machine."""
+    try:
+        torch.zeros((), device=name).item()
+    except (RuntimeError, AssertionError) as error:
+        fail(f"cannot train on device {name!r}: {str(error).splitlines()[0]}")
+
+
+def load_digits(device: torch.device) -> tuple[Digits, Digits]:
+    """The digits to train on and those held out, or one line that says what to install."""
+    try:
+        import matplotlib  # noqa: F401
+
+        return digits.load(device)
+    except ImportError as error:
+        fail(f"the demo needs scikit-learn and matplotlib ({error}): pip install 'steprule[demo]'")
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder if need be, and make sure that files can be written in it.
+
+    Raises:
+        OSError: They cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def algorithm(name: str) -> type[steprule.Optimizer]:
+    """The algorithm of that name, in upper or lower case."""
+    algorithms = {
+        value.__name__.lower(): value
+        for value in vars(steprule).values()
+        if inspect.isclass(value) and issubclass(value, steprule.Optimizer) and value is not steprule.Optimizer
+    }
+    if name.lower() not in algorithms:
+        known = ", ".join(sorted(kind.__name__ for kind in algorithms.values()))
+        fail(f"there is no optimizer {name!r}; there are {known}")
+    return algorithms[name.lower()]
+
+
+def new_run(settings: Settings, device: torch.device) -> Run:
+    """A run at its start: the classifier has a rate of its own, and only its weights decay."""
+    kind = algorithm(settings.optimizer)
+    model = digits.build_model(settings.seed, device)
+    accepted = inspect.signature(kind).parameters
+    options: dict[str, Any] = dict(SGD_OPTIONS) if kind is steprule.SGD else {"lr": accepted["lr"].default}
+    if "weight_decay" in accepted:
+        options["weight_decay"] = 0.0
+    rate = {"lr": CLASSIFIER_RATE * options["lr"]}
+    decay = {"weight_decay": WEIGHT_DECAY} if "weight_decay" in accepted else {}
+
+    def named(part: str, kind: str = "") -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in model.named_parameters() if name.startswith(part) and name.endswith(kind)]
+
+    groups: list[dict[str, Any]] = [
+        {"name": "features", "params": named("features")},
+        {"name": "classifier weights", "params": named("classifier", "weight"), **rate, **decay},
+        {"name": "classifier biases", "params": named("classifier", "bias"), **rate},
+    ]
+    try:
+        return Run(settings, model, kind(groups, **options))
+    except (TypeError, ValueError) as error:
+        fail(f"{kind.__name__} does not fit this model: {error}")
+
+
+def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device) -> Run:
+    """The run that a checkpoint holds, where it was."""
+    try:
+        extra = steprule.read_extra(checkpoint)
+        settings, history = Settings(**extra["settings"]), History(**extra["history"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f"{checkpoint} is not a checkpoint of the demo: {error}")
+    for name in ("optimizer", "seed"):
+        saved = getattr(settings, name)
+        if given.get(name, saved) != saved:
+            fail(f"{checkpoint} is of a run with --{name} {saved}; resume it with that, or without --{name}")
+    run = new_run(replace(settings, epochs=given.get("epochs", settings.epochs)), device)
+    run.history = history
+    try:
+        steprule.load(checkpoint, run.optimizer, run.model)
+    except (OSError, ValueError, KeyError) as error:
+        fail(f"{checkpoint} is of another model: {error}")
+    return run
+
+
+def train_model(run: Run, train: Digits, held_out: Digits, checkpoint: Path) -> None:
+    """Train to the end, with a checkpoint after each epoch."""
+    history, settings = run.history, run.settings
+    steps = math.ceil(len(train.labels) / digits.BATCH_SIZE)
+    # The rates follow from the number of steps taken, so a resumed run takes them up where they were.
+    scheduler = LambdaLR(run.optimizer, lambda step: FALL ** (step / steps), last_epoch=len(history.loss) - 1)
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        BarColumn(),
+        TextColumn("{task.fields[loss]}  {task.fields[accuracy]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console) as progress:
+        shown = {"epoch": len(history.right), "epochs": settings.epochs, "loss": "", "accuracy": ""}
+        task = progress.add_task("", total=settings.epochs * steps, completed=len(history.loss), **shown)
+        for epoch in range(len(history.right), settings.epochs):
+            progress.update(task, epoch=epoch + 1)
+            for batch in digits.batches(train, settings.seed, epoch):
+                loss = train_step(run, batch)
+                scheduler.step()
+                progress.update(task, advance=1, loss=f"loss {loss:.4f}")
+            history.right.append(digits.count_right(run.model, held_out))
+            run.save(checkpoint)
+            progress.update(task, accuracy=f"held-out {history.right[-1] / len(held_out.labels):.1%}")
+
+
+def train_step(run: Run, batch: Digits) -> float:
+    """One step; its loss and the rates that it was taken with go into the history."""
+
+    def closure() -> Tensor:
+        run.optimizer.zero_grad()
+        loss = cross_entropy(run.model(batch.images), batch.labels)
+        loss.backward()
+        return loss
+
+    for group in run.optimizer.param_groups:
+        run.history.rates.setdefault(group["name"], []).append(float(group["lr"]))
+    loss: float = run.optimizer.step(closure).item()
+    run.history.loss.append(loss)
+    return loss
+
+
+def group_table(optimizer: steprule.Optimizer) -> Table:
+    """The groups, their sizes and their hyperparameters."""
+    numbers = [name for name in ("lr", "momentum", "betas", "weight_decay") if name in optimizer.defaults]
+    table = Table("group", title=f"steprule.{type(optimizer).__name__}", title_justify="left")
+    for name in ("tensors", "parameters", *numbers):
+        table.add_column(name, justify="right")
+    for group in optimizer.param_groups:
+        sizes = [parameter.numel() for parameter in group["params"]]
+        table.add_row(group["name"], str(len(sizes)), f"{sum(sizes):,}", *(str(group[name]) for name in numbers))
+    return table
+
+
+def draw(run: Run, total: int, path: Path) -> None:
+    """Draw the picture of a run that has ended."""
+    history = run.history
+    title = f"LeNet on 1,797 handwritten digits, trained by steprule.{type(run.optimizer).__name__}"
+    draw_run(path, title, history.loss, [right / total for right in history.right], history.rates)
