@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-__all__ = ["Rename", "match", "nearest", "plain"]
+__all__ = ["Rename", "match", "nearest", "part_for", "plain"]
 
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
@@ -28,6 +28,14 @@ def nearest(name: str, names: Sequence[str]) -> str:
     """``"; did you mean 'a' or 'b'?"``, or nothing where no name is near."""
     found = difflib.get_close_matches(name, names, n=3)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def part_for(rename: Rename | None, names: Sequence[str]) -> Rename | None:
+    """What of a mapping is about these names; a function is about all."""
+    if not isinstance(rename, Mapping):
+        return rename
+    seen = [f"{plain(name)}." for name in names]
+    return {old: new for old, new in rename.items() if any(name.startswith(f"{plain(old)}.") for name in seen)}
 
 
 def match(current: Sequence[str], saved: Sequence[str], rename: Rename | None = None) -> list[int | None]:
@@ -73,9 +81,7 @@ def _refuse_clashes(keys: Sequence[str], names: Sequence[str], whose: str) -> No
         if first.setdefault(key, i) != i
     ]
     if clashes:
-        raise ValueError(
-            f"{whose} parameter names are ambiguous: {'; '.join(clashes)}; tell them apart with rename="
-        )
+        raise ValueError(f"{whose} parameter names are ambiguous: {'; '.join(clashes)}; tell them apart with rename=")
 
 
 def _renamed(names: list[str], rename: Rename | None) -> list[str]:

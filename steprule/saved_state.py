@@ -81,9 +81,7 @@ def read(saved: Mapping[str, Any]) -> Saved:
 
 def _expect(value: Any, kinds: type | tuple[type, ...], what: str) -> Any:
     if not isinstance(value, kinds):
-        wanted = " or ".join(
-            kind.__name__.lower() for kind in (kinds if isinstance(kinds, tuple) else (kinds,))
-        )
+        wanted = " or ".join(kind.__name__.lower() for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
         raise TypeError(f"{what} must be a {wanted}, not {type(value).__name__}")
     return value
 
@@ -96,9 +94,7 @@ def _ids(groups: Sequence[Any]) -> list[Hashable]:
             raise KeyError(f"param_groups[{i}] has no 'params'")
         for key in _expect(group["params"], (list, tuple), f"param_groups[{i}]['params']"):
             if isinstance(key, bool) or not isinstance(key, (int, str)):
-                raise TypeError(
-                    f"param_groups[{i}]['params'] must hold numbers or names, not {type(key).__name__}"
-                )
+                raise TypeError(f"param_groups[{i}]['params'] must hold numbers or names, not {type(key).__name__}")
             ids.append(key)
     if len(set(ids)) != len(ids):
         twice = sorted({str(key) for key in ids if ids.count(key) > 1})
@@ -119,8 +115,7 @@ def _names(groups: Sequence[Mapping[str, Any]], ids: Sequence[Hashable]) -> list
         own = _expect(group["param_names"], (list, tuple), f"param_groups[{i}]['param_names']")
         if len(own) != len(group["params"]) or not all(isinstance(name, str) for name in own):
             raise ValueError(
-                f"param_groups[{i}]['param_names'] must be one string for each of its {len(group['params'])} "
-                f"parameters"
+                f"param_groups[{i}]['param_names'] must be one string for each of its {len(group['params'])} parameters"
             )
         names += own
     return names
@@ -149,9 +144,7 @@ def _section(section: Any, size: int) -> _Section:
     step = count(section["step"], "'step' of the state dictionary")
     parameters = _expect(section["parameters"], (list, tuple), "'parameters' of the state dictionary")
     if len(parameters) != size:
-        raise ValueError(
-            f"the state dictionary describes {len(parameters)} parameters, its groups list {size}"
-        )
+        raise ValueError(f"the state dictionary describes {len(parameters)} parameters, its groups list {size}")
     return _Section(algorithm, step, [_record(entry, i) for i, entry in enumerate(parameters)])
 
 
@@ -178,9 +171,7 @@ def _record(entry: Any, i: int) -> Record:
 def _sizes(sizes: Any, what: str) -> Shape | None:
     if sizes is None:
         return None
-    if not all(
-        isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in _expect(sizes, (list, tuple), what)
-    ):
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in _expect(sizes, (list, tuple), what)):
         raise ValueError(f"{what} has the shape {list(sizes)!r}; sizes are whole numbers from 0 on")
     return tuple(sizes)
 

@@ -20,7 +20,7 @@ from steprule.saved_state import VERSION, Saved, number, read
 from steprule.schedules import Schedule, Scheduled, write
 from steprule.state_fit import Fitting, Kind, LoadResult, Misshapen, fit, kinds
 
-__all__ = ["LoadResult", "Misshapen", "Plan", "StateDict", "pack", "plan"]
+__all__ = ["LoadResult", "Misshapen", "Plan", "StateDict", "describe", "highest_count", "pack", "plan", "prepare"]
 
 StateDict: TypeAlias = dict[str, Any]
 Group: TypeAlias = dict[str, Any]
@@ -50,11 +50,13 @@ class Plan:
     replaced: list[str]
 
     def install(self, optimizer: torch.optim.Optimizer) -> None:
-        """Makes the optimizer what was planned."""
+        """Makes the optimizer what was planned, and runs its hooks for after loading."""
         for schedule, saved in self.schedules:
             schedule.load_state(saved)
         write(self.groups, self.step)
         optimizer.__setstate__({"state": self.state, "param_groups": self.groups})
+        for hook in optimizer._optimizer_load_state_dict_post_hooks.values():
+            hook(optimizer)
 
 
 def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, step: int) -> StateDict:
@@ -84,20 +86,21 @@ def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, s
     index: dict[int, int] = {}
     for param in params_of(groups):
         index.setdefault(id(param), len(index))
-    entries = {
-        (index[id(key)] if isinstance(key, torch.Tensor) else key): _own(entry)
-        for key, entry in state.items()
-    }
-    first = {index[id(param)]: param for param in params_of(groups)}
     return {
-        "state": entries,
+        "state": {index.get(id(key), key): _own(entry) for key, entry in state.items()},
         "param_groups": [_packed_group(group, index) for group in groups],
-        "steprule": {
-            "version": VERSION,
-            "algorithm": algorithm,
-            "step": step,
-            "parameters": [_described(param, entries.get(i, {})) for i, param in first.items()],
-        },
+        "steprule": describe(groups, state, algorithm, step),
+    }
+
+
+def describe(groups: Sequence[Group], state: Mapping[Any, Any], algorithm: str, step: int) -> dict[str, Any]:
+    """What the dictionary has beyond torch's form: all that is needed to know that a state fits."""
+    params = dict.fromkeys(params_of(groups))
+    return {
+        "version": VERSION,
+        "algorithm": algorithm,
+        "step": step,
+        "parameters": [_described(param, state.get(param) or {}) for param in params],
     }
 
 
@@ -185,11 +188,7 @@ def plan(
     taken = {place for place in places if place is not None}
     result.unexpected.extend(p.label for i, p in enumerate(source.parameters) if i not in taken)
 
-    pairs = [
-        (p, source.parameters[place].entry)
-        for p, place in zip(params, places, strict=True)
-        if place is not None
-    ]
+    pairs = [(p, source.parameters[place].entry) for p, place in zip(params, places, strict=True) if place is not None]
     size = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
     fitting = Fitting(kinds(pairs, slots), slots, size, fresh, copy, result)
     new_groups, schedules, replaced = _merged_groups(groups, places, source, hyperparameters)
@@ -214,14 +213,31 @@ def plan(
             new_state[param] = entry
     if strict and any(result):
         raise ValueError(f"the saved state does not fit this {algorithm}:\n{result}")
-    counts = (int(found) for entry in new_state.values() if (found := _step_of(entry)) is not None)
-    taken_steps = source.step if source.step is not None else max(counts, default=step)
-    write(new_groups, taken_steps)
-    return Plan(new_state, new_groups, taken_steps, result, schedules, replaced)
+    steps = source.step if source.step is not None else highest_count(new_state, step)
+    write(new_groups, steps)
+    return Plan(new_state, new_groups, steps, result, schedules, replaced)
 
 
-def _step_of(entry: Any) -> float | None:
-    return number(entry.get("step")) if isinstance(entry, Mapping) else None
+def highest_count(state: Mapping[Any, Any], default: int = 0) -> int:
+    """The number of updates that the parameter with the most has had."""
+    entries = (entry for entry in state.values() if isinstance(entry, Mapping))
+    counts = (number(entry.get("step")) for entry in entries)
+    return max((int(found) for found in counts if found is not None), default=default)
+
+
+def prepare(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], **options: Any) -> Plan:
+    """:func:`plan` for an optimizer, after its hooks for before loading have run; nothing is changed.
+
+    Args:
+        optimizer: the optimizer.
+        saved: what to load.
+        **options: of :func:`plan`.
+    """
+    saved = dict(saved) if isinstance(saved, Mapping) else saved
+    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        changed = hook(optimizer, saved)
+        saved = saved if changed is None else changed
+    return plan(optimizer.param_groups, optimizer.state, saved, algorithm=type(optimizer).__name__, **options)
 
 
 def _check_algorithm(source: Saved, algorithm: str, slots: Mapping[str, Kind] | None) -> None:
@@ -242,16 +258,12 @@ def _names_of(groups: Sequence[Group]) -> list[str] | None:
     return [name for group in groups for name in group["param_names"]]
 
 
-def _places(
-    groups: Sequence[Group], names: list[str] | None, source: Saved, rename: Rename | None
-) -> list[int | None]:
+def _places(groups: Sequence[Group], names: list[str] | None, source: Saved, rename: Rename | None) -> list[int | None]:
     """For each parameter here the index of the saved one."""
     if names is not None and source.names is not None:
         return match(names, source.names, rename)
     if rename is not None:
-        raise ValueError(
-            "rename= needs names on both sides: make the optimizer from named parameters or a module"
-        )
+        raise ValueError("rename= needs names on both sides: make the optimizer from named parameters or a module")
     if len(groups) != len(source.groups):
         raise ValueError(
             f"loaded state dict has a different number of parameter groups: {len(source.groups)}, and this "

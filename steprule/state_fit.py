@@ -71,9 +71,7 @@ class Fitting:
     result: LoadResult = field(default_factory=lambda: LoadResult([], [], []))
 
 
-def kinds(
-    pairs: Iterable[tuple[torch.Tensor, Mapping[str, Any]]], slots: Mapping[str, Kind] | None
-) -> dict[str, Kind]:
+def kinds(pairs: Iterable[tuple[torch.Tensor, Mapping[str, Any]]], slots: Mapping[str, Kind] | None) -> dict[str, Kind]:
     """What each slot is: an array like the parameter, one number, or something else.
 
     Args:
@@ -146,9 +144,7 @@ def _check_slots(saved: Parameter, label: str, peers: Iterable[frozenset[str]], 
     problems.missing.extend(f"{label}: {slot}" for slot in sorted(wanted - mine))
 
 
-def _check_parameter(
-    param: torch.Tensor, saved: Parameter, label: str, resize: bool, problems: LoadResult
-) -> None:
+def _check_parameter(param: torch.Tensor, saved: Parameter, label: str, resize: bool, problems: LoadResult) -> None:
     record = saved.record
     if record is None:
         return
@@ -161,9 +157,7 @@ def _family(dtype: torch.dtype) -> str:
     return "complex" if dtype.is_complex else "real" if dtype.is_floating_point else "whole"
 
 
-def _needed(
-    slot: str, value: Any, param: torch.Tensor, saved: Parameter, fitting: Fitting, resize: bool
-) -> str | None:
+def _needed(slot: str, value: Any, param: torch.Tensor, saved: Parameter, fitting: Fitting, resize: bool) -> str | None:
     """What the slot must be, in words, where the value is not that."""
     kind = fitting.kinds[slot]
     record = saved.record
@@ -226,9 +220,7 @@ def _shown(value: Any) -> str:
     return form(value) if number(value) is None else str(number(value))
 
 
-def _converted(
-    slot: str, value: Any, param: torch.Tensor, saved: Parameter, fitting: Fitting, on_device: bool
-) -> Any:
+def _converted(slot: str, value: Any, param: torch.Tensor, saved: Parameter, fitting: Fitting, on_device: bool) -> Any:
     kind = fitting.kinds[slot]
     if kind == "array" and value is not None:
         target = _target(slot, param, saved, fitting)

@@ -1,0 +1,259 @@
+"""Checkpoints: an optimizer, a model and values of your own in one safe file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from steprule.encoding import Encoder, decode
+from steprule.names import Rename, match, part_for, plain
+from steprule.replacing import replacing
+from steprule.saved_state import form
+from steprule.state_dict import (
+    Hyperparameters,
+    LoadResult,
+    Misshapen,
+    StateDict,
+    describe,
+    highest_count,
+    prepare,
+)
+from steprule.tensor_file import CheckpointError, read_header, read_tensors, write
+
+__all__ = ["CheckpointError", "Loaded", "load", "save"]
+
+
+PARTS = ("optimizer", "model", "random", "extra")
+
+
+class Loaded(dict[str, Any]):
+    """The extra values of a checkpoint, and what did not fit (``strict=False``).
+
+    Attributes:
+        optimizer: what of the optimizer's state did not fit.
+        model: what of the model did not fit.
+    """
+
+    optimizer: LoadResult = LoadResult([], [], [])
+    model: LoadResult = LoadResult([], [], [])
+
+
+def save(
+    path: str | os.PathLike[str],
+    optimizer: torch.optim.Optimizer | None,
+    model: nn.Module | None = None,
+    *,
+    keep: int | None = None,
+    rng: bool = False,
+    **extra: Any,
+) -> None:
+    """Saves an optimizer, a model and anything else in one file, which is there whole or not at all.
+
+    The file is in the safetensors format, with a checksum; ``docs/checkpoints.md`` describes it. Memory in
+    use grows by the largest tensor at most.
+
+    Args:
+        path: the file; the folder must exist.
+        optimizer: of steprule or of torch.optim; None saves the rest alone.
+        model: its ``state_dict()`` is saved.
+        keep: number of files to keep: ``path``, ``path.1`` (the one before), ...; None keeps one.
+        rng: also save the state of torch's random number generators, which :func:`load` then restores.
+        **extra: tensors, numbers, strings, None, and lists, tuples and dictionaries of these.
+
+    Raises:
+        TypeError: there is something that a checkpoint cannot hold; the message says where.
+        ValueError: ``keep`` is not a positive number.
+        OSError: the file cannot be written. In each case the old file is as it was.
+
+    Example:
+        >>> import tempfile, torch, steprule
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1, momentum=0.9)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(folder + "/run.safetensors", optimizer, model, epoch=7)
+        ...     load(folder + "/run.safetensors", optimizer, model)
+        {'epoch': 7}
+    """
+    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
+        raise ValueError(f"keep must be a whole number from 1 on, got {keep!r}")
+    state = None if optimizer is None else described_state(optimizer)
+    encoder = Encoder(_tensor_name(state))
+    document = {
+        "optimizer": encoder.encode(state, ("optimizer",)),
+        "model": encoder.encode(None if model is None else dict(model.state_dict()), ("model",)),
+        "random": encoder.encode(_random_state() if rng else None, ("random",)),
+        "extra": encoder.encode(extra, ("extra",)),
+    }
+    with replacing(Path(path), keep or 1) as file:
+        write(file, document, encoder.tensors)
+
+
+def described_state(optimizer: torch.optim.Optimizer) -> StateDict:
+    """The optimizer's ``state_dict()``, with steprule's part where it is one of torch's."""
+    state = optimizer.state_dict()
+    if "steprule" in state:
+        return state
+    groups, entries = optimizer.param_groups, optimizer.state
+    return {**state, "steprule": describe(groups, entries, type(optimizer).__name__, highest_count(entries))}
+
+
+def _tensor_name(state: StateDict | None) -> Any:
+    """How tensors are called in the file: ``optimizer.fc.weight.exp_avg``, ``model.fc.weight``."""
+    groups = state["param_groups"] if state else []
+    names = {
+        str(index): name
+        for group in groups
+        for index, name in zip(group["params"], group.get("param_names", ()), strict=False)
+    }
+
+    def name(path: tuple[Any, ...]) -> str:
+        if path[:2] == ("optimizer", "state"):
+            path = ("optimizer", names.get(path[2], path[2]), *path[3:])
+        return ".".join(path)
+
+    return name
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _restore_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def load(
+    path: str | os.PathLike[str],
+    optimizer: torch.optim.Optimizer | None,
+    model: nn.Module | None = None,
+    strict: bool = True,
+    *,
+    hyperparameters: Hyperparameters = "saved",
+    rename: Rename | None = None,
+    resize: Collection[str] = (),
+) -> Loaded:
+    """Loads what :func:`save` saved, after everything in the file was checked; on any error nothing has changed.
+
+    Args:
+        path: the file.
+        optimizer: of the class that was saved; None leaves the optimizer out.
+        model: the model; None leaves it out.
+        strict: whether everything must fit; otherwise what does not fit stays as it is.
+        hyperparameters: ``"saved"`` takes learning rates and the like from the file, ``"current"`` leaves them.
+        rename: saved name -> name here: a mapping of whole names or their leading parts, or a function.
+        resize: names of parameters whose sizes may differ: the common part is loaded, the rest stays.
+
+    Returns:
+        The extra values, a dictionary; what did not fit with ``strict=False`` is its attributes ``optimizer``
+        and ``model``.
+
+    Raises:
+        CheckpointError: the file is cut short, damaged, of an unknown version or not a checkpoint, or does not
+            fit: another algorithm, other parameters, other shapes. All that does not fit is named.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    content = read(path)
+    loaded = Loaded(content["extra"])
+    try:
+        _refuse_absent(content, optimizer=optimizer, model=model)
+        if model is not None:
+            weights, loaded.model = _fitting_weights(model, content["model"], strict, rename, resize)
+        if optimizer is not None:
+            new = prepare(
+                optimizer,
+                content["optimizer"],
+                strict=strict,
+                hyperparameters=hyperparameters,
+                rename=part_for(rename, _names(content["optimizer"])),
+                resize=resize,
+                copy=False,
+            )
+            loaded.optimizer = new.result
+    except (KeyError, TypeError, ValueError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{path}: {message}") from error
+    if model is not None:
+        model.load_state_dict(weights, strict=strict)
+    if optimizer is not None:
+        new.install(optimizer)
+    if content["random"] is not None:
+        _restore_random_state(content["random"])
+    return loaded
+
+
+def _refuse_absent(content: Mapping[str, Any], **wanted: Any) -> None:
+    for part, receiver in wanted.items():
+        if receiver is not None and content[part] is None:
+            raise ValueError(f"holds no {part}; it was saved without one")
+
+
+def _names(state: StateDict) -> list[str]:
+    return [name for group in state["param_groups"] for name in group.get("param_names", ())]
+
+
+def _fitting_weights(
+    model: nn.Module,
+    saved: Mapping[str, Any],
+    strict: bool,
+    rename: Rename | None,
+    resize: Collection[str],
+) -> tuple[dict[str, Any], LoadResult]:
+    """What ``model.load_state_dict`` is to load, under the names that the model has now, and what did not fit."""
+    own = model.state_dict()
+    names = list(saved)
+    places = match(list(own), names, part_for(rename, names))
+    resized = {plain(name) for name in resize}
+    weights: dict[str, Any] = {}
+    result = LoadResult([], [], [])
+    for (name, value), place in zip(own.items(), places, strict=True):
+        if place is None:
+            result.missing.append(name)
+        elif _fits(value, saved[names[place]], resize=plain(name) in resized):
+            weights[name] = _resized(value, saved[names[place]])
+        else:
+            result.misshapen.append(Misshapen(name, form(saved[names[place]]), form(value)))
+    result.unexpected.extend(name for i, name in enumerate(names) if i not in places)
+    if strict and any(result):
+        raise ValueError(f"the saved model does not fit this {type(model).__name__}:\n{result}")
+    return weights, result
+
+
+def _fits(value: Any, saved: Any, resize: bool) -> bool:
+    if not isinstance(value, torch.Tensor) or not isinstance(saved, torch.Tensor):
+        return type(value) is type(saved)
+    alike = value.is_complex() == saved.is_complex() and value.is_floating_point() == saved.is_floating_point()
+    return alike and (value.ndim == saved.ndim if resize else value.shape == saved.shape)
+
+
+def _resized(value: Any, saved: Any) -> Any:
+    if not isinstance(value, torch.Tensor) or value.shape == saved.shape:
+        return saved
+    new = value.detach().clone()
+    overlap = tuple(slice(min(a, b)) for a, b in zip(saved.shape, new.shape, strict=True))
+    new[overlap] = saved[overlap].to(new)
+    return new
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Everything in a checkpoint, checked: ``optimizer``, ``model``, ``random`` and ``extra``.
+
+    Raises:
+        CheckpointError: the file is cut short, damaged, of an unknown version or not a checkpoint.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        header = read_header(file, path)
+        tensors = read_tensors(file, header, path)
+    try:
+        return {part: decode(header.document[part], tensors) for part in PARTS}
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error

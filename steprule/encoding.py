@@ -1,0 +1,133 @@
+"""Python values with tensors inside, as plain data that JSON holds, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["Encoder", "decode"]
+
+_TAG = "$"
+
+
+class Encoder:
+    """Turns values into plain data and collects the tensors in them, shared ones once.
+
+    Numbers, strings, None, lists and dictionaries with string keys stay what they are; everything else becomes
+    a dictionary whose key ``"$"`` says what it is: ``tensor``, ``tuple``, ``dict``, ``float``, ``complex`` or
+    ``bytes``.
+
+    Args:
+        name: the name of a tensor by its path.
+
+    Example:
+        >>> encoder = Encoder(".".join)
+        >>> encoder.encode({"loss": [0.5, None], "mean": torch.zeros(3)}, ("extra",))
+        {'loss': [0.5, None], 'mean': {'$': 'tensor', 'name': 'extra.mean'}}
+        >>> list(encoder.tensors)
+        ['extra.mean']
+    """
+
+    def __init__(self, name: Callable[[tuple[Any, ...]], str]) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._name = name
+        self._seen: dict[tuple[Any, ...], str] = {}
+
+    def encode(self, value: Any, path: tuple[Any, ...]) -> Any:
+        """The plain data.
+
+        Raises:
+            TypeError: there is something in it that a checkpoint cannot hold; the message says where.
+        """
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, (int, str)):
+            return int(value) if isinstance(value, int) else str(value)
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else {_TAG: "float", "value": repr(float(value))}
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value, path)
+        if type(value) is list:
+            return [self.encode(item, (*path, str(i))) for i, item in enumerate(value)]
+        if type(value) in (tuple, torch.Size):
+            return {_TAG: "tuple", "items": [self.encode(item, (*path, str(i))) for i, item in enumerate(value)]}
+        if isinstance(value, dict):
+            return self._dict(value, path)
+        if isinstance(value, complex):
+            return {_TAG: "complex", "items": [self.encode(part, path) for part in (value.real, value.imag)]}
+        if isinstance(value, bytes):
+            return {_TAG: "bytes", "value": value.hex()}
+        raise TypeError(
+            f"{'.'.join(map(str, path))} is a {type(value).__module__}.{type(value).__qualname__}, which a "
+            f"checkpoint cannot hold; it holds tensors, numbers, strings, None, lists, tuples and dictionaries"
+        )
+
+    def _dict(self, value: dict[Any, Any], path: tuple[Any, ...]) -> dict[str, Any]:
+        items = [(key, self.encode(item, (*path, str(key)))) for key, item in value.items()]
+        if _TAG not in value and all(type(key) is str for key in value):
+            return dict(items)
+        return {_TAG: "dict", "items": [[self.encode(key, (*path, "key")), item] for key, item in items]}
+
+    def _tensor(self, tensor: torch.Tensor, path: tuple[Any, ...]) -> dict[str, Any]:
+        plain: dict[str, Any] = {_TAG: "tensor"}
+        if tensor.is_complex():
+            tensor = torch.view_as_real(tensor.detach().resolve_conj())
+            plain["complex"] = True
+        strided = tensor.layout is torch.strided and not tensor.is_meta and tensor.numel() > 0
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if strided else path
+        if place not in self._seen:
+            name = wanted = self._name(path)
+            copies = 1
+            while name in self.tensors:
+                copies += 1
+                name = f"{wanted}#{copies}"
+            self._seen[place] = name
+            self.tensors[name] = tensor
+        return plain | {"name": self._seen[place]}
+
+
+def decode(plain: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The value again.
+
+    Raises:
+        ValueError: ``plain`` is not from an :class:`Encoder`, or refers to a tensor that is not there.
+
+    Example:
+        >>> decode([{"$": "tuple", "items": [1, 2]}, {"$": "float", "value": "inf"}], {})
+        [(1, 2), inf]
+    """
+    if isinstance(plain, list):
+        return [decode(item, tensors) for item in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if _TAG not in plain:
+        return {key: decode(item, tensors) for key, item in plain.items()}
+    try:
+        return _DECODERS[plain[_TAG]](plain, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot make sense of {str(plain)[:80]}: {error!r}") from error
+
+
+def _decoded_tensor(plain: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    tensor = tensors[plain["name"]]
+    return torch.view_as_complex(tensor) if plain.get("complex") else tensor
+
+
+def _decoded_dict(plain: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[Any, Any]:
+    return {decode(key, tensors): decode(item, tensors) for key, item in plain["items"]}
+
+
+_DECODERS: dict[str, Callable[[dict[str, Any], Mapping[str, torch.Tensor]], Any]] = {
+    "tensor": _decoded_tensor,
+    "dict": _decoded_dict,
+    "tuple": lambda plain, tensors: tuple(decode(plain["items"], tensors)),
+    "float": lambda plain, tensors: float(plain["value"]),
+    "complex": lambda plain, tensors: complex(*decode(plain["items"], tensors)),
+    "bytes": lambda plain, tensors: bytes.fromhex(plain["value"]),
+}
