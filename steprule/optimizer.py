@@ -39,7 +39,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if torch.autograd._profiler_enabled():
+        if torch._C._autograd._profiler_enabled():
             with torch.autograd.profiler.record_function(f"Optimizer.step#{type(self).__name__}.step"):
                 return run(self, args, kwargs)
         return run(self, args, kwargs)
@@ -217,7 +217,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- a step --------------------------------------------------------------------------------------------------
 
     @hooked
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
         Args:
@@ -294,4 +294,5 @@ class Optimizer(torch.optim.Optimizer):
         if not found:
             raise RuntimeError("grad_norm is computed where clip_norm is set, in a step; neither is so yet")
         _, squares = found[0]
-        return squares[0].sqrt()
+        norm: torch.Tensor = squares[0].sqrt()
+        return norm

@@ -63,10 +63,15 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "where": _where,
 }
 
-MIXED = {
-    op: (lambda f, g: lambda *x: (f if any(isinstance(a, torch.Tensor) for a in x) else g)(*x))(f, HOST[op])
-    for op, f in OPERATIONS.items()
-}
+
+def _mixed(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        return (on_tensors if any(isinstance(a, torch.Tensor) for a in args) else on_numbers)(*args)
+
+    return call
+
+
+MIXED = {op: _mixed(function, HOST[op]) for op, function in OPERATIONS.items()}
 """The operations on plain numbers and tensors alike."""
 
 

@@ -106,7 +106,7 @@ class Launch:
         value = entry.state.get(name)
         if value is None:
             dtype = getattr(torch, slot.dtype) if slot.dtype else p.dtype
-            initial = group[slot.initial] if slot.initial in group else slot.initial
+            initial: Any = group.get(str(slot.initial), slot.initial)
             if initial == "parameter":
                 value = p.detach().to(dtype, copy=True)
             else:
@@ -250,7 +250,7 @@ class Launch:
             buffers.append(buffer)
             self.place(step.operand, members, buffer)
         self.run(stage)
-        for (step, members, shape, numbers), buffer in zip(stacks, buffers, strict=True):
+        for (step, members, _, numbers), buffer in zip(stacks, buffers, strict=True):
             result = step.function(buffer, *numbers)
             if result.shape != buffer.shape:
                 raise RuntimeError(

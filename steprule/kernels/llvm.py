@@ -176,8 +176,8 @@ def chunk_function(program: Program, index: int, operands: Sequence[str], kind: 
             values.append((head.let(f"load {kind}, ptr {pointer}"), kind))
             wide[number] = (convert(head, values[-1][0], kind, "double"), "double")
         else:
-            values.append((literal(float(o.detail), kind), kind))  # type: ignore[arg-type]
-            wide[number] = (literal(float(o.detail), "double"), "double")  # type: ignore[arg-type]
+            values.append((literal(float(o.detail), kind), kind))
+            wide[number] = (literal(float(o.detail), "double"), "double")
 
     def number_of(value: int) -> str:
         name, t = values[value]
@@ -221,10 +221,10 @@ def array_operation(
     out: Emitter, o: Operation, values: list[tuple[str, str]], place: Any, operands: Sequence[str], kind: str
 ) -> tuple[str, str]:
     if o.op == "read":
-        operand: int = o.detail  # type: ignore[assignment]
+        operand: int = o.detail
         return load(out, place(operand), operands[operand], kind), kind
     if o.op == "constant":
-        return literal(float(o.detail), kind), kind  # type: ignore[arg-type]
+        return literal(float(o.detail), kind), kind
     return compute(out, o.op, [values[a] for a in o.args], kind)
 
 
@@ -413,7 +413,7 @@ class LLVMLaunch(Launch):
         self.table = np.zeros((len(program.inputs) + len(program.reductions), count))
         self.counter = np.zeros(1, np.int64)
         self.strange = self.strange_grads()
-        self.written = [()] * len(self.rows)
+        self.written: list[tuple[float, ...]] = [()] * len(self.rows)
         self.every = [slice(None) if len(self.rows) == 1 else np.asarray(row.members) for row in self.rows]
         self.frames: list[Any] = []
         self.lay(chunk_table([real(p).numel() for p in self.params]))

@@ -51,6 +51,10 @@ class Expression:
     """
 
     __slots__ = ("args", "detail", "level", "op")
+    op: str
+    args: tuple[Expression, ...]
+    detail: Any
+    level: Level
     __array_ufunc__: Any
 
     def __init__(
@@ -270,17 +274,17 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
     if op in ("step", "is_new"):
         return op
     if op == "hyper":
-        key, *index = expression.detail  # type: ignore[misc]
-        return key + "".join(f"[{i}]" for i in index)
+        key, *index = expression.detail
+        return str(key) + "".join(f"[{i}]" for i in index)
     if op in ("slot", "input"):
         return str(expression.detail)
     if op == "size":
         return "size(p)" if expression.detail is None else f"size(p, {expression.detail})"
     if op == "reduce":
-        kind, scope = expression.detail  # type: ignore[misc]
+        kind, scope = expression.detail
         return f"{kind}({text(args[0], names)}{', all' if scope == 'all' else ''})"
     if op == "matrix":
-        function = expression.detail[0]  # type: ignore[index]
+        function = expression.detail[0]
         return f"{function.__name__}({', '.join(text(a, names) for a in args)})"
     if op == "neg":
         return "-" + inner(0, rank)

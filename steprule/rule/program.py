@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -57,7 +57,7 @@ class Operation:
 
     op: str
     args: tuple[int, ...]
-    detail: Hashable
+    detail: Any
     level: Level
 
 
@@ -93,7 +93,7 @@ class Phase:
     @property
     def reads(self) -> tuple[int, ...]:
         """The operands read, in ascending order."""
-        return tuple(sorted({o.detail for o in self.operations if o.op == "read"}))  # type: ignore[type-var, misc]
+        return tuple(sorted({o.detail for o in self.operations if o.op == "read"}))
 
     @property
     def writes(self) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ class Hyper:
     def _ask(self, expression: Expression) -> bool:
         def leaf(e: Expression) -> float:
             value: Any = self._values
-            for key in e.detail:  # type: ignore[union-attr]
+            for key in e.detail:
                 value = value[key]
             return float(value)
 
@@ -58,6 +58,10 @@ class Hyper:
 
 class State:
     """The slots of a parameter, as a rule sees them: reading or writing ``s.name`` makes one."""
+
+    _declared: Mapping[str, Slot]
+    _reads: dict[str, Expression]
+    _writes: dict[str, Expression]
 
     def __init__(self, declared: Mapping[str, Slot]) -> None:
         self.__dict__["_declared"] = declared
@@ -207,7 +211,7 @@ class _Layout:
             tuple(self.scalars),
             updates,
             tuple(self.inputs),
-            tuple(Reduction(*r.detail) for r in self.reduces),  # type: ignore[misc]
+            tuple(Reduction(*r.detail) for r in self.reduces),
             tuple((key, self.row(e.args[0])) for key, e in tracked.items()),
             phases,
             len(self.matrices),
@@ -272,7 +276,8 @@ class _Layout:
 
         def value(e: Expression) -> int:
             if id(e) not in values:
-                args, (op, detail) = (), self.leaf(e)
+                args: tuple[int, ...] = ()
+                op, detail = self.leaf(e)
                 if op == e.op and op not in ("constant", "input"):
                     args = tuple(value(a) for a in e.args)
                 operations.append(Operation(op, args, detail, e.level))
@@ -284,10 +289,7 @@ class _Layout:
         steps = [(o, m) for o, m in steps if self.depth(m.args[0]) == index]
         stores = [(o, value(e)) for o, e in outputs] + [(o, value(m.args[0])) for o, m in steps]
         reductions = [(self.row(r), value(r.args[0])) for r in reduces]
-        matrices = [
-            Matrix(m.detail[0], tuple(map(self.column, m.args[1:])), o, m.detail[1])  # type: ignore[index]
-            for o, m in steps
-        ]
+        matrices = [Matrix(m.detail[0], tuple(map(self.column, m.args[1:])), o, m.detail[1]) for o, m in steps]
         return Phase(tuple(operations), tuple(stores), tuple(reductions), tuple(matrices))
 
     def leaf(self, e: Expression) -> tuple[str, Any]:
