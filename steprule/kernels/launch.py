@@ -13,7 +13,7 @@ import torch
 from ..rule.program import FIRST_SLOT, Matrix, Program, Slot
 from .tables import dense, like
 
-__all__ = ["Entry", "Launch", "Row", "arithmetic", "real"]
+__all__ = ["Entry", "Launch", "Row", "arithmetic", "fresh", "real", "scalar_dtype"]
 
 State = dict[str, Any]
 Group = Mapping[str, Any]
@@ -62,6 +62,19 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
+def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
+    """An array slot as it stands before a parameter's first update."""
+    dtype = getattr(torch, slot.dtype) if slot.dtype else param.dtype
+    initial: Any = group.get(str(slot.initial), slot.initial)
+    if initial == "parameter":
+        return param.detach().to(dtype, copy=True)
+    if not initial:
+        return torch.zeros_like(param, dtype=dtype, requires_grad=False)
+    number = float(initial)
+    value = complex(number, number) if dtype.is_complex else number
+    return torch.full_like(param, value, dtype=dtype, requires_grad=False)
+
+
 class Launch:
     """The tensors of one launch and their numbers; a subclass for each kernel says how it runs.
 
@@ -105,13 +118,7 @@ class Launch:
         p, name = entry.param, slot.name
         value = entry.state.get(name)
         if value is None:
-            dtype = getattr(torch, slot.dtype) if slot.dtype else p.dtype
-            initial: Any = group.get(str(slot.initial), slot.initial)
-            if initial == "parameter":
-                value = p.detach().to(dtype, copy=True)
-            else:
-                value = torch.full_like(p, float(initial), dtype=dtype, requires_grad=False) if initial else None
-                value = torch.zeros_like(p, dtype=dtype, requires_grad=False) if value is None else value
+            value = fresh(slot, p, group)
         elif not isinstance(value, torch.Tensor) or value.shape != p.shape or value.device != p.device:
             found = f"{tuple(value.shape)} on {value.device}" if isinstance(value, torch.Tensor) else repr(value)
             raise RuntimeError(

@@ -37,6 +37,8 @@ def array(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
 def scalar(initial: float | str = 0.0) -> Slot:
     """A slot with one number for each parameter, kept as a 0-dim tensor of float32 (float64 where that is the default).
 
+    Declared under the name ``step``, it keeps torch's state entry ``step`` for a rule that does not use ``s.step``.
+
     Args:
         initial: its first value: a number, or the name of the hyperparameter that holds it.
     """
@@ -138,6 +140,8 @@ class Program:
     guards: tuple[Guard, ...] = field(compare=False)
     source: tuple[Any, ...] = field(compare=False, repr=False)
     """The expressions behind ``phases``, for printing."""
+    counted: bool = False
+    """Whether ``step`` is kept though the rule does not compute with it."""
 
     @property
     def operands(self) -> int:
@@ -147,7 +151,7 @@ class Program:
     @cached_property
     def uses_step(self) -> bool:
         """Whether the state has torch's entry ``step``."""
-        return any(e.op == "step" for e in self.host_expressions())
+        return self.counted or any(e.op == "step" for e in self.host_expressions())
 
     @cached_property
     def uses_size(self) -> bool:

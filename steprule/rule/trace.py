@@ -176,6 +176,7 @@ class _Layout:
 
     def __init__(self, name: str, state: State, hyper: Hyper) -> None:
         self.name = name
+        self.counted = "step" in state._declared
         self.guards = tuple(hyper._guards.values())
         self.writes: dict[str, Expression] = state._writes
         every = state._slots()
@@ -221,6 +222,7 @@ class _Layout:
                 [(f"r{self.row(r)}", r, self.depth(r.args[0])) for r in self.reduces]
                 + [(f"m{i}", m, self.depth(m.args[0])) for i, m in enumerate(self.matrices)],
             ),
+            self.counted,
         )
 
     def unique(self, e: Expression) -> Expression:
