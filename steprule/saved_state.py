@@ -90,6 +90,8 @@ def _ids(groups: Sequence[Any]) -> list[Hashable]:
     ids: list[Hashable] = []
     for i, group in enumerate(groups):
         _expect(group, Mapping, f"param_groups[{i}]")
+        for key in group:
+            _expect(key, str, f"a key of param_groups[{i}]")
         if "params" not in group:
             raise KeyError(f"param_groups[{i}] has no 'params'")
         for key in _expect(group["params"], (list, tuple), f"param_groups[{i}]['params']"):

@@ -6,27 +6,34 @@ becomes when it loads one. They need of it only what every ``torch.optim.Optimiz
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy as copied
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from steprule.names import Rename, match, nearest, plain
 from steprule.saved_state import VERSION, Saved, number, read
-from steprule.schedules import Schedule, Scheduled, write
-from steprule.state_fit import Fitting, Kind, LoadResult, Misshapen, fit, kinds
+from steprule.schedules import Schedule, write
+from steprule.state_fit import Fitting, Kind, LoadResult, Misshapen, fit, is_flat, kinds
+from steprule.state_groups import Group, Hyperparameters, merge
 
-__all__ = ["LoadResult", "Misshapen", "Plan", "StateDict", "describe", "highest_count", "pack", "plan", "prepare"]
+__all__ = [
+    "Hyperparameters",
+    "LoadResult",
+    "Misshapen",
+    "Plan",
+    "StateDict",
+    "describe",
+    "highest_count",
+    "pack",
+    "plan",
+    "prepare",
+]
 
 StateDict: TypeAlias = dict[str, Any]
-Group: TypeAlias = dict[str, Any]
-Hyperparameters: TypeAlias = Literal["saved", "current"]
-
-_NOT_HYPERPARAMETERS = ("params", "param_names", "schedules")
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,7 @@ def plan(
     rename: Rename | None = None,
     resize: Collection[str] = (),
     step: int = 0,
+    check: Callable[[Group], None] | None = None,
     slots: Mapping[str, Kind] | None = None,
     fresh: Callable[[torch.Tensor, str], torch.Tensor] | None = None,
     copy: bool = True,
@@ -164,6 +172,7 @@ def plan(
         resize: names of parameters whose saved state may have other sizes: the common part is taken, the
             rest begins as new state does.
         step: number of steps this optimizer has taken, for a dictionary that does not say.
+        check: refuses hyperparameters that are out of range.
         slots: the slots that the optimizer keeps and their kinds, where it knows them.
         fresh: the value that a slot of a parameter begins with, zeros where left out.
         copy: False gives the saved tensors away instead of copying them.
@@ -188,13 +197,16 @@ def plan(
     taken = {place for place in places if place is not None}
     result.unexpected.extend(p.label for i, p in enumerate(source.parameters) if i not in taken)
 
-    pairs = [(p, source.parameters[place].entry) for p, place in zip(params, places, strict=True) if place is not None]
+    matched = [(p, place) for p, place in zip(params, places, strict=True) if place is not None]
+    pairs = [(p, source.parameters[place].entry) for p, place in matched]
+    if any(is_flat(entry) for _, entry in pairs) and places != list(range(len(source.parameters))):
+        raise ValueError(f"the state of {algorithm} is for all parameters in their order: load it into the same ones")
     size = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
     fitting = Fitting(kinds(pairs, slots), slots, size, fresh, copy, result)
-    new_groups, schedules, replaced = _merged_groups(groups, places, source, hyperparameters)
+    merged = merge(groups, places, source, hyperparameters)
     peers = _slot_sets(source)
     new_state: defaultdict[Any, Any] = defaultdict(dict, copied(source.loose))
-    owners = (group for group in new_groups for _ in group["params"])
+    owners = (group for group in merged.groups for _ in group["params"])
     for param, group, label, place in zip(params, owners, labels, places, strict=True):
         entry = None
         if place is not None:
@@ -214,8 +226,18 @@ def plan(
     if strict and any(result):
         raise ValueError(f"the saved state does not fit this {algorithm}:\n{result}")
     steps = source.step if source.step is not None else highest_count(new_state, step)
-    write(new_groups, steps)
-    return Plan(new_state, new_groups, steps, result, schedules, replaced)
+    write(merged.groups, steps)
+    for i, group in enumerate(merged.groups):
+        _check_group(group, i, check)
+    return Plan(new_state, merged.groups, steps, result, merged.schedules, merged.replaced)
+
+
+def _check_group(group: Group, i: int, check: Callable[[Group], None] | None) -> None:
+    if check is not None:
+        try:
+            check(group)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"group {i} as it was saved: {error}") from error
 
 
 def highest_count(state: Mapping[Any, Any], default: int = 0) -> int:
@@ -263,7 +285,7 @@ def _places(groups: Sequence[Group], names: list[str] | None, source: Saved, ren
     if names is not None and source.names is not None:
         return match(names, source.names, rename)
     if rename is not None:
-        raise ValueError("rename= needs names on both sides: make the optimizer from named parameters or a module")
+        raise ValueError("rename= needs names on both sides: make the optimizer from a module")
     if len(groups) != len(source.groups):
         raise ValueError(
             f"loaded state dict has a different number of parameter groups: {len(source.groups)}, and this "
@@ -282,7 +304,7 @@ def _resized(resize: Collection[str], names: list[str] | None) -> set[str]:
     if isinstance(resize, str):
         raise TypeError(f"resize= must be a collection of names, not the string {resize!r}")
     if resize and names is None:
-        raise ValueError("resize= needs names: make the optimizer from named parameters or a module")
+        raise ValueError("resize= needs names: make the optimizer from a module")
     known = {plain(name): name for name in names or ()}
     wrong = [name for name in resize if plain(name) not in known]
     if wrong:
@@ -297,105 +319,3 @@ def _slot_sets(source: Saved) -> list[set[frozenset[str]]]:
         if parameter.entry:
             sets[parameter.group].add(frozenset(parameter.entry))
     return sets
-
-
-# ---------------------------------------------------------------------------------------- hyperparameters
-
-
-class _Absent:
-    """Stands where a saved group lacks a key."""
-
-    def __repr__(self) -> str:
-        return "not there"
-
-
-_ABSENT = _Absent()
-
-
-def _merged_groups(
-    groups: Sequence[Group], places: Sequence[int | None], source: Saved, hyperparameters: Hyperparameters
-) -> tuple[list[Group], list[tuple[Schedule, Mapping[str, Any]]], list[str]]:
-    """The groups with the hyperparameters they get; what their schedules get; what was replaced."""
-    merged: list[Group] = []
-    loads: list[tuple[Schedule, Mapping[str, Any]]] = []
-    replaced: list[str] = []
-    start = 0
-    for i, group in enumerate(groups):
-        own = places[start : start + len(group["params"])]
-        start += len(own)
-        new = dict(group)
-        merged.append(new)
-        sources = sorted({source.parameters[place].group for place in own if place is not None})
-        if hyperparameters == "current" or not sources:
-            continue
-        saved = [source.groups[j] for j in sources]
-        for key in dict.fromkeys(key for other in saved for key in other if key not in _NOT_HYPERPARAMETERS):
-            value = _agreed(i, key, sources, [other.get(key, _ABSENT) for other in saved])
-            new[key] = _like(group.get(key), value, f"{key!r} of group {i}")
-        plain = _agreed(i, "schedules", sources, [other.get("schedules") or {} for other in saved])
-        _merge_schedules(i, new, plain, loads, replaced)
-    return merged, loads, replaced
-
-
-def _agreed(i: int, key: str, sources: Sequence[int], values: Sequence[Any]) -> Any:
-    """The value that every saved group has of which group ``i`` here is made."""
-    if all(_same(values[0], value) for value in values[1:]):
-        return values[0]
-    there = ", ".join(f"{value!r} in saved group {j}" for j, value in zip(sources, values, strict=True))
-    raise ValueError(
-        f"group {i} here holds parameters of several saved groups that differ in {key!r} ({there}): make the "
-        f"groups as they were saved, or keep the present numbers with hyperparameters='current'"
-    )
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
-        return type(a) is type(b) and a.shape == b.shape and bool((a == b).all())
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return (type(a) is type(b) and bool(a == b)) or (number(a) is not None and number(a) == number(b))
-
-
-def _like(now: Any, then: Any, what: str) -> Any:
-    """A copy of the saved value, which must be of the kind of the present one.
-
-    None and a key that is new are of every kind.
-    """
-    if isinstance(now, (list, tuple)) and isinstance(then, (list, tuple)):
-        if len(now) != len(then):
-            raise ValueError(f"{what} was saved as {then!r} and is {now!r} here")
-        return type(now)(_like(a, b, what) for a, b in zip(now, then, strict=True))
-    found = number(then)
-    if found is not None and math.isnan(found):
-        raise ValueError(f"{what} was saved as {then!r}")
-    alike = (number(now) is not None and found is not None) or isinstance(then, type(now))
-    if now is not None and then is not None and not alike:
-        raise TypeError(f"{what} was saved as {then!r} and is {now!r} here")
-    return then.detach().clone() if isinstance(then, torch.Tensor) else copied(then)
-
-
-def _merge_schedules(
-    i: int,
-    new: Group,
-    saved: Mapping[str, Any],
-    loads: list[tuple[Schedule, Mapping[str, Any]]],
-    replaced: list[str],
-) -> None:
-    """Gives a group its schedules: its own where it has them, otherwise the saved ones."""
-    own: Scheduled = new.get("schedules") or Scheduled()
-    if not isinstance(saved, Mapping):
-        raise TypeError(f"'schedules' of group {i} was saved as {type(saved).__name__}, not as a dictionary")
-    texts = dict(zip(own.to_dict(), own.items(), strict=True))
-    try:
-        merged = Scheduled.from_dict({text: data for text, data in saved.items() if text not in texts}, new)
-        for text, (path, schedule) in texts.items():
-            merged[path] = schedule
-            if not schedule.matches(saved.get(text)):
-                replaced.append(f"{text} of group {i} goes on as {schedule}, which is not the saved schedule")
-                continue
-            copied(schedule).load_state(saved[text])
-            loads.append((schedule, saved[text]))
-    except ValueError as error:
-        raise ValueError(f"the schedules of group {i}: {error}") from error
-    if merged:
-        new["schedules"] = merged

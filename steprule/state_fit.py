@@ -12,13 +12,13 @@ import torch
 
 from steprule.saved_state import Parameter, Shape, described, form, number
 
-__all__ = ["Fitting", "Kind", "LoadResult", "Misshapen", "fit", "kinds"]
+__all__ = ["Fitting", "Kind", "LoadResult", "Misshapen", "fit", "is_flat", "kinds"]
 
 Kind: TypeAlias = Literal["array", "scalar", "other"]
 
 _STRENGTH: tuple[Kind, ...] = ("other", "scalar", "array")
 _TORCH_SCALARS = ("step", "mu_product", "eta", "mu")
-_FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # LBFGS: one vector over all parameters
+_FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # of LBFGS: vectors over all parameters
 
 
 class Misshapen(NamedTuple):
@@ -29,7 +29,7 @@ class Misshapen(NamedTuple):
     current: str
 
     def __str__(self) -> str:
-        return f"{self.name} was saved as {self.saved} and is {self.current} here"
+        return f"{self.name} was saved as {self.saved}, where {self.current} is needed"
 
 
 class LoadResult(NamedTuple):
@@ -92,6 +92,11 @@ def _kind(slot: str, value: Any, param: torch.Tensor) -> Kind:
     if not isinstance(value, torch.Tensor):
         return "other"
     return "scalar" if value.ndim == 0 and param.ndim > 0 else "array"
+
+
+def is_flat(entry: Mapping[str, Any]) -> bool:
+    """Whether this is the state of LBFGS: kept with the first parameter, for all of them in their order."""
+    return "prev_flat_grad" in entry
 
 
 def fit(
@@ -162,13 +167,14 @@ def _needed(slot: str, value: Any, param: torch.Tensor, saved: Parameter, fittin
     kind = fitting.kinds[slot]
     record = saved.record
     if record is not None and slot in record.slots and record.slots[slot] != _shape_of(value):
-        return "something else by the dictionary's own description"
+        recorded = record.slots[slot]
+        return "no tensor" if recorded is None else described(recorded, record.dtype)
     if kind == "scalar":
         return _needed_number(slot, value, fitting)
     if kind == "array":
         return _needed_array(slot, value, param, saved, fitting, resize)
-    flat = slot in _FLAT and isinstance(value, (list, tuple))
-    if flat and any(_shape_of(item) != (fitting.numbers,) for item in value):
+    vectors = isinstance(value, (list, tuple)) and slot in _FLAT and is_flat(saved.entry)
+    if vectors and any(_shape_of(item) != (fitting.numbers,) for item in value):
         return f"a list of vectors of {fitting.numbers} numbers"
     return None
 
@@ -199,7 +205,7 @@ def _needed_array(
 def _target(slot: str, param: torch.Tensor, saved: Parameter, fitting: Fitting) -> Shape:
     """The shape that an array slot must have."""
     shape = tuple(param.shape)
-    if slot in _FLAT:
+    if slot in _FLAT and is_flat(saved.entry):
         return (fitting.numbers,)
     if slot == "row_var":
         return (*shape[:-1], 1)
