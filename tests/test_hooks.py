@@ -75,9 +75,7 @@ def test_a_removed_step_hook_does_not_run(optimizer: steprule.SGD) -> None:
     assert calls == ["pre"]
 
 
-def test_a_pre_hook_may_change_gradients_rates_and_the_closure(
-    weight: Tensor, optimizer: steprule.SGD
-) -> None:
+def test_a_pre_hook_may_change_gradients_rates_and_the_closure(weight: Tensor, optimizer: steprule.SGD) -> None:
     def pre_hook(hooked: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         weight.grad.mul_(10)
         hooked.param_groups[0]["lr"] = 0.01
@@ -186,9 +184,7 @@ def test_state_dict_hooks_are_taken_off_by_their_handles(optimizer: steprule.SGD
 # The gradient scaler of mixed precision.
 
 
-def train_scaled(
-    library: Any, bad_steps: dict[int, float], steps: int = 20
-) -> tuple[Tensor, Any, list[float]]:
+def train_scaled(library: Any, bad_steps: dict[int, float], dtype: torch.dtype) -> tuple[Tensor, Any, list[float]]:
     """Train under a GradScaler; at each bad step one gradient is not finite."""
     weight = torch.linspace(-1, 1, 9, dtype=dtype).requires_grad_()
     optimizer = library.SGD([weight], lr=0.05, momentum=0.9, nesterov=True)

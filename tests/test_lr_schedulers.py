@@ -36,9 +36,7 @@ import steprule
 STEPS = 50
 
 BUILDERS: dict[str, Callable[[Any], Any]] = {
-    "LambdaLR": lambda optimizer: LambdaLR(
-        optimizer, [lambda epoch: 0.95**epoch, lambda epoch: 1 / (1 + epoch)]
-    ),
+    "LambdaLR": lambda optimizer: LambdaLR(optimizer, [lambda epoch: 0.95**epoch, lambda epoch: 1 / (1 + epoch)]),
     "MultiplicativeLR": lambda optimizer: MultiplicativeLR(optimizer, lambda epoch: 0.97),
     "StepLR": lambda optimizer: StepLR(optimizer, step_size=7, gamma=0.5),
     "MultiStepLR": lambda optimizer: MultiStepLR(optimizer, milestones=[5, 20, 21], gamma=0.3),

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import typer
 
-from steprule.cli.demo import demo
+from steprule.cli import demo
 
-COMMANDS: tuple[Callable[..., None], ...] = (demo,)
+COMMANDS: tuple[Callable[..., None], ...] = (demo.demo,)
 
 app = typer.Typer(name="steprule", no_args_is_help=True, add_completion=False)
 

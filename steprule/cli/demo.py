@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
 import steprule
+from steprule.checkpoint import CheckpointError
 from steprule.cli import digits
 from steprule.cli.console import console, fail
 from steprule.cli.digits import Digits, LeNet
@@ -175,10 +176,12 @@ def new_run(settings: Settings, device: torch.device) -> Run:
 def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device) -> Run:
     """The run that a checkpoint holds, where it was."""
     try:
-        extra = steprule.read_extra(checkpoint)
+        extra = steprule.load(checkpoint, None)
         settings, history = Settings(**extra["settings"]), History(**extra["history"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        fail(f"{checkpoint} is not a checkpoint of the demo: {error}")
+    except CheckpointError as error:
+        fail(str(error))
+    except (KeyError, TypeError):
+        fail(f"{checkpoint} is not a checkpoint of the demo")
     for name in ("optimizer", "seed"):
         saved = getattr(settings, name)
         if given.get(name, saved) != saved:
@@ -187,8 +190,8 @@ def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device
     run.history = history
     try:
         steprule.load(checkpoint, run.optimizer, run.model)
-    except (OSError, ValueError, KeyError) as error:
-        fail(f"{checkpoint} is of another model: {error}")
+    except CheckpointError as error:
+        fail(str(error))
     return run
 
 
@@ -205,7 +208,7 @@ def train_model(run: Run, train: Digits, held_out: Digits, checkpoint: Path) -> 
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=console) as progress:
-        shown = {"epoch": len(history.right), "epochs": settings.epochs, "loss": "", "accuracy": ""}
+        shown: dict[str, Any] = {"epoch": len(history.right), "epochs": settings.epochs, "loss": "", "accuracy": ""}
         task = progress.add_task("", total=settings.epochs * steps, completed=len(history.loss), **shown)
         for epoch in range(len(history.right), settings.epochs):
             progress.update(task, epoch=epoch + 1)
@@ -224,7 +227,7 @@ def train_step(run: Run, batch: Digits) -> float:
     def closure() -> Tensor:
         run.optimizer.zero_grad()
         loss = cross_entropy(run.model(batch.images), batch.labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     for group in run.optimizer.param_groups:

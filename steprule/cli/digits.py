@@ -70,9 +70,10 @@ def batches(digits: Digits, seed: int, epoch: int) -> Iterator[Digits]:
     """One epoch: every digit once, a little warped. Order and warp depend on seed and epoch alone."""
     images, labels = digits
     generator = torch.Generator().manual_seed(seed + 1_000_003 * epoch)
-    for chosen in torch.randperm(len(labels), generator=generator).split(BATCH_SIZE):
+    order = torch.randperm(len(labels), generator=generator)
+    for first in range(0, len(order), BATCH_SIZE):
+        chosen = order[first : first + BATCH_SIZE].to(images.device)
         warp = torch.eye(2, 3) + WARP * torch.randn(len(chosen), 2, 3, generator=generator)
-        chosen = chosen.to(images.device)
         batch = images[chosen]
         grid = affine_grid(warp.to(images.device), list(batch.shape), align_corners=False)
         yield Digits(grid_sample(batch, grid, padding_mode="border", align_corners=False), labels[chosen])

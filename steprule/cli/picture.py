@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from steprule.replacing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, FAINT, LOSS, ACCURACY = "#22262e", "#c9ced8", "#2463b8", "#1c8a5b"
 GROUPS = ("#c2410c", "#7c3aed", "#0f766e", "#b45309", "#be185d")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": FAINT,
@@ -58,12 +60,10 @@ def draw_run(path: Path, title: str, loss: list[float], accuracy: list[float], r
         draw_loss(loss_axes, loss)
         draw_accuracy(figure.add_subplot(grid[0, 1], sharex=loss_axes), accuracy, len(loss))
         draw_rates(figure.add_subplot(grid[1, 1], sharex=loss_axes), rates)
-        unfinished = path.with_suffix(f".{os.getpid()}.png")
         try:
-            figure.savefig(unfinished, dpi=160)
-            os.replace(unfinished, path)
+            with replacing(path) as file:
+                figure.savefig(file, format="png", dpi=160)
         finally:
-            unfinished.unlink(missing_ok=True)
             plt.close(figure)
 
 
@@ -103,8 +103,9 @@ def draw_rates(axes: Axes, rates: dict[str, list[float]]) -> None:
     lines: dict[tuple[float, ...], list[str]] = {}
     for name, rate in rates.items():
         lines.setdefault(tuple(rate), []).append(name)
-    for colour, (rate, names) in zip(GROUPS, lines.items(), strict=False):
-        axes.plot(range(1, len(rate) + 1), rate, color=colour, linewidth=2, label="\n".join(names))
+    highest_first = sorted(lines.items(), reverse=True)
+    for colour, (line, names) in zip(cycle(GROUPS), highest_first):
+        axes.plot(range(1, len(line) + 1), line, color=colour, linewidth=2, label="\n".join(names))
     axes.set_ylim(bottom=0)
     axes.set_title("learning rate of each group")
     axes.set_xlabel("step")

@@ -223,10 +223,7 @@ def plain_loop(
     for step in range(steps):
         d_p = gradient(w, step) + weight_decay1 * np.sign(w) + weight_decay2 * w
         if momentum != 0:
-            if buffer is None:
-                buffer = np.zeros_like(w) * momentum + d_p
-            else:
-                buffer = buffer * momentum + (1 - dampening) * d_p
+            buffer = d_p if buffer is None else buffer * momentum + (1 - dampening) * d_p
             d_p = d_p + momentum * buffer if nesterov else buffer
         w = w - lr * d_p
     return w

@@ -77,9 +77,7 @@ def test_one_step(net: Net) -> None:
     loss.backward()
     sgd.step()
 
-    np.testing.assert_allclose(
-        net.linear.weight.detach().numpy(), weight - 0.001 * of_weight, rtol=1e-6, atol=1e-7
-    )
+    np.testing.assert_allclose(net.linear.weight.detach().numpy(), weight - 0.001 * of_weight, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(net.linear.bias.detach().numpy(), bias - 0.001 * of_bias, rtol=1e-6, atol=1e-7)
     assert cross_entropy(net(features), target) < loss  # the step changed the network itself
 

@@ -145,9 +145,7 @@ class MobileBlock(nn.Module):
 def test_decay_by_name() -> None:
     torch.manual_seed(0)
     model = MobileBlock()
-    decays = {
-        name: any(part in name for part in ("fc", "conv1", "pwconv")) for name, _ in model.named_parameters()
-    }
+    decays = {name: any(part in name for part in ("fc", "conv1", "pwconv")) for name, _ in model.named_parameters()}
     others = [weight for name, weight in model.named_parameters() if not decays[name]]
     decayed = [weight for name, weight in model.named_parameters() if decays[name]]
     optimizer = optim.SGD([{"params": others}, {"params": decayed, "weight_decay": 0.5}], 0.1, momentum=0.9)
@@ -201,9 +199,7 @@ def test_conv_batchnorm_linear_leaves_the_five_buffers_that_are_printed() -> Non
     # The article draws without a seed: these are a model and an input that its numbers imply.
     with torch.no_grad():
         model.conv[0].weight.fill_(0.37)
-        model.fc.weight.copy_(
-            torch.tensor([[-0.4739, 0.0039, 0.15873, 0.052255], [0.0, 0.0, -0.42629, -0.46668]])
-        )
+        model.fc.weight.copy_(torch.tensor([[-0.4739, 0.0039, 0.15873, 0.052255], [0.0, 0.0, -0.42629, -0.46668]]))
         model.fc.bias.copy_(torch.tensor([0.39172, 0.0]))
     x = torch.tensor([[[[0.79539, 0.96638], [0.64659, 0.19164]]]])
     optimizer = optim.SGD(
