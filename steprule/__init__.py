@@ -1,7 +1,31 @@
 """Optimizers for PyTorch, written once as a short update rule and compiled into one pass over memory."""
 
+from .algorithms.adadelta import Adadelta
+from .algorithms.adagrad import Adagrad
+from .algorithms.adam import Adam
+from .algorithms.adamax import Adamax
 from .algorithms.adamw import AdamW
+from .algorithms.asgd import ASGD
+from .algorithms.nadam import NAdam
+from .algorithms.radam import RAdam
+from .algorithms.rmsprop import RMSprop
+from .algorithms.rprop import Rprop
 from .algorithms.sgd import SGD
+from .algorithms.sparse_adam import SparseAdam
 from .optimizer import Optimizer
 
-__all__ = ["SGD", "AdamW", "Optimizer"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..optimizer import Optimizer
+from ..rule import sqrt, where
+from .parts import Number, Params, check_betas, check_signs, decayed, mean_of, mean_square_of
+
+__all__ = ["RAdam"]
+
+
+class RAdam(Optimizer):
+    r"""Adam that waits to divide by the gradient's size until it has seen enough gradients to know it.
+
+    .. math::
+        \rho_\infty &= 2 / (1 - \beta_2) - 1, \qquad
+        \rho_t = \rho_\infty - 2 t \beta_2^t / (1 - \beta_2^t) \\
+        r_t &= \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
+        \theta_t &= \theta_{t-1} - \gamma \, \frac{m_t}{1 - \beta_1^t} \begin{cases}
+            r_t \sqrt{1 - \beta_2^t} \, / \, (\sqrt{v_t} + \epsilon) & \text{if } \rho_t > 5 \\
+            1 & \text{else}\end{cases}
+
+    with the moments :math:`m` and :math:`v` of :class:`Adam`. `On the Variance of the Adaptive Learning Rate and
+    Beyond <https://arxiv.org/abs/1908.03265>`_, Liu et al., 2020.
+
+    Choose it in place of Adam with a warm-up whose length is not known.
+
+    Args:
+        params: see :class:`steprule.Optimizer`.
+        lr (float, Tensor or Schedule): the rate: the size of a step in the parameter's own unit; usually 1e-5 to
+            1e-2.
+        betas (tuple of two floats): how much of the running means of the gradient and of its square is kept from step
+            to step, without unit; usually 0.9 and 0.99 to 0.9999.
+        eps (float): added to the denominator, in the gradient's unit; usually 1e-10 to 1e-6.
+        weight_decay (float): strength of the L2 penalty, in units of the loss over the parameter squared (decoupled:
+            the part lost at each step, over the rate); 0, or 1e-6 to 1e-2.
+        decoupled_weight_decay (bool): shrink the parameter itself, as :class:`AdamW` does.
+        options: ``foreach``, ``maximize``, ``capturable``, ``differentiable`` and what every algorithm takes.
+
+    Raises:
+        ValueError: if a hyperparameter is out of range.
+
+    Example:
+        >>> import torch
+        >>> from steprule import RAdam
+        >>> weight = torch.tensor([1.0, -2.0], requires_grad=True)
+        >>> optimizer = RAdam([weight], lr=0.25)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.detach()
+        tensor([ 0.5000, -1.0000])
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: Number = 0,
+        decoupled_weight_decay: bool = False,
+        **options: Any,
+    ) -> None:
+        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, dict(defaults, decoupled_weight_decay=decoupled_weight_decay), **options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        super().check(h)
+        check_signs(h, lr="learning rate", eps="epsilon value")
+        check_betas(h)
+        check_signs(h, weight_decay="weight_decay value")
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        beta1, beta2 = h.betas
+        p, g = decayed(p, g, h)
+        s.exp_avg = mean_of(s.exp_avg, g, beta1)
+        s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
+        correction = 1 - beta2**s.step
+        longest = 2 / (1 - beta2) - 1
+        length = longest - 2 * s.step * beta2**s.step / correction
+        rectified = sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+        adapted = rectified * sqrt(correction) / (sqrt(s.exp_avg_sq) + h.eps)
+        return p - h.lr / (1 - beta1**s.step) * s.exp_avg * where(length > 5, adapted, 1.0)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim.optimizer import StateDict
+
+from ..optimizer import Optimizer
+from ..rule import sqrt
+from .parts import Number, Params, check_betas, check_signs, mean_of
+
+__all__ = ["SparseAdam"]
+
+
+class SparseAdam(Optimizer):
+    r"""Adam for sparse gradients: only the rows that a gradient holds, and their moments, change.
+
+    .. math::
+        \theta_t = \theta_{t-1} - \gamma \, \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \,
+            \frac{m_t}{\sqrt{v_t} + \epsilon} \qquad\text{in the rows present}
+
+    with the moments :math:`m` and :math:`v` of :class:`Adam` (`Kingma and Ba, 2015
+    <https://arxiv.org/abs/1412.6980>`_); :math:`t` counts the parameter's steps, not the row's.
+
+    Choose it for embeddings with ``sparse=True``, of which a batch touches few rows.
+
+    Args:
+        params: see :class:`steprule.Optimizer`; dense and real, with sparse gradients.
+        lr (float, Tensor or Schedule): the rate: the size of a step in the parameter's own unit; usually 1e-4 to
+            1e-2.
+        betas (tuple of two floats): how much of the running means of the gradient and of its square is kept from step
+            to step, without unit; usually 0.9 and 0.99 to 0.9999.
+        eps (float): added to the denominator, in the gradient's unit; usually 1e-10 to 1e-6.
+        maximize (bool): go up along the gradient instead of down.
+        options: what every algorithm takes.
+
+    Raises:
+        ValueError: if a hyperparameter is out of range, or a parameter is sparse or complex.
+        RuntimeError: in a step, if a gradient is dense.
+
+    Example:
+        >>> import torch
+        >>> from steprule import SparseAdam
+        >>> embedding = torch.nn.Embedding(4, 1, sparse=True)
+        >>> _ = torch.nn.init.ones_(embedding.weight)
+        >>> optimizer = SparseAdam([embedding.weight], lr=0.25)
+        >>> embedding(torch.tensor([1, 3, 3])).sum().backward()
+        >>> optimizer.step()
+        >>> embedding.weight.detach().flatten()
+        tensor([1.0000, 0.7500, 1.0000, 0.7500])
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        maximize: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps), maximize=maximize, **options)
+        places = [(i, j, p) for i, group in enumerate(self.param_groups) for j, p in enumerate(group["params"])]
+        if sparse := [[i, j] for i, j, p in places if p.is_sparse]:
+            raise ValueError(f"Sparse params at indices {sparse}: SparseAdam requires dense parameter tensors")
+        if complex_ := [[i, j] for i, j, p in places if p.is_complex()]:
+            raise ValueError(f"Complex params at indices {complex_}: SparseAdam does not support complex parameters")
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        super().check(h)
+        check_signs(h, lr="learning rate", eps="epsilon value")
+        for name, words in {"lr": "learning rate", "eps": "epsilon value"}.items():
+            if h[name] == 0.0:
+                raise ValueError(f"Invalid {words}: {h[name]}")
+        check_betas(h)
+
+    def state_dict(self) -> StateDict:
+        """torch's form, in which ``step`` is an int here."""
+        packed = super().state_dict()
+        packed["state"] = {
+            key: {**state, "step": int(state["step"])} if "step" in state else state
+            for key, state in packed["state"].items()
+        }
+        return packed
+
+    def _apply(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and not p.grad.is_sparse:
+                    raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
+        super()._apply()
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        beta1, beta2 = h.betas
+        s.exp_avg = mean_of(s.exp_avg, g, beta1)
+        s.exp_avg_sq = mean_of(s.exp_avg_sq, g * g, beta2)
+        step_size = h.lr * sqrt(1 - beta2**s.step) / (1 - beta1**s.step)
+        return p - step_size * s.exp_avg / (sqrt(s.exp_avg_sq) + h.eps)
