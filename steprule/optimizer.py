@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
 from .kernels.choose import BACKENDS, launches
+from .kernels.explain import explain
 from .kernels.launch import Entry
 from .kernels.plan import Plan
 from .rule.program import Program, Slot
@@ -241,22 +242,20 @@ class Optimizer(torch.optim.Optimizer):
         plan = self._plan
         if plan is None or key != self._plan_key or not plan.current(groups, self.state):
             plan = self._make_plan(key)
-        plan.run(groups, {} if scale is None else {"grad_scale": scale})
+        plan.run(groups, {} if scale is None else {"grad_scale": scale}, self.state)
         torch.autograd.graph.increment_version([p for launch in plan.launches for p in launch.params])
 
     def _make_plan(self, key: tuple[bool, bool]) -> Plan:
         groups = self.param_groups
         programs = [self._program(group, key) for group in groups]
         entries = [
-            Entry(p, p.grad, self.state[p], index, self._name(index, position))
+            Entry(p, p.grad, self.state.get(p, {}), index, self._name(index, position))
             for index, group in enumerate(groups)
             for position, p in enumerate(group["params"])
             if p.grad is not None
         ]
         params = [p for group in groups for p in group["params"]]
         plan = Plan(launches(programs, entries, groups), params, [len(g["params"]) for g in groups], programs)
-        for launch in plan.launches:
-            launch.refresh()
         self._plan, self._plan_key = plan, key
         return plan
 
@@ -282,6 +281,17 @@ class Optimizer(torch.optim.Optimizer):
         """What a person calls a parameter."""
         names = self.param_groups[group].get("param_names")
         return repr(names[position]) if names else f"{position} of group {group}"
+
+    def explain(self, source: bool = False) -> str:
+        """Which kernel serves which parameters, and why.
+
+        Before the first step, and after a change, the answer is that for the gradients present now.
+
+        Args:
+            source: show each Program as mathematics, and the code that was generated from it.
+        """
+        plan = self._plan or self._make_plan((False, any(group["clip_norm"] for group in self.param_groups)))
+        return explain(plan.launches, source)
 
     @property
     def grad_norm(self) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +78,7 @@ def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
 class Launch:
     """The tensors of one launch and their numbers; a subclass for each kernel says how it runs.
 
-    Making one allocates the state that is missing. :meth:`refresh` looks every tensor up again, as each step must;
+    Making one allocates the state that is missing, and changes nothing yet. :meth:`refresh` looks every tensor up again, as each step must;
     when it returns False something has changed that a new launch has to be made for.
 
     Args:
@@ -102,12 +102,13 @@ class Launch:
         new = [all(state.get(name) is None for name in used) for state in self.states]
         self.slots = [[self.adopt(slot, e, groups[e.group]) for e in entries] for slot in program.slots]
         self.counted = counted
+        self.stateful = bool(used)
         self.counters = self.adopt_counters(groups)
         self.numbers = self.counters.numpy()
         self.rows = self.classify(new)
         self.updated = [i for i, u in enumerate(program.updates) if u is not None]
         self.inputs: dict[str, Any] = {}
-        self.grads: list[torch.Tensor] = []
+        self.grads = [e.grad for e in entries]
         self.temporaries: list[list[torch.Tensor]] = [self.params[:] for _ in range(program.temporaries)]
         self.remember()
 
@@ -127,7 +128,6 @@ class Launch:
             )
         if p.layout == torch.strided and dense(p):
             value = like(value, p)
-        entry.state[name] = value
         return value
 
     def adopt_counters(self, groups: Sequence[Group]) -> torch.Tensor:
@@ -141,8 +141,18 @@ class Launch:
                     start = initial.get(name, 0.0)
                     value = groups[entry.group][start] if isinstance(start, str) else start
                 table[k, i] = float(value)
-                entry.state[name] = table[k, i]
         return table
+
+    def install(self, state: MutableMapping[torch.Tensor, State]) -> None:
+        """Let the optimizer's state be what this launch works on; done when its first step has succeeded."""
+        names = [*self.slot_names, *self.counted]
+        columns = [*self.slots, *self.counter_views]
+        for i, (p, own) in enumerate(zip(self.params, self.states, strict=True)):
+            for name, tensors in zip(names, columns, strict=True):
+                own[name] = tensors[i]
+            if names:
+                state[p] = own
+        self.installed = True
 
     def classify(self, new: Sequence[bool]) -> list[Row]:
         rows: dict[Any, Row] = {}
@@ -162,7 +172,8 @@ class Launch:
         """Note how everything looked when the launch was made, for :meth:`refresh` to compare."""
         self.expected = self.numbers.tobytes()
         self.slot_names = [s.name for s in self.program.slots]
-        self.counter_views = [[state[name] for state in self.states] for name in self.counted]
+        self.counter_views = [list(views) for views in self.counters]
+        self.installed = False
         self.shapes = [p.shape for p in self.params]
         self.param_strides = [() if self.sparse else p.stride() for p in self.params]
         self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
@@ -225,6 +236,11 @@ class Launch:
         for index, value in zip(self.updated, row.updates, strict=True):
             self.numbers[first + index, row.members] = value
             row.slots[index] = float(self.numbers[first + index, row.members[0]])
+
+    @property
+    def source(self) -> str | None:
+        """The code that runs, where the kernel generates any."""
+        return None
 
     # -- what a kernel does --------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -59,12 +59,19 @@ class Plan:
             if p.grad is not None:
                 return False
         for launch in self.launches:
-            if not all(map(operator.is_, map(state.get, launch.params), launch.states)) or not launch.refresh():
+            if launch.stateful and not all(map(operator.is_, map(state.get, launch.params), launch.states)):
+                return False
+            if not launch.refresh():
                 return False
         return True
 
-    def run(self, groups: Sequence[Mapping[str, Any]], inputs: dict[str, Any]) -> None:
-        """Do the step. The launches have just been refreshed."""
+    def run(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        inputs: dict[str, Any],
+        state: MutableMapping[torch.Tensor, Any],
+    ) -> None:
+        """Do the step. The launches have just been made or refreshed."""
         for launch in self.launches:
             launch.inputs = inputs
             launch.advance(groups)
@@ -76,6 +83,8 @@ class Plan:
                 self.run_stage(stage)
         for launch in self.launches:
             launch.commit()
+            if not launch.installed:
+                launch.install(state)
 
     def run_stage(self, stage: int) -> None:
         shared: dict[int, list[tuple[Launch, int]]] = {}

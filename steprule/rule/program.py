@@ -183,7 +183,7 @@ class Program:
         for root in (*self.scalars, *(u for u in self.updates if u is not None)):
             yield from visit(root)
 
-    def bytes_per_element(self, sizes: Mapping[int, int]) -> int:
+    def bytes_per_element(self, sizes: Mapping[int, float]) -> float:
         """Bytes of memory traffic for each element of a parameter.
 
         Args:

@@ -1,0 +1,47 @@
+"""Which kernel serves which parameters, and why, for a person to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .launch import Launch, real
+
+__all__ = ["explain"]
+
+
+def explain(launches: Sequence[Launch], source: bool = False) -> str:
+    """A paragraph for each launch: kernel, tensors, bytes moved, reason; with ``source``, Program and code too."""
+    return "\n".join(paragraph(launch, source) for launch in launches) or "no parameter has a gradient yet"
+
+
+def paragraph(launch: Launch, source: bool) -> str:
+    names = [e.name for e in launch.entries]
+    elements = sum(real(p).numel() for p in launch.params)
+    passes = len(launch.program.phases)
+    kind = str(launch.params[0].dtype).removeprefix("torch.") + (", sparse gradients" if launch.sparse else "")
+    lines = [
+        f"{launch.backend}: {launch.reason}",
+        f"    {len(names)} tensor{'s' * (len(names) != 1)}, {elements:,} elements of {kind} on {launch.params[0].device}",
+        f"    {traffic(launch):g} bytes an element in {passes} pass{'es' * (passes != 1)} over memory",
+        f"    {shortened(names)}",
+    ]
+    if source:
+        code = launch.source
+        lines += ["", str(launch.program), *(["", code] if code else []), ""]
+    return "\n".join(lines)
+
+
+def shortened(names: Sequence[str], limit: int = 6) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown}, ... and {len(names) - limit} more"
+
+
+def traffic(launch: Launch) -> float:
+    """Bytes read and written for each element of the parameter."""
+    first = [launch.params[0], launch.entries[0].grad, *(slot[0] for slot in launch.slots)]
+    sizes = [t.dtype.itemsize / (2 if t.dtype.is_complex else 1) for t in first]
+    temporaries = [m.dtype for phase in launch.program.phases for m in phase.matrices]
+    sizes += [getattr(torch, dtype).itemsize if dtype else 4 for dtype in temporaries]
+    return launch.program.bytes_per_element(dict(enumerate(sizes)))
