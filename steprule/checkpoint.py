@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from steprule import saved_state
 from steprule.encoding import Encoder, decode
-from steprule.names import Rename, match, part_for, plain
+from steprule.names import Rename, match, part_for, plain, refuse_unknown
 from steprule.replacing import replacing
 from steprule.saved_state import form
 from steprule.state_dict import (
@@ -124,6 +126,17 @@ def _random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
+def _check_random_state(state: Mapping[str, Any] | None) -> None:
+    if state is None:
+        return
+    try:
+        torch.Generator().set_state(state["cpu"])
+    except RuntimeError as error:
+        raise ValueError(f"damaged: its random state: {error}") from error
+    if not isinstance(state["cuda"], list):
+        raise TypeError(f"damaged: its random state of CUDA is a {type(state['cuda']).__name__}")
+
+
 def _restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
@@ -163,8 +176,13 @@ def load(
     path = Path(path)
     content = read(path)
     loaded = Loaded(content["extra"])
-    try:
+    with _naming(path):
         _refuse_absent(content, optimizer=optimizer, model=model)
+        names = _saved_names(content["optimizer"])
+    own = () if optimizer is None else [name for g in optimizer.param_groups for name in g.get("param_names", ())]
+    weights = {} if model is None else model.state_dict()
+    _refuse_unused(rename, resize, [*names, *(content["model"] or ())], [*own, *weights])
+    with _naming(path):
         if model is not None:
             weights, loaded.model = _fitting_weights(model, content["model"], strict, rename, resize)
         if optimizer is not None:
@@ -173,14 +191,11 @@ def load(
                 content["optimizer"],
                 strict=strict,
                 hyperparameters=hyperparameters,
-                rename=part_for(rename, _names(content["optimizer"])),
-                resize=resize,
+                rename=part_for(rename, names),
+                resize=[name for name in resize if plain(name) in {plain(known) for known in own}],
                 copy=False,
             )
             loaded.optimizer = new.result
-    except (KeyError, TypeError, ValueError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        raise CheckpointError(f"{path}: {message}") from error
     if model is not None:
         model.load_state_dict(weights, strict=strict)
     if optimizer is not None:
@@ -190,14 +205,36 @@ def load(
     return loaded
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about what is in a file, with the name of the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error.args[0]}") from error
+
+
 def _refuse_absent(content: Mapping[str, Any], **wanted: Any) -> None:
     for part, receiver in wanted.items():
         if receiver is not None and content[part] is None:
             raise ValueError(f"holds no {part}; it was saved without one")
 
 
-def _names(state: StateDict) -> list[str]:
-    return [name for group in state["param_groups"] for name in group.get("param_names", ())]
+def _saved_names(state: StateDict | None) -> list[str]:
+    return [] if state is None else saved_state.read(state).names or []
+
+
+def _refuse_unused(
+    rename: Rename | None, resize: Collection[str], saved: Collection[str], own: Collection[str]
+) -> None:
+    """What ``rename`` and ``resize`` name must be in the optimizer or in the model."""
+    if isinstance(resize, str):
+        raise TypeError(f"resize= must be a collection of names, not the string {resize!r}")
+    refuse_unknown("resize=", resize, own, "what it is loaded into")
+    if isinstance(rename, Mapping):
+        parts = [plain(name).split(".") for name in saved]
+        heads = {".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
+        refuse_unknown("rename=", rename, heads, "what is loaded")
 
 
 def _fitting_weights(
@@ -253,7 +290,10 @@ def read(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         header = read_header(file, path)
         tensors = read_tensors(file, header, path)
-    try:
-        return {part: decode(header.document[part], tensors) for part in PARTS}
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged: {error}") from error
+    with _naming(path):
+        content = {part: decode(header.document.get(part), tensors) for part in PARTS}
+        for part, value in content.items():
+            if not isinstance(value, dict) and (value is not None or part == "extra"):
+                raise ValueError(f"damaged: its {part} is a {type(value).__name__}")
+        _check_random_state(content["random"])
+    return content

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-__all__ = ["Rename", "match", "nearest", "part_for", "plain"]
+__all__ = ["Rename", "match", "nearest", "part_for", "plain", "refuse_unknown"]
 
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
@@ -24,18 +24,37 @@ def plain(name: str) -> str:
     return _WRAPPER.sub("", name)
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Collection[str]) -> str:
     """``"; did you mean 'a' or 'b'?"``, or nothing where no name is near."""
     found = difflib.get_close_matches(name, names, n=3)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def part_for(rename: Rename | None, names: Sequence[str]) -> Rename | None:
-    """What of a mapping is about these names; a function is about all."""
+    """What of a mapping is about these names; a function is about all.
+
+    Example:
+        >>> part_for({"encoder": "body", "head": "top"}, ["encoder.weight", "encoder.bias"])
+        {'encoder': 'body'}
+    """
     if not isinstance(rename, Mapping):
         return rename
     seen = [f"{plain(name)}." for name in names]
-    return {old: new for old, new in rename.items() if any(name.startswith(f"{plain(old)}.") for name in seen)}
+    part = {old: new for old, new in rename.items() if any(name.startswith(f"{plain(old)}.") for name in seen)}
+    return part or None
+
+
+def refuse_unknown(option: str, wanted: Iterable[str], names: Collection[str], where: str) -> None:
+    """Refuses an option that asks for names which are not there.
+
+    Raises:
+        ValueError: with the nearest names.
+    """
+    known = {plain(name) for name in names}
+    strange = [name for name in wanted if plain(name) not in known]
+    if strange:
+        what = "; ".join(f"{name!r}{nearest(name, names)}" for name in sorted(strange))
+        raise ValueError(f"{option} names nothing in {where}: {what}")
 
 
 def match(current: Sequence[str], saved: Sequence[str], rename: Rename | None = None) -> list[int | None]:
@@ -107,7 +126,5 @@ def _renamed_by_mapping(names: list[str], rename: Mapping[str, str]) -> list[str
             unused.discard(head)
             name = rename[head] + name[len(head) :]
         new_names.append(name)
-    if unused:
-        what = "; ".join(f"{old!r}{nearest(old, names)}" for old in sorted(unused))
-        raise ValueError(f"rename= names nothing in what is loaded: {what}")
+    refuse_unknown("rename=", unused, names, "what is loaded")
     return new_names

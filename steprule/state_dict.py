@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from steprule.names import Rename, match, nearest, plain
+from steprule.names import Rename, match, plain, refuse_unknown
 from steprule.saved_state import VERSION, Saved, number, read
 from steprule.schedules import Schedule, write
 from steprule.state_fit import Fitting, Kind, LoadResult, Misshapen, fit, is_flat, kinds
@@ -306,10 +306,7 @@ def _resized(resize: Collection[str], names: list[str] | None) -> set[str]:
     if resize and names is None:
         raise ValueError("resize= needs names: make the optimizer from a module")
     known = {plain(name): name for name in names or ()}
-    wrong = [name for name in resize if plain(name) not in known]
-    if wrong:
-        what = "; ".join(f"{name!r}{nearest(name, names or [])}" for name in wrong)
-        raise ValueError(f"resize= names no parameter of this optimizer: {what}")
+    refuse_unknown("resize=", resize, list(known), "this optimizer")
     return {known[plain(name)] for name in resize}
 
 
