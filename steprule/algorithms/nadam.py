@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..optimizer import Optimizer
-from ..rule import scalar, sqrt
+from ..rule import scalar, sqrt, stored
 from .parts import Number, Params, check_betas, check_signs, decayed, mean_of, mean_square_of
 
 __all__ = ["NAdam"]
@@ -79,10 +79,10 @@ class NAdam(Optimizer):
         beta1, beta2 = h.betas
         p, g = decayed(p, g, h)
         mu, mu_next = (beta1 * (1 - 0.5 * 0.96 ** (step * h.momentum_decay)) for step in (s.step, s.step + 1))
-        s.mu_product = s.mu_product * mu
+        product = s.mu_product = stored(s.mu_product * stored(mu))
         s.exp_avg = mean_of(s.exp_avg, g, beta1)
         s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
         denominator = sqrt(s.exp_avg_sq / (1 - beta2**s.step)) + h.eps
-        of_gradient = h.lr * (1 - mu) / (1 - s.mu_product)
-        of_mean = h.lr * mu_next / (1 - s.mu_product * mu_next)
+        of_gradient = h.lr * (1 - mu) / (1 - product)
+        of_mean = h.lr * mu_next / (1 - product * mu_next)
         return p - (of_gradient * g + of_mean * s.exp_avg) / denominator

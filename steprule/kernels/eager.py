@@ -108,7 +108,11 @@ class EagerLaunch(Launch):
                 return row.slots[[s.name for s in self.program.scalar_slots].index(e.detail)]
             return {"step": row.step + 1.0, "is_new": row.is_new}[e.op] if e.op != "size" else row.size(e.detail)
 
-        return tuple(evaluate(e, leaf, MIXED) for e in self.program.scalars)
+        def stored(value: Any) -> Any:
+            return value if isinstance(value, torch.Tensor) else self.stored(value)
+
+        operations = {**MIXED, "stored": stored}
+        return tuple(evaluate(e, leaf, operations) for e in self.program.scalars)
 
     def run(self, stage: int) -> None:
         phase = self.program.phases[stage]
@@ -164,6 +168,9 @@ class EagerLaunch(Launch):
             return self.table[o.detail][i]
         if o.op == "constant":
             return o.detail
+        if o.op == "where" and isinstance(args[0], torch.Tensor):
+            # of two plain numbers torch.where makes a tensor of the default dtype
+            args = [args[0], *(torch.as_tensor(a, dtype=dtype, device=args[0].device) for a in args[1:])]
         return MIXED[o.op](*args)
 
     @staticmethod

@@ -214,10 +214,14 @@ class Launch:
 
     def advance(self, groups: Sequence[Group]) -> None:
         """Compute this step's scalars on the host."""
-        count = len(self.program.scalars)
+        count, host = len(self.program.scalars), self.program.host
         for row in self.rows:
-            values = self.program.host(groups[row.group], row.step + 1.0, row.is_new, row.slots, row.size)
+            values = host(groups[row.group], row.step + 1.0, row.is_new, row.slots, row.size, self.stored)
             row.scalars, row.updates = values[:count], values[count:]
+
+    def stored(self, value: float) -> float:
+        """A number as the table of counters holds it."""
+        return float(self.numbers.dtype.type(value))
 
     def commit(self) -> None:
         """The step is done: count it."""

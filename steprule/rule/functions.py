@@ -30,6 +30,7 @@ __all__ = [
     "size",
     "sqrt",
     "square",
+    "stored",
     "sum",
     "tanh",
     "where",
@@ -132,6 +133,14 @@ def where(condition: Any, a: Any, b: Any) -> Expression:
 def lerp(start: Any, end: Any, weight: Any) -> Expression:
     """``start + weight * (end - start)`` for each element: the running mean of most optimizers."""
     return start + weight * (end - start)
+
+
+def stored(x: Any) -> Expression:
+    """A scalar as a slot of one number holds it: rounded to float32, unless torch's default dtype is float64."""
+    x = as_expression(x)
+    if x.level is not Level.SCALAR:
+        raise RuleError(f"stored() is for the numbers that the host computes; ({x}) is not one")
+    return combine("stored", x)
 
 
 def size(p: Expression, dim: int | None = None) -> Expression:

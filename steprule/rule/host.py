@@ -86,6 +86,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "not": lambda a: not a,
     "isnan": lambda a: a != a,
     "where": lambda c, a, b: a if c else b,
+    "stored": lambda a: a,
 }
 
 INFIX = {
@@ -165,7 +166,7 @@ def subscript(path: Any) -> str:
 
 
 def compile_scalars(roots: Sequence[Expression], slots: Sequence[str]) -> Callable[..., tuple[float, ...]]:
-    """A function ``(group, step, is_new, slots, size) -> values of roots``.
+    """A function ``(group, step, is_new, slots, size, stored) -> values of roots``.
 
     Args:
         roots: scalar expressions.
@@ -173,7 +174,7 @@ def compile_scalars(roots: Sequence[Expression], slots: Sequence[str]) -> Callab
     """
     source = _Source(slots)
     result = "".join(f"{source.name(root)}, " for root in roots)
-    return source.function("group, step, is_new, slots, size", f"({result})")
+    return source.function("group, step, is_new, slots, size, _stored", f"({result})")
 
 
 def compile_guards(guards: Sequence[Guard]) -> Callable[[Mapping[str, Any]], bool]:
