@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any, ClassVar
@@ -11,12 +13,15 @@ import torch
 from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
+from .groups import Scale, Selectable, groups, select, untracked
 from .kernels.choose import BACKENDS, launches
 from .kernels.explain import explain
 from .kernels.launch import Entry
 from .kernels.plan import Plan
 from .rule.program import Program, Slot
 from .rule.trace import trace
+from .schedules import plateaus, separate, write
+from .state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
 
 __all__ = ["Optimizer"]
 
@@ -33,6 +38,14 @@ OPTIONS: dict[str, Any] = {
 """What every algorithm takes as keywords, and in a group, with its default."""
 
 NOT_HYPER = frozenset({"params", "param_names", "schedules"})
+
+TRACKED = ("grad_norm", "param_norm", "update_norm", "update_to_param")
+"""What :meth:`Optimizer.track` can compute in the step."""
+
+PARTS = {"update_to_param": ("update_norm", "param_norm")}
+
+PlanKey = tuple[bool, bool, tuple[str, ...]]
+"""Whether gradients are scaled, whether any group clips, what is tracked."""
 
 
 def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +88,9 @@ class Optimizer(torch.optim.Optimizer):
         params: the parameters: an iterable of tensors, of (name, tensor) pairs or of group dictionaries, or a
             :class:`torch.nn.Module` (then the names are known).
         defaults: the hyperparameters that the rule reads as ``h.name``, with their defaults;
-            ``torch.optim.optimizer.required`` for one without.
+            ``torch.optim.optimizer.required`` for one without. Any number may be a
+            :class:`steprule.schedules.Schedule`: it is evaluated at each step with the number of steps taken.
+        overrides: selector -> hyperparameters of the parameters it means, see :mod:`steprule.groups`.
         maximize (bool): go up along the gradient instead of down.
         l1 (float): L1 penalty: ``l1 * sign(p)`` is added to the gradient.
         clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it.
@@ -109,7 +124,12 @@ class Optimizer(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
 
     def __init__(
-        self, params: nn.Module | Iterable[Any], defaults: Mapping[str, Any] | None = None, **options: Any
+        self,
+        params: nn.Module | Iterable[Any],
+        defaults: Mapping[str, Any] | None = None,
+        *,
+        overrides: Mapping[Any, Mapping[str, Any]] | None = None,
+        **options: Any,
     ) -> None:
         defaults = dict(defaults or {})
         for name in options:
@@ -118,9 +138,14 @@ class Optimizer(torch.optim.Optimizer):
         # an option that the rule has among its own hyperparameters is the rule's to apply
         self._own_options = frozenset(OPTIONS) & frozenset(defaults)
         defaults = {**OPTIONS, **options, **defaults}
-        self.check(defaults)
+        self._validate(defaults)
+        self._steps = 0
+        self._tracked: tuple[str, ...] = ()
+        self._model = weakref.ref(params) if isinstance(params, nn.Module) else None
         self._forget()
-        if isinstance(params, nn.Module):
+        if overrides:
+            params = groups(params, defaults, overrides)
+        elif isinstance(params, nn.Module):
             params = list(params.named_parameters())
         super().__init__(params, defaults)
 
@@ -163,6 +188,7 @@ class Optimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Drop everything that is derived from groups and state."""
         self._plan: Plan | None = None
+        self._scheduled = False
         self._plan_key: Any = None
         self._programs: list[tuple[Any, Program]] = []
 
@@ -173,11 +199,14 @@ class Optimizer(torch.optim.Optimizer):
             type(self).step = hooked(step)  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_own_options": self._own_options}
+        own = ("_own_options", "_steps", "_tracked")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("_model", None)
         self._forget()
+        self._scheduled = any("schedules" in group for group in self.param_groups)
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if default is not torch_optimizer.required:
@@ -200,9 +229,22 @@ class Optimizer(torch.optim.Optimizer):
             if not isinstance(params, (torch.Tensor, set)):
                 param_group["params"] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
                 self._refuse(param_group["params"])
-            self.check({**self.defaults, **param_group})
+            for name, value in param_group.items():
+                if isinstance(value, Scale):
+                    param_group[name] = value.times(name, self.defaults.get(name))
+            self._validate({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        scheduled = separate(self.param_groups[-1], self._steps)
+        if scheduled:
+            self.param_groups[-1]["schedules"] = scheduled
+            self._scheduled = True
         self._plan = None
+
+    def _validate(self, hyper: Mapping[str, Any]) -> None:
+        """:meth:`check` hyperparameters among which there may be schedules."""
+        present = {name: value for name, value in hyper.items() if name not in NOT_HYPER}
+        separate(present, self.__dict__.get("_steps", 0))
+        self.check(present)
 
     def _refuse(self, params: list[Any]) -> None:
         """torch's refusals, with the parameter's name."""
@@ -238,14 +280,19 @@ class Optimizer(torch.optim.Optimizer):
 
     def _apply(self) -> None:
         groups, scale = self.param_groups, getattr(self, "grad_scale", None)
-        key = (scale is not None, any(group["clip_norm"] for group in groups))
+        if self._scheduled:
+            write(groups, self._steps)
+        key = (scale is not None, any(group["clip_norm"] for group in groups), self._tracked)
         plan = self._plan
         if plan is None or key != self._plan_key or not plan.current(groups, self.state):
             plan = self._make_plan(key)
         plan.run(groups, {} if scale is None else {"grad_scale": scale}, self.state)
         torch.autograd.graph.increment_version([p for launch in plan.launches for p in launch.params])
+        if self._steps == 0 and self._model is not None:
+            self._warn_of_untracked()
+        self._steps += 1
 
-    def _make_plan(self, key: tuple[bool, bool]) -> Plan:
+    def _make_plan(self, key: PlanKey) -> Plan:
         groups = self.param_groups
         programs = [self._program(group, key) for group in groups]
         entries = [
@@ -259,12 +306,12 @@ class Optimizer(torch.optim.Optimizer):
         self._plan, self._plan_key = plan, key
         return plan
 
-    def _program(self, group: dict[str, Any], key: tuple[bool, bool]) -> Program:
+    def _program(self, group: dict[str, Any], key: PlanKey) -> Program:
         """The Program for a group: one that was traced before, while its answers stay."""
         for known, program in self._programs:
             if known == key and program.serves(group):
                 return program
-        scaled, clipped = key
+        scaled, clipped, tracked = key
         program = trace(
             self.update,
             {name: value for name, value in group.items() if name not in NOT_HYPER},
@@ -272,6 +319,7 @@ class Optimizer(torch.optim.Optimizer):
             name=type(self).__name__,
             scaled=scaled,
             clipped=clipped,
+            tracked=dict.fromkeys(part for name in tracked for part in PARTS.get(name, (name,))),
             own=self._own_options,
         )
         self._programs.append((key, program))
@@ -290,7 +338,8 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             source: show each Program as mathematics, and the code that was generated from it.
         """
-        plan = self._plan or self._make_plan((False, any(group["clip_norm"] for group in self.param_groups)))
+        clipped = any(group["clip_norm"] for group in self.param_groups)
+        plan = self._plan or self._make_plan((False, clipped, self._tracked))
         return explain(plan.launches, source)
 
     @property
@@ -306,3 +355,226 @@ class Optimizer(torch.optim.Optimizer):
         _, squares = found[0]
         norm: torch.Tensor = squares[0].sqrt()
         return norm
+
+    # -- groups while training runs ------------------------------------------------------------------------------
+
+    def _named(self) -> Any:
+        """The parameters as selectors see them: the model where it is known, else what has names, else tensors."""
+        model = self._model() if self._model is not None else None
+        if model is not None:
+            return model
+        named = all("param_names" in group for group in self.param_groups)
+        pairs = [pair for g in self.param_groups for pair in zip(g.get("param_names", ()), g["params"], strict=False)]
+        return pairs if named else [p for group in self.param_groups for p in group["params"]]
+
+    def freeze(self, what: Selectable) -> list[str]:
+        """Stop training the parameters that a selector means: they get no gradient and keep their state.
+
+        Args:
+            what: a selector, see :mod:`steprule.groups`.
+
+        Returns:
+            The names of the parameters.
+
+        Raises:
+            ValueError: it matches nothing.
+        """
+        return self._train(what, False)
+
+    def unfreeze(self, what: Selectable) -> list[str]:
+        """Train the parameters that a selector means again, from the state they had.
+
+        Args:
+            what: a selector, see :mod:`steprule.groups`.
+
+        Returns:
+            The names of the parameters.
+
+        Raises:
+            ValueError: it matches nothing.
+        """
+        return self._train(what, True)
+
+    def _train(self, what: Selectable, train: bool) -> list[str]:
+        chosen = select(self._named(), what)
+        for _, p in chosen:
+            p.requires_grad_(train)
+            if not train:
+                p.grad = None
+        return [name for name, _ in chosen]
+
+    def _warn_of_untracked(self) -> None:
+        model = self._model() if self._model is not None else None
+        missing = untracked(model, self._params()) if model is not None else []
+        if missing:
+            warnings.warn(
+                f"{', '.join(name for name, _ in missing)} of the model will not be trained: added after this "
+                f"{type(self).__name__} was made? Take it in with optimizer.add(...)",
+                stacklevel=4,
+            )
+
+    def _params(self) -> list[torch.Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def add(self, what: nn.Module | torch.Tensor | Iterable[Any], **hyper: Any) -> None:
+        """Take parameters in that belong to no group yet, such as those of a layer made while training runs.
+
+        Args:
+            what: a module, a tensor, or an iterable of tensors or (name, tensor) pairs. Parameters that are in a
+                group already are left where they are.
+            **hyper: the hyperparameters in which they differ from the defaults.
+
+        Raises:
+            ValueError: all of them are in a group already, or names are needed and not known.
+            TypeError: an unknown hyperparameter.
+        """
+        for name in hyper:
+            if name not in self.defaults:
+                raise TypeError(f"{type(self).__name__} has no hyperparameter {name!r}: {', '.join(self.defaults)}")
+        model = self._model() if self._model is not None else None
+        called = {id(p): name for name, p in model.named_parameters()} if model is not None else {}
+        given = (
+            what.named_parameters()
+            if isinstance(what, nn.Module)
+            else [what]
+            if isinstance(what, torch.Tensor)
+            else what
+        )
+        pairs = [item if isinstance(item, tuple) else ("", item) for item in given]
+        known = set(map(id, self._params()))
+        new = {id(p): (called.get(id(p), name), p) for name, p in pairs if id(p) not in known}
+        if not new:
+            raise ValueError("every one of these parameters is in a group already")
+        if any("param_names" in group for group in self.param_groups):
+            if not all(name for name, _ in new.values()):
+                raise ValueError("the optimizer knows its parameters by name: give (name, tensor) pairs or a module")
+            self.add_param_group({"params": list(new.values()), **hyper})
+        else:
+            self.add_param_group({"params": [p for _, p in new.values()], **hyper})
+
+    def report_metric(self, value: float) -> None:
+        """Tell every :func:`steprule.schedules.plateau` among the schedules how training goes.
+
+        Args:
+            value: the metric, such as the validation loss of an epoch.
+
+        Raises:
+            RuntimeError: if no schedule is a plateau.
+        """
+        schedules = [s for group in self.param_groups for s in group.get("schedules", {}).values()]
+        found = plateaus(schedules)
+        if not found:
+            raise RuntimeError("no hyperparameter follows a plateau: give one, such as lr=0.1 * schedules.plateau()")
+        for tracker in found:
+            tracker.report(value)
+
+    # -- what is measured in the step ----------------------------------------------------------------------------
+
+    def track(self, *names: str) -> None:
+        """Compute norms in each step from now on, in the same passes over memory.
+
+        Args:
+            *names: of ``"grad_norm"``, ``"param_norm"`` (before the update), ``"update_norm"`` and
+                ``"update_to_param"``, their ratio; none to stop.
+
+        Raises:
+            ValueError: for another name.
+        """
+        for name in names:
+            if name not in TRACKED:
+                raise ValueError(f"can't track {name!r}; there are {', '.join(TRACKED)}")
+        self._tracked = names
+
+    def tracked(self, by: str = "parameter") -> dict[str, float]:
+        """What :meth:`track` asked for, in the last step.
+
+        Args:
+            by: ``"parameter"`` or ``"group"``.
+
+        Returns:
+            ``"grad_norm/NAME"`` to number, NAME being the parameter's, or ``"group 0"``.
+        """
+        if by not in ("parameter", "group"):
+            raise ValueError(f"tracked by 'parameter' or 'group', not by {by!r}")
+        parts = dict.fromkeys(part for name in self._tracked for part in PARTS.get(name, (name,)))
+        norms = {part: self._norms(part, by) for part in parts}
+        found: dict[str, float] = {}
+        for name in self._tracked:
+            values = norms.get(name) or {
+                key: _ratio(update, norms["param_norm"][key]) for key, update in norms["update_norm"].items()
+            }
+            found |= {f"{name}/{key}": value for key, value in values.items()}
+        return found
+
+    def _norms(self, name: str, by: str) -> dict[str, float]:
+        squares: dict[str, float] = {}
+        for launch, values in self._plan.tracked(name) if self._plan is not None else []:
+            for entry, value in zip(launch.entries, values.tolist(), strict=True):
+                key = entry.name if by == "parameter" else f"group {entry.group}"
+                squares[key] = squares.get(key, 0.0) + value
+        return {key: value**0.5 for key, value in squares.items()}
+
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> StateDict:
+        """The optimizer as a dictionary, which ``torch.optim`` loads too.
+
+        Returns:
+            torch's form, ``{"state": {index: {slot: value}}, "param_groups": [...]}``, with names, schedules as
+            plain data, and under ``"steprule"`` what else is needed to know that a state fits.
+        """
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        packed = pack(self.param_groups, self.state, algorithm=type(self).__name__, step=self._steps)
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            changed = post_hook(self, packed)
+            packed = packed if changed is None else changed
+        return packed
+
+    def load_state_dict(  # type: ignore[override]
+        self,
+        state_dict: Mapping[str, Any],
+        strict: bool = True,
+        *,
+        hyperparameters: Hyperparameters = "saved",
+        rename: Any = None,
+        resize: Iterable[str] = (),
+    ) -> LoadResult:
+        """Take over a saved state: everything is checked first, and on any error nothing has changed.
+
+        Args:
+            state_dict: what :meth:`state_dict` gave, here or in any ``torch.optim.Optimizer``.
+            strict: whether everything must fit; otherwise what does not fit keeps its present state.
+            hyperparameters: ``"saved"``: those of the file; ``"current"``: as they are.
+            rename: saved name -> name here: a mapping or a function.
+            resize: names of parameters whose saved state may have other sizes, such as a grown vocabulary's.
+
+        Returns:
+            What was missing, unexpected and misshapen; all empty with ``strict``.
+
+        Raises:
+            ValueError: it does not fit (every problem is named).
+            TypeError, KeyError: it is not a state dictionary.
+        """
+        plan = prepare(
+            self,
+            state_dict,
+            strict=strict,
+            hyperparameters=hyperparameters,
+            rename=rename,
+            resize=tuple(resize),
+            step=self._steps,
+            check=self._check_loaded,
+        )
+        self._steps = plan.step
+        plan.install(self)
+        for line in plan.replaced:
+            warnings.warn(line, stacklevel=2)
+        return plan.result
+
+    def _check_loaded(self, group: Mapping[str, Any]) -> None:
+        self._validate({**self.defaults, **group})
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else float("inf") if a else 0.0
