@@ -137,10 +137,10 @@ def lerp(start: Any, end: Any, weight: Any) -> Expression:
 
 def stored(x: Any) -> Expression:
     """A scalar as a slot of one number holds it: rounded to float32, unless torch's default dtype is float64."""
-    x = as_expression(x)
-    if x.level is not Level.SCALAR:
+    number = combine("stored", x)
+    if number.level is not Level.SCALAR:
         raise RuleError(f"stored() is for the numbers that the host computes; ({x}) is not one")
-    return combine("stored", x)
+    return number
 
 
 def size(p: Expression, dim: int | None = None) -> Expression:

@@ -165,7 +165,7 @@ class Program:
 
     @cached_property
     def host(self) -> Callable[..., tuple[float, ...]]:
-        """``(group, step, is_new, slots, size, stored)`` to scalars, followed by the updates of written scalar slots."""
+        """``(group, step, is_new, slots, size, stored)`` to scalars, then the updates of written scalar slots."""
         updates = [u for u in self.updates if u is not None]
         return compile_scalars([*self.scalars, *updates], [s.name for s in self.scalar_slots])
 
