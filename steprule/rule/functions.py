@@ -132,7 +132,7 @@ def where(condition: Any, a: Any, b: Any) -> Expression:
 
 def lerp(start: Any, end: Any, weight: Any) -> Expression:
     """``start + weight * (end - start)`` for each element: the running mean of most optimizers."""
-    return start + weight * (end - start)
+    return combine("add", start, weight * (end - start))
 
 
 def stored(x: Any) -> Expression:
