@@ -89,6 +89,8 @@ class Launch:
     """
 
     backend = ""
+    asynchronous = False
+    """Whether a step can be captured in a CUDA graph, and takes a found-infinite flag without waiting for it."""
 
     def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
         self.program = program
@@ -140,8 +142,12 @@ class Launch:
                 if value is None:
                     start = initial.get(name, 0.0)
                     value = groups[entry.group][start] if isinstance(start, str) else start
-                table[k, i] = float(value)
+                table[k, i] = self.number(value)
         return table
+
+    def number(self, value: Any) -> float:
+        """A step count or scalar slot of a state."""
+        return float(value)
 
     def install(self, state: MutableMapping[torch.Tensor, State]) -> None:
         """Let the optimizer's state be what this launch works on; done when its first step has succeeded."""
@@ -211,6 +217,23 @@ class Launch:
             return False
         self.grads = grads  # type: ignore[assignment]
         return True
+
+    def strange_grads(self) -> list[int]:
+        """The gradients that lie in memory in another way than their parameters: they are copied at each step."""
+        if self.sparse:
+            return []
+        return [
+            i
+            for i, e in enumerate(self.entries)
+            if e.grad.stride() != self.param_strides[i] and like(e.grad, e.param) is not e.grad
+        ]
+
+    def laid_out_grads(self, strange: Sequence[int]) -> list[torch.Tensor]:
+        """The gradients as they lie in memory, those that are ``strange`` brought to their parameters' layout."""
+        grads = [g.resolve_conj() for g in self.grads]
+        for i in strange:
+            grads[i] = like(grads[i], self.params[i])
+        return grads
 
     def advance(self, groups: Sequence[Group]) -> None:
         """Compute this step's scalars on the host."""
@@ -295,7 +318,7 @@ class Launch:
 
     def stacks(self, step: Matrix) -> list[tuple[list[int], tuple[int, int], tuple[float, ...]]]:
         """The members, matrix shape and numbers of each stack that a matrix step is given."""
-        numbers = {i: tuple(row.scalars[n] for n in step.numbers) for row in self.rows for i in row.members}
+        numbers = self.matrix_numbers(step)
         found: dict[Any, list[int]] = {}
         for i, p in enumerate(self.params):
             if p.ndim < 2:
@@ -306,3 +329,7 @@ class Launch:
             shape = (p.shape[0], p.numel() // max(p.shape[0], 1))
             found.setdefault((shape, numbers[i]), []).append(i)
         return [(members, shape, values) for (shape, values), members in found.items()]
+
+    def matrix_numbers(self, step: Matrix) -> dict[int, tuple[float, ...]]:
+        """The numbers that a matrix function is given with each tensor."""
+        return {i: tuple(row.scalars[n] for n in step.numbers) for row in self.rows for i in row.members}

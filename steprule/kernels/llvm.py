@@ -17,7 +17,7 @@ from ..rule.expression import Level
 from ..rule.program import GRAD, Operation, Phase, Program
 from .launch import Entry, Group, Launch, arithmetic, real
 from .pool import run_on_threads
-from .tables import chunk_table, like, row_chunks
+from .tables import chunk_table, row_chunks
 
 __all__ = ["LLVMLaunch", "assembly"]
 
@@ -418,16 +418,6 @@ class LLVMLaunch(Launch):
         self.frames: list[Any] = []
         self.lay(chunk_table([real(p).numel() for p in self.params]))
 
-    def strange_grads(self) -> list[int]:
-        """The gradients that lie in memory in another way than their parameters: they are copied at each step."""
-        if self.sparse:
-            return []
-        return [
-            i
-            for i, e in enumerate(self.entries)
-            if e.grad.stride() != self.param_strides[i] and like(e.grad, e.param) is not e.grad
-        ]
-
     def lay(self, chunks: Any) -> None:
         """Take a chunk table and prepare the frames that point at all tables."""
         self.chunks = np.ascontiguousarray(chunks)
@@ -466,13 +456,9 @@ class LLVMLaunch(Launch):
         if self.sparse:
             self.take_rows()
             return
-        grads = self.grads
-        if self.strange or grads[0].is_complex():
-            grads = [g.resolve_conj() for g in grads]
-            for i in self.strange:
-                grads[i] = like(grads[i], self.params[i])
-            self.grads = grads
-        self.pointers[GRAD] = list(map(torch.Tensor.data_ptr, grads))
+        if self.strange or self.grads[0].is_complex():
+            self.grads = self.laid_out_grads(self.strange)
+        self.pointers[GRAD] = list(map(torch.Tensor.data_ptr, self.grads))
 
     def take_rows(self) -> None:
         """Lay chunks over the rows that sparse gradients hold."""
