@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ import torch
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -24,6 +26,7 @@ from steprule.cli import digits
 from steprule.cli.console import console, fail
 from steprule.cli.digits import Digits, LeNet
 from steprule.cli.picture import draw_run
+from steprule.groups import fold, groups, scale
 
 SGD_OPTIONS = {"lr": 0.015, "momentum": 0.9, "nesterov": True}  # other algorithms: their own defaults
 CLASSIFIER_RATE = 2.0  # times the rate of the features
@@ -42,10 +45,10 @@ class Settings:
 
 @dataclass
 class History:
-    """Loss and rates of each step so far, and the held-out digits that were right after each epoch."""
+    """Loss of each step, rates of each group at each step, held-out digits right after each epoch."""
 
     loss: list[float] = field(default_factory=list)
-    rates: dict[str, list[float]] = field(default_factory=dict)
+    rates: list[list[float]] = field(default_factory=list)
     right: list[int] = field(default_factory=list)
 
 
@@ -56,7 +59,7 @@ class Run:
     settings: Settings
     model: LeNet
     optimizer: steprule.Optimizer
-    history: History = field(default_factory=History)
+    history: History
 
     def save(self, path: Path) -> None:
         extra = {"settings": asdict(self.settings), "history": asdict(self.history)}
@@ -73,28 +76,27 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")] = False,
 ) -> None:
     """Train LeNet on 1,797 handwritten digits, with checkpoints and a picture."""
-    settings = Settings(optimizer, seed, epochs)
+    settings = Settings(algorithm(optimizer).__name__, seed, epochs)
     checkpoint = output / "checkpoint.safetensors"
     torch.set_num_threads(1)  # LeNet is too small to share, and so its bits don't depend on the machine's cores
     check_device(device)
     train, held_out = load_digits(torch.device(device))
-    try:
-        check_folder(output)
+    with writing_to(output):
         if resume and checkpoint.exists():
             given = {name: value for name, value in asdict(settings).items() if is_given(context, name)}
             run = resumed_run(checkpoint, given, torch.device(device))
             console.print(f"Going on after epoch {len(run.history.right)} of {checkpoint}.", soft_wrap=True)
         else:
+            check_fits(settings, next(digits.batches(train, seed, epoch=0)))
             run = new_run(settings, torch.device(device))
             run.save(checkpoint)  # from here on --resume means this run
         console.print(group_table(run.optimizer))
-        train_model(run, train, held_out, checkpoint)
-        draw(run, len(held_out.labels), output / "demo.png")
-    except OSError as error:
-        fail(f"cannot write to {output}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        console.print(f"Stopped. To go on: steprule demo --resume --output {output}", soft_wrap=True)
-        raise typer.Exit(130) from None
+        try:
+            train_model(run, train, held_out, checkpoint)
+            draw(run, len(held_out.labels), output / "demo.png")
+        except KeyboardInterrupt:
+            console.print(f"Stopped. To go on: steprule demo --resume --output {output}", soft_wrap=True)
+            raise typer.Exit(130) from None
     right, total = run.history.right[-1], len(held_out.labels)
     console.print(f"Checkpoint and picture are in {output}.", soft_wrap=True)
     console.print(f"{right / total:.1%} of the held-out digits are right ({right} of {total}).")
@@ -124,15 +126,16 @@ def load_digits(device: torch.device) -> tuple[Digits, Digits]:
         fail(f"the demo needs scikit-learn and matplotlib ({error}): pip install 'steprule[demo]'")
 
 
-def check_folder(folder: Path) -> None:
-    """Make the folder if need be, and make sure that files can be written in it.
-
-    Raises:
-        OSError: They cannot.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Make the folder if need be, and say in one line when something cannot be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # known now, not after the first epoch
+            pass
+        yield
+    except OSError as error:
+        fail(f"cannot write to {folder}: {error.strerror or error}")
 
 
 def algorithm(name: str) -> type[steprule.Optimizer]:
@@ -154,23 +157,24 @@ def new_run(settings: Settings, device: torch.device) -> Run:
     model = digits.build_model(settings.seed, device)
     accepted = inspect.signature(kind).parameters
     options: dict[str, Any] = dict(SGD_OPTIONS) if kind is steprule.SGD else {"lr": accepted["lr"].default}
+    overrides: dict[str, dict[str, Any]] = {"classifier.*": {"lr": scale(CLASSIFIER_RATE)}}
     if "weight_decay" in accepted:
         options["weight_decay"] = 0.0
-    rate = {"lr": CLASSIFIER_RATE * options["lr"]}
-    decay = {"weight_decay": WEIGHT_DECAY} if "weight_decay" in accepted else {}
-
-    def named(part: str, kind: str = "") -> list[tuple[str, nn.Parameter]]:
-        return [(name, p) for name, p in model.named_parameters() if name.startswith(part) and name.endswith(kind)]
-
-    groups: list[dict[str, Any]] = [
-        {"name": "features", "params": named("features")},
-        {"name": "classifier weights", "params": named("classifier", "weight"), **rate, **decay},
-        {"name": "classifier biases", "params": named("classifier", "bias"), **rate},
-    ]
+        overrides["classifier.*.weight"] = {"weight_decay": WEIGHT_DECAY}
     try:
-        return Run(settings, model, kind(groups, **options))
+        optimizer = kind(groups(model, options, overrides), **options)
     except (TypeError, ValueError) as error:
         fail(f"{kind.__name__} does not fit this model: {error}")
+    return Run(settings, model, optimizer, History(rates=[[] for _ in optimizer.param_groups]))
+
+
+def check_fits(settings: Settings, batch: Digits) -> None:
+    """Refuse an algorithm that cannot train this model, with a step that nothing keeps."""
+    trial = new_run(settings, batch.images.device)
+    try:
+        train_step(trial, batch)
+    except RuntimeError as error:
+        fail(f"{settings.optimizer} does not fit this model: {error}")
 
 
 def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device) -> Run:
@@ -178,7 +182,7 @@ def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device
     try:
         extra = steprule.load(checkpoint, None)
         settings, history = Settings(**extra["settings"]), History(**extra["history"])
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         fail(str(error))
     except (KeyError, TypeError):
         fail(f"{checkpoint} is not a checkpoint of the demo")
@@ -230,27 +234,33 @@ def train_step(run: Run, batch: Digits) -> float:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    for group in run.optimizer.param_groups:
-        run.history.rates.setdefault(group["name"], []).append(float(group["lr"]))
+    for rates, group in zip(run.history.rates, run.optimizer.param_groups, strict=True):
+        rates.append(float(group["lr"]))
     loss: float = run.optimizer.step(closure).item()
     run.history.loss.append(loss)
     return loss
 
 
+def group_names(optimizer: steprule.Optimizer) -> list[str]:
+    """A short name for each group, from the names of its parameters."""
+    names = [group["param_names"] for group in optimizer.param_groups]
+    return [", ".join(fold(own, among=chain.from_iterable(names))) for own in names]
+
+
 def group_table(optimizer: steprule.Optimizer) -> Table:
-    """The groups, their sizes and their hyperparameters."""
-    numbers = [name for name in ("lr", "momentum", "betas", "weight_decay") if name in optimizer.defaults]
+    """The groups, the number of their parameters, and their hyperparameters."""
+    columns = [name for name in ("lr", "momentum", "betas", "weight_decay") if name in optimizer.defaults]
     table = Table("group", title=f"steprule.{type(optimizer).__name__}", title_justify="left")
-    for name in ("tensors", "parameters", *numbers):
-        table.add_column(name, justify="right")
-    for group in optimizer.param_groups:
-        sizes = [parameter.numel() for parameter in group["params"]]
-        table.add_row(group["name"], str(len(sizes)), f"{sum(sizes):,}", *(str(group[name]) for name in numbers))
+    for column in ("size", *columns):
+        table.add_column(column, justify="right")
+    for name, group in zip(group_names(optimizer), optimizer.param_groups, strict=True):
+        size = sum(parameter.numel() for parameter in group["params"])
+        table.add_row(name, f"{size:,}", *(str(group[column]) for column in columns))
     return table
 
 
 def draw(run: Run, total: int, path: Path) -> None:
     """Draw the picture of a run that has ended."""
-    history = run.history
-    title = f"LeNet on 1,797 handwritten digits, trained by steprule.{type(run.optimizer).__name__}"
-    draw_run(path, title, history.loss, [right / total for right in history.right], history.rates)
+    title = f"LeNet on 1,797 handwritten digits, trained by steprule.{run.settings.optimizer}"
+    rates = dict(zip(group_names(run.optimizer), run.history.rates, strict=True))
+    draw_run(path, title, run.history.loss, [right / total for right in run.history.right], rates)
