@@ -50,11 +50,13 @@ class Expression:
     :func:`steprule.rule.where`), ``& | ~`` on comparisons, and the functions of :mod:`steprule.rule`.
     """
 
-    __slots__ = ("args", "detail", "level", "op")
+    __slots__ = ("args", "detail", "level", "op", "varies")
     op: str
     args: tuple[Expression, ...]
     detail: Any
     level: Level
+    varies: bool
+    """Whether the value differs between tensors or steps under the same hyperparameters."""
     __array_ufunc__: Any
 
     def __init__(
@@ -64,6 +66,7 @@ class Expression:
         self.args = args
         self.detail = detail
         self.level = max((a.level for a in args), default=Level.SCALAR) if level is None else level
+        self.varies = op in ("step", "is_new", "slot", "size") or any(a.varies for a in args)
 
     def __add__(self, other: Any) -> Expression:
         return combine("add", self, other)
@@ -140,9 +143,11 @@ class Expression:
     def __bool__(self) -> bool:
         if self.op == "constant":
             return bool(self.detail)
-        zero = [a.op == "constant" and a.detail == 0 for a in self.args]
-        about_zero = self.op not in CONDITIONS or (self.op in ("eq", "ne") and any(zero))
-        if self.level is not Level.SCALAR or not about_zero or self.depends_on_state():
+        if self.op in ("eq", "ne"):
+            zero = [a.op == "constant" and a.detail == 0 for a in self.args]
+            if any(zero):
+                return bool(self.args[zero.index(True) - 1]) == (self.op == "ne")
+        if self.level is not Level.SCALAR or self.op in CONDITIONS or self.varies:
             raise RuleError(
                 f"an update rule can't decide by `if` whether ({self}) holds: the rule runs once, on symbols. "
                 "Use where(condition, a, b); `if` may only ask a flag, or whether a hyperparameter is zero"
@@ -150,10 +155,6 @@ class Expression:
         if asking.answer is None:
             raise RuleError(f"({self}) has no truth value outside of a rule's tracing")
         return asking.answer(self)
-
-    def depends_on_state(self) -> bool:
-        """Whether the value differs between tensors or steps under the same hyperparameters."""
-        return self.op in ("step", "is_new", "slot", "size") or any(a.depends_on_state() for a in self.args)
 
     def _not_a_number(self, called: str, instead: str) -> NoReturn:
         raise RuleError(f"{called} does not apply to ({self}), a symbol of an update rule; use {instead}")
@@ -174,44 +175,69 @@ class Expression:
         if name.startswith("__"):
             raise AttributeError(name)
         raise RuleError(
-            f"({self}) is a symbol of an update rule and has no .{name}; use {name.rstrip('_')}(...) of steprule.rule, "
-            "or an operator (rules return new values, they change nothing in place)"
-        )
-
-    def _foreign(self, library: str, function: str) -> NoReturn:
-        raise RuleError(
-            f"{library}.{function} is not of the language of update rules; "
-            f"use steprule.rule.{EQUIVALENT.get(function, function)}"
+            f"({self}) is a symbol of an update rule and has no .{name}; {instead(name.rstrip('_'))} "
+            "(rules return new values, they change nothing in place)"
         )
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> NoReturn:
         name = getattr(func, "__name__", str(func))
-        raise RuleError(
-            f"torch.{name} is not of the language of update rules; "
-            f"use steprule.rule.{EQUIVALENT.get(name, name)} or an operator"
-        )
+        for other in args:
+            if hasattr(other, "__torch_function__"):
+                as_expression(other)
+        raise RuleError(f"torch.{name} is not of the language of update rules; {instead(name)}")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> NoReturn:  # type: ignore[no-redef]
-        self._foreign("numpy", ufunc.__name__)
+        raise RuleError(f"numpy.{ufunc.__name__} is not of the language of update rules; {instead(ufunc.__name__)}")
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> NoReturn:
+        raise RuleError(f"numpy.{func.__name__} is not of the language of update rules; {instead(func.__name__)}")
 
     def __repr__(self) -> str:
         return text(self)
 
 
-EQUIVALENT = {
-    "clamp": "clip",
-    "absolute": "abs",
-    "pow": "power",
-    "vector_norm": "norm",
-    "float_power": "power",
-    "min": "minimum",
-    "max": "maximum",
-    "amax": "max_abs",
-    "addcmul": "a + value * b * c",
-    "addcdiv": "a + value * b / c",
-    "reciprocal": "1 / x",
+VOCABULARY: set[str] = set()
+"""The names of the language's functions."""
+
+OTHER_NAMES = {
+    "+": "add",
+    "-": "sub subtract rsub",
+    "unary -": "neg negative",
+    "*": "mul multiply",
+    "/": "div divide true_divide reciprocal",
+    "**": "pow float_power",
+    "<": "lt less",
+    "<=": "le less_equal",
+    ">": "gt greater",
+    ">=": "ge greater_equal",
+    "==": "eq equal",
+    "!=": "ne not_equal",
+    "&": "logical_and",
+    "|": "logical_or",
+    "~": "logical_not",
+    "a + value * b * c": "addcmul",
+    "a + value * b / c": "addcdiv",
+    "abs(x)": "absolute fabs",
+    "clip(x, low, high)": "clamp",
+    "maximum(x, 0)": "relu",
+    "minimum(a, b)": "min fmin",
+    "maximum(a, b) or max_abs(x)": "max fmax amax",
+    "norm(x)": "vector_norm",
+    "size(p) or size(p, dim)": "shape numel ndim dim",
 }
+"""What to write instead of functions that other libraries have under another name."""
+
+EQUIVALENT = {name: ours for ours, names in OTHER_NAMES.items() for name in names.split()}
+
+
+def instead(name: str) -> str:
+    """What to write in a rule instead of another library's function."""
+    if name in VOCABULARY:
+        return f"use steprule.rule.{name}"
+    if name in EQUIVALENT:
+        return f"use {EQUIVALENT[name]}"
+    return f"the functions are {', '.join(sorted(VOCABULARY))}"
 
 
 def as_expression(value: Any) -> Expression:
@@ -234,7 +260,7 @@ FOLD: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b if b else math.nan if a == 0 or a != a else math.copysign(math.inf, a),
+    "div": lambda a, b: a / b if b else math.nan if a == 0 or a != a else a * math.copysign(math.inf, b),
     "neg": lambda a: -a,
     "abs": abs,
 }
@@ -268,7 +294,8 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
         return shown if tight else f"({shown})"
 
     if op == "constant":
-        return f"{expression.detail:g}"
+        short = f"{expression.detail:g}"
+        return short if float(short) == expression.detail else repr(expression.detail)
     if op in ("param", "grad"):
         return op[0]
     if op in ("step", "is_new"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from .expression import Expression, Level, RuleError, as_expression, combine
+from .expression import VOCABULARY, Expression, Level, RuleError, as_expression, combine
 
 __all__ = [
     "abs",
@@ -35,6 +35,8 @@ __all__ = [
     "tanh",
     "where",
 ]
+
+VOCABULARY.update(__all__)
 
 Scope = Literal["tensor", "all"]
 

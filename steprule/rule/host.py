@@ -9,7 +9,11 @@ from typing import Any
 
 from .expression import Expression
 
-__all__ = ["OPERATIONS", "Guard", "compile_guards", "compile_scalars", "evaluate"]
+__all__ = ["NUMBER", "OPERATIONS", "Guard", "compile_guards", "compile_scalars", "evaluate"]
+
+
+NUMBER: Any = object()
+"""The answer of a hyperparameter that is a number, whichever it is."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +21,10 @@ class Guard:
     """A question a rule asked of its hyperparameters. The Program serves while the answer stays."""
 
     expression: Expression | None
-    """The expression that was asked to be nonzero; None when a hyperparameter was read as a flag."""
+    """The expression that was asked to be nonzero; None when a hyperparameter was read."""
     path: tuple[Any, ...]
     answer: Any
+    """What the expression said, or the flag's value; :data:`NUMBER` if it was none."""
 
     def __str__(self) -> str:
         if self.expression is None:
@@ -39,6 +44,18 @@ def _guarded(function: Callable[..., float], *, zero: float = math.nan) -> Calla
             return zero if args[0] == 0 else math.nan
 
     return call
+
+
+def _pow(a: float, b: float) -> float:
+    try:
+        return math.pow(a, b)
+    except OverflowError:
+        return math.inf if a > 0 or b % 2 == 0 else -math.inf
+    except ValueError:
+        # zero to a negative power, or a negative number to one that is not whole
+        if a:
+            return math.nan
+        return math.copysign(math.inf, a) if b % 2 == 1 else math.inf
 
 
 def _div(a: float, b: float) -> float:
@@ -61,7 +78,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "div": _div,
-    "pow": _guarded(lambda a, b: a**b, zero=math.inf),
+    "pow": _pow,
     "neg": lambda a: -a,
     "abs": abs,
     "sqrt": _guarded(math.sqrt),
@@ -114,11 +131,17 @@ def evaluate(
         leaf: the value of a subexpression without operands that is not a constant.
         operations: what the operators mean; plain floats by default.
     """
-    if expression.op == "constant":
-        return expression.detail
-    if expression.op not in operations:
-        return leaf(expression)
-    return operations[expression.op](*(evaluate(a, leaf, operations) for a in expression.args))
+    known: dict[int, Any] = {}
+
+    def value(e: Expression) -> Any:
+        if id(e) not in known:
+            if e.op == "constant":
+                known[id(e)] = e.detail
+            else:
+                known[id(e)] = operations[e.op](*map(value, e.args)) if e.op in operations else leaf(e)
+        return known[id(e)]
+
+    return value(expression)
 
 
 class _Source:
@@ -180,7 +203,10 @@ def compile_scalars(roots: Sequence[Expression], slots: Sequence[str]) -> Callab
 def compile_guards(guards: Sequence[Guard]) -> Callable[[Mapping[str, Any]], bool]:
     """A function that says whether a parameter group still gives every guard the answer it was traced with."""
     source = _Source()
-    asked = [subscript(g.path) if g.expression is None else f"({source.name(g.expression)} != 0)" for g in guards]
-    answers = tuple(g.answer for g in guards)
+    numbers = [f"{subscript(g.path)} is None" for g in guards if g.answer is NUMBER]
+    others = [g for g in guards if g.answer is not NUMBER]
+    asked = [subscript(g.path) if g.expression is None else f"({source.name(g.expression)} != 0)" for g in others]
+    source.lines[:0] = [f"if {' or '.join(numbers)}: return False"] if numbers else []
+    answers = tuple(g.answer for g in others)
     check = source.function("group, answers", f"({''.join(a + ', ' for a in asked)}) == answers")
     return lambda group: check(group, answers)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from .expression import Expression, Level, text
-from .host import Guard, compile_guards, compile_scalars
+from .host import NUMBER, Guard, compile_guards, compile_scalars
 
 __all__ = ["Matrix", "Operation", "Phase", "Program", "Reduction", "Slot", "array", "scalar"]
 
@@ -151,7 +151,10 @@ class Program:
     @cached_property
     def uses_step(self) -> bool:
         """Whether the state has torch's entry ``step``."""
-        return self.counted or any(e.op == "step" for e in self.host_expressions())
+        asked = {e.op for e in self.host_expressions()}
+        # a rule without slots has nothing else to know a first update by
+        unknown = "is_new" in asked and not self.slots and not self.scalar_slots
+        return self.counted or "step" in asked or unknown
 
     @cached_property
     def uses_size(self) -> bool:
@@ -198,7 +201,8 @@ class Program:
 def show(program: Program) -> str:
     """A Program as readable mathematics: first what the host computes, then each pass over memory."""
     known: dict[int, str] = {}
-    lines = [program.name + (f"  [{', '.join(map(str, program.guards))}]" if program.guards else "")]
+    answers = [str(g) for g in program.guards if g.answer is not NUMBER]
+    lines = [program.name + (f"  [{', '.join(answers)}]" if answers else "")]
     for index, expression in enumerate(program.scalars):
         if expression.args:
             name = f"c{index}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from .expression import Expression, Level, RuleError, asking
 from .functions import minimum, norm, sign
-from .host import Guard, evaluate
+from .host import NUMBER, Guard, evaluate
 from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Slot
 
 __all__ = ["Rule", "trace"]
@@ -40,9 +40,19 @@ class Hyper:
         if isinstance(value, (tuple, list)):
             return tuple(self._symbol((*path, index), item) for index, item in enumerate(value))
         if is_number(value):
+            self._guards.setdefault(path, Guard(None, path, NUMBER))
             return self._known.setdefault(path, Expression("hyper", detail=path))
         self._guards.setdefault(path, Guard(None, path, value))
         return value
+
+    def _refuse_ignored(self, own: Container[str]) -> None:
+        """An option that the rule took over for itself must have an effect."""
+        for name in ("maximize", "l1", "clip_norm"):
+            if name in own and self._values.get(name) and (name,) not in self._guards:
+                raise RuleError(
+                    f"{name}={self._values[name]!r} stands among the rule's own hyperparameters, which makes it the "
+                    f"rule's to apply, but it does not read h.{name}; leave {name} out of the defaults instead"
+                )
 
     def _ask(self, expression: Expression) -> bool:
         def leaf(e: Expression) -> float:
@@ -52,7 +62,7 @@ class Hyper:
             return float(value)
 
         answer = bool(evaluate(expression, leaf))
-        self._guards.setdefault(repr(expression), Guard(expression, (), answer))
+        self._guards.setdefault(id(expression), Guard(expression, (), answer))
         return answer
 
 
@@ -160,6 +170,7 @@ def trace(
         if "l1" not in own and h.l1:
             g = g + h.l1 * sign(p)
         new = rule(p, g, s, h)
+        h._refuse_ignored(own)
     finally:
         asking.answer = previous
     if not isinstance(new, Expression):
@@ -186,6 +197,8 @@ class _Layout:
         self.canonical: dict[Any, Expression] = {}
         self.replaced: dict[int, Expression] = {}
         self.depths: dict[int, int] = {}
+        self.collected: set[int] = set()
+        self.slots_read: dict[int, frozenset[int]] = {}
         self.scalars: list[Expression] = []
         self.inputs: list[str] = []
         self.reduces: list[Expression] = []
@@ -240,13 +253,16 @@ class _Layout:
 
     def collect(self, e: Expression) -> None:
         """Number the reductions, inputs and matrix steps, what they depend on first."""
+        if id(e) in self.collected:
+            return
+        self.collected.add(id(e))
         for a in e.args:
             self.collect(a)
-        if e.op == "reduce" and not any(e is r for r in self.reduces):
+        if e.op == "reduce":
             self.reduces.append(e)
-        if e.op == "matrix" and not any(e is m for m in self.matrices):
+        if e.op == "matrix":
             self.matrices.append(e)
-        if e.op == "input" and e.detail not in self.inputs:
+        if e.op == "input":
             self.inputs.append(str(e.detail))
 
     def row(self, reduce: Expression) -> int:
@@ -264,13 +280,19 @@ class _Layout:
         """The first pass that may store a slot: none after it reads what stood there before."""
         later = [(stage[o], e) for o, e in outputs.items() if o != operand]
         later += [(self.depth(x.args[0]), x.args[0]) for x in (*self.reduces, *self.matrices)]
-        readers = [index for index, e in later if self.reads(e, operand)]
+        readers = [index for index, e in later if operand in self.read_by(e)]
         return min(last, max([ready, *readers]))
 
-    def reads(self, e: Expression, operand: int) -> bool:
-        if e.op == "slot" and e.level is Level.ARRAY:
-            return self.operand[str(e.detail)] == operand
-        return e.op not in ("reduce", "matrix") and any(self.reads(a, operand) for a in e.args)
+    def read_by(self, e: Expression) -> frozenset[int]:
+        """The slots that the pass which computes an expression reads."""
+        if id(e) not in self.slots_read:
+            if e.op == "slot" and e.level is Level.ARRAY:
+                found = frozenset({self.operand[str(e.detail)]})
+            else:
+                args = () if e.op in ("reduce", "matrix") else e.args
+                found = frozenset[int]().union(*map(self.read_by, args))
+            self.slots_read[id(e)] = found
+        return self.slots_read[id(e)]
 
     def phase(self, index: int, outputs: list[tuple[int, Expression]]) -> Phase:
         operations: list[Operation] = []
