@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import typer
 
-from steprule.cli import demo
+from steprule.cli import bench, demo
 
-COMMANDS: tuple[Callable[..., None], ...] = (demo.demo,)
+COMMANDS: tuple[Callable[..., None], ...] = (bench.bench, demo.demo)
 
 app = typer.Typer(name="steprule", no_args_is_help=True, add_completion=False)
 

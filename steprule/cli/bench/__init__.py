@@ -1,0 +1,176 @@
+"""`steprule bench`: the time of a step on this machine, beside torch's and beside the machine's memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from steprule.cli.bench.cases import Case, Result, Settings, Steps, cases
+from steprule.cli.bench.picture import draw
+from steprule.cli.bench.shapes import SHAPES
+from steprule.cli.bench.table import LEGEND, as_dictionary, figures, targets
+from steprule.cli.bench.timing import CLOCKS, Pace
+from steprule.cli.console import console, fail
+from steprule.replacing import replacing
+
+STOPPED = "stopped"
+WIDE = 150  # columns from which on the peers' milliseconds find room
+
+
+def bench(
+    case: Annotated[str, typer.Option(metavar="GLOB", help="Only cases of this name, as 'adamw/*'.")] = "*",
+    shapes: Annotated[str | None, typer.Option(help=f"Measure on these shapes instead: {', '.join(SHAPES)}.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch and steprule.", show_default="torch's")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that each contender takes.")] = Pace.rounds,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write all figures, with every turn's.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the ratios as a PNG.")] = None,
+    markdown: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the tables in Markdown.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Three short turns: a first impression.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Let torch.compile take part; it compiles for a minute a case.")
+    ] = False,
+    device: Annotated[str, typer.Option(help=f"Where to measure: {', '.join(CLOCKS)}.")] = "cpu",
+    names: Annotated[bool, typer.Option("--list", help="Print the names of the cases, and measure nothing.")] = False,
+) -> None:
+    """Measure the time of a step, in turns with torch's optimizers and with the machine's memory."""
+    if device not in CLOCKS:
+        fail(f"--device is one of {', '.join(CLOCKS)}, not {device!r}")
+    chosen = choose(case, shapes)
+    if names:
+        for item in chosen:
+            print(item.name)
+        return
+    for path in (json_file, picture, markdown):
+        check_writable(path)
+    if picture:
+        check_matplotlib()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    about = machine()
+    pace = Pace(3, block=0.03) if quick else Pace(repeats)
+    results, failed = measure(chosen, Settings(pace, device, compiled))
+    show(results, about)
+    if json_file:
+        write(json_file, json.dumps({**about, "pace": asdict(pace), "results": list(map(as_dictionary, results))}))
+    if markdown:
+        write(markdown, "\n\n".join([figures(results).markdown(), targets(results).markdown()]) + "\n")
+    if picture and results:
+        draw(picture, results, describe(about))
+    for name, error in failed.items():
+        console.print(f"{name} was not measured: {error}", style="red", highlight=False)
+    if failed:
+        raise typer.Exit(130 if STOPPED in failed.values() else 1)
+
+
+def choose(pattern: str, shapes: str | None) -> list[Case]:
+    """The cases of a name, on other shapes if that is asked for; a case that has no targets there loses them."""
+    every = {case.name: case for case in cases()}
+    chosen = [case for name, case in every.items() if fnmatchcase(name, pattern)]
+    if not chosen:
+        fail(f"no case is named {pattern!r}; there are {', '.join(every)}")
+    if shapes is None:
+        return chosen
+    if shapes not in SHAPES:
+        fail(f"there are no shapes {shapes!r}; there are {', '.join(SHAPES)}")
+    moved = [replace(case, shapes=shapes, targets=()) for case in chosen if isinstance(case, Steps)]
+    return list({case.name: every.get(case.name, case) for case in moved}.values())
+
+
+def check_writable(path: Path | None) -> None:
+    """Refuse a file that can't be written, before minutes of measuring."""
+    if path is None:
+        return
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        fail(f"cannot write {path}: {error.strerror or error}")
+
+
+def check_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        fail("a picture needs matplotlib: pip install 'steprule[demo]'")
+
+
+def measure(chosen: Sequence[Case], settings: Settings) -> tuple[list[Result], dict[str, str]]:
+    """The results of some cases, and what was wrong with the others; those so far when it is interrupted."""
+    results: list[Result] = []
+    failed: dict[str, str] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(chosen))
+        try:
+            for case in chosen:
+                progress.update(task, description=case.name)
+                try:
+                    results += case.run(settings)
+                except (RuntimeError, ValueError, TypeError) as error:
+                    failed[case.name] = str(error)
+                progress.advance(task)
+        except KeyboardInterrupt:
+            failed[case.name] = STOPPED
+    return results, failed
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what it is measured."""
+    from importlib.metadata import version
+
+    return {
+        "processor": processor(),
+        "processors": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "steprule": version("steprule"),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as the system has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def describe(about: dict[str, Any]) -> str:
+    return "{processor}, {threads} threads, torch {torch}, steprule {steprule}".format(**about)
+
+
+def show(results: Sequence[Result], about: dict[str, Any]) -> None:
+    """The tables, on the terminal."""
+    console.print(describe(about), highlight=False)
+    if about["load"] and about["load"] > about["processors"] / 2:
+        console.print(
+            f"Other programs were running (load {about['load']:.1f}): these figures are theirs too.", style="red"
+        )
+    for grid in (figures(results, wide=console.width >= WIDE), targets(results)):
+        if grid.rows:
+            console.print()
+            console.print(grid.rich())
+    console.print()
+    console.print(LEGEND, highlight=False, style="dim")
+
+
+def write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())

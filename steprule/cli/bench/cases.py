@@ -1,0 +1,287 @@
+"""The cases, with what each is to reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+import steprule
+from steprule.cli.bench.contenders import (
+    Lion,
+    Make,
+    algorithms,
+    clipped,
+    in_place,
+    parameters,
+    torch_peers,
+    traffic,
+)
+from steprule.cli.bench.shapes import SHAPES, SIZES, elements
+from steprule.cli.bench.timing import CLOCKS, Pace, Spread, Times, alternate, ratio, spread
+
+__all__ = ["Case", "FirstStep", "Result", "Settings", "Sizes", "Steps", "Target", "cases"]
+
+OURS, MEMORY, FASTEST = "steprule", "memory", "fastest"
+REFERENCE = "10M"  # the size that other sizes are compared with
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        pace: how long.
+        device: where.
+        compiled: let torch.compile take part.
+    """
+
+    pace: Pace = field(default_factory=Pace)
+    device: str = "cpu"
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure to reach.
+
+    Attributes:
+        against: a peer; ``"fastest"`` of torch's own implementations; ``"memory"``, the time of the same bytes in
+            place; ``"10M"``, the time per parameter of so many; ``"seconds"``.
+        limit: what the ratio, or the seconds, may be at most.
+    """
+
+    against: str
+    limit: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of a case.
+
+    Attributes:
+        name: of the case, as rule/shapes.
+        parameters: how many there are.
+        times: of each contender by name, ours first.
+        bytes: that a step of ours reads and writes, where the Program tells.
+        bandwidth_bytes: that ``"memory"`` reads and writes.
+        ratios: our time over each peer's, by the peer's name; below 1 is faster.
+        targets: what was to be reached, with what was.
+    """
+
+    name: str
+    parameters: int
+    times: Mapping[str, Times]
+    bytes: float | None = None
+    bandwidth_bytes: int | None = None
+    ratios: Mapping[str, Spread] = field(default_factory=dict)
+    targets: Sequence[tuple[Target, Spread]] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Median of a step of ours."""
+        return spread(self.times[OURS].rounds).median
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes a second that the machine moves in place; None where it was not measured."""
+        return self.bandwidth_bytes and self.bandwidth_bytes / spread(self.times[MEMORY].rounds).median
+
+
+class Case(Protocol):
+    """Something to measure."""
+
+    @property
+    def name(self) -> str:
+        """As rule/shapes."""
+
+    def run(self, settings: Settings) -> list[Result]:
+        """Measure it."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A step of ours, in turns with the peers' and with the machine's memory.
+
+    Attributes:
+        rule: names the optimizer.
+        shapes: names the parameters' shapes.
+        ours: the optimizer.
+        peers: the others.
+        targets: what is to be reached.
+        dtype: of parameters, gradients and state.
+        tokens: makes the gradients sparse, as an embedding's after so many tokens.
+    """
+
+    rule: str
+    shapes: str
+    ours: Any
+    peers: Mapping[str, Make] = field(default_factory=dict)
+    targets: Sequence[Target] = ()
+    dtype: torch.dtype = torch.float32
+    tokens: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.rule}/{self.shapes}"
+
+    def run(self, settings: Settings) -> list[Result]:
+        params = parameters(SHAPES[self.shapes], self.dtype, settings.device, self.tokens)
+        ours = self.ours(params)
+        peers = {name: make for name, make in self.peers.items() if settings.compiled or name != "compile"}
+        contenders = {OURS: ours.step, MEMORY: in_place(params)} | {n: make(params) for n, make in peers.items()}
+        times = alternate(contenders, settings.pace, CLOCKS[settings.device])
+        known = traffic(ours)
+        count = elements(SHAPES[self.shapes])
+        in_place_bytes = 2 * self.dtype.itemsize * count
+        result = Result(self.name, count, times, known.bytes if known else None, in_place_bytes)
+        one_pass = known is not None and known.passes == 1
+        return [judged(result, [t for t in self.targets if t.against != MEMORY or one_pass])]
+
+
+def judged(result: Result, targets: Sequence[Target]) -> Result:
+    """A result with its ratios, and its targets with what was reached."""
+    ours = result.times[OURS].rounds
+    ratios = {n: ratio(ours, t.rounds) for n, t in result.times.items() if n not in (OURS, MEMORY)}
+    own = [spread for name, spread in ratios.items() if name != "compile"]
+    found = dict(ratios)
+    if own:
+        found[FASTEST] = max(own, key=lambda spread: spread.median)
+    if result.bytes and result.bandwidth_bytes:
+        same_bytes = result.bytes / result.bandwidth_bytes
+        ratios[MEMORY] = found[MEMORY] = ratio(ours, result.times[MEMORY].rounds, same_bytes)
+    return replace(result, ratios=ratios, targets=[(t, found[t.against]) for t in targets])
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The time per parameter of one tensor, over its size."""
+
+    rule: str
+    ours: Any
+    sizes: Mapping[str, int] = field(default_factory=lambda: SIZES)
+    limit: float = 1.15
+
+    @property
+    def name(self) -> str:
+        return f"{self.rule}/sizes"
+
+    def run(self, settings: Settings) -> list[Result]:
+        optimizers = {
+            name: self.ours(parameters([(size,)], torch.float32, settings.device)) for name, size in self.sizes.items()
+        }
+        steps = {name: optimizer.step for name, optimizer in optimizers.items()}
+        times = alternate(steps, settings.pace, CLOCKS[settings.device])
+        reference = times[REFERENCE].rounds
+        results = []
+        for name, size in self.sizes.items():
+            per_parameter = ratio(times[name].rounds, reference, size / self.sizes[REFERENCE])
+            known = traffic(optimizers[name])
+            targets = [(Target(REFERENCE, self.limit), per_parameter)] if name != REFERENCE else []
+            total = known.bytes if known else None
+            results.append(Result(f"{self.rule}/{name}", size, {OURS: times[name]}, total, targets=targets))
+        return results
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """Construction and first step of an optimizer in a fresh process: trace and compile."""
+
+    rule: str
+    ours: Any
+    shapes: str = "lenet"
+    tokens: int | None = None
+    limit: float = 0.3
+
+    @property
+    def name(self) -> str:
+        return f"{self.rule}/first"
+
+    def run(self, settings: Settings) -> list[Result]:
+        arguments = (self.ours, self.shapes, self.tokens, settings.device)
+        tasks = math.ceil(settings.pace.rounds / 4) * [arguments]
+        with get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
+            seconds = tuple(processes.starmap(first_step, tasks, chunksize=1))
+        times = Times(seconds[0], seconds)
+        target = (Target("seconds", self.limit), spread(seconds))
+        return [Result(self.name, elements(SHAPES[self.shapes]), {OURS: times}, targets=[target])]
+
+
+def first_step(make: Any, shapes: str, tokens: int | None, device: str) -> float:
+    """Seconds until an optimizer that did not exist has taken a step."""
+    params = parameters(SHAPES[shapes], torch.float32, device, tokens)
+    torch.optim.SGD(params)  # torch imports its compiler, for seconds, when any optimizer is made
+
+    def construct_and_step() -> None:
+        make(params).step()
+
+    return CLOCKS[device](construct_and_step, 1)
+
+
+class Where(NamedTuple):
+    """The shapes that an algorithm's steps and its first step are measured on."""
+
+    steps: str = "gpt2"
+    first: str = "lenet"
+    tokens: int | None = None
+
+
+WHERE: Mapping[str, Where] = {
+    "Muon": Where("gpt2-hidden", "lenet-matrices"),
+    "SparseAdam": Where("embedding", "lenet-matrices", tokens=8192),
+}
+"""Of the algorithms that GPT-2's tensors and dense gradients are not for."""
+
+AGAINST_TORCH: Mapping[str, Target] = {
+    **dict.fromkeys(("Adam", "AdamW", "SGD", "Adagrad"), Target("fused", 1.0)),
+    **dict.fromkeys(("NAdam", "RAdam", "Adamax", "Adadelta", "RMSprop", "Rprop", "ASGD"), Target(FASTEST, 0.25)),
+    "Adafactor": Target(FASTEST, 0.5),
+    "Muon": Target(FASTEST, 0.7),
+}
+
+
+def every_algorithm() -> list[Case]:
+    """Each algorithm with its defaults: its steps, and its first step."""
+    found: list[Case] = []
+    for name, kind in algorithms().items():
+        where = WHERE.get(name, Where())
+        theirs = getattr(torch.optim, name, None)
+        peers = torch_peers(theirs) if theirs else {}
+        memory = Target(MEMORY, 1.08 if name in ("AdamW", "Adagrad") else 1.1)
+        targets = [AGAINST_TORCH[name], memory] if name in AGAINST_TORCH else [memory]
+        found.append(Steps(name.lower(), where.steps, kind, peers, targets, tokens=where.tokens))
+        found.append(FirstStep(name.lower(), kind, where.first, where.tokens))
+    return found
+
+
+def cases() -> list[Case]:
+    """Every case."""
+    adamw, sgd = torch_peers(torch.optim.AdamW), torch_peers(torch.optim.SGD)
+    momentum = partial(steprule.SGD, momentum=0.9)
+    momentum_peers = torch_peers(torch.optim.SGD, momentum=0.9)
+    fused = Target("fused", 1.0)
+    return [
+        Steps("sgd-momentum", "gpt2", momentum, momentum_peers, [fused, Target(MEMORY, 1.08)]),
+        Steps("adamw", "resnet50", steprule.AdamW, adamw, [Target("fused", 0.95)]),
+        Steps("adamw", "lenet", steprule.AdamW, adamw, [Target("fused", 0.5), Target("default", 0.2)]),
+        Steps("sgd", "lenet", steprule.SGD, sgd, [Target("fused", 0.5)]),
+        Steps("sgd-momentum", "lenet", momentum, momentum_peers, [Target("fused", 0.5)]),
+        Steps("adamw", "small", steprule.AdamW, adamw, [Target("fused", 0.7)]),
+        Steps("adamw-bf16", "gpt2", steprule.AdamW, adamw, [Target("fused", 0.65)], dtype=torch.bfloat16),
+        Steps(
+            "adamw-clip",
+            "gpt2",
+            partial(steprule.AdamW, clip_norm=1.0),
+            {"fused": clipped(adamw["fused"], 1.0)},
+            [Target("fused", 0.6)],
+        ),
+        Steps("lion-rule", "gpt2", Lion, {}, [Target(MEMORY, 1.1)]),
+        FirstStep("lion-rule", Lion),
+        Sizes("adamw", steprule.AdamW),
+        *every_algorithm(),
+    ]

@@ -1,0 +1,131 @@
+"""What is timed: an optimizer of ours, its peers in torch, and the machine's memory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import steprule
+from steprule.cli.bench.shapes import Shape
+from steprule.cli.bench.timing import Step
+from steprule.kernels.explain import traffic as bytes_per_element
+
+__all__ = ["Lion", "Make", "Traffic", "algorithms", "clipped", "in_place", "parameters", "torch_peers", "traffic"]
+
+Make = Callable[[list[Tensor]], Step]
+"""Parameters whose gradients are in place, to the step of a contender."""
+
+
+class Lion(steprule.Optimizer):
+    """Lion as a user would write it (Chen et al. 2023, https://arxiv.org/abs/2302.06675)."""
+
+    def __init__(self, params: Any, lr: float = 1e-4, betas: Any = (0.9, 0.99), weight_decay: float = 0.0) -> None:
+        super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        beta1, beta2 = h.betas
+        direction = steprule.rule.sign(beta1 * s.exp_avg + (1 - beta1) * g)
+        s.exp_avg = beta2 * s.exp_avg + (1 - beta2) * g
+        return p * (1 - h.lr * h.weight_decay) - h.lr * direction
+
+
+def algorithms() -> dict[str, type[steprule.Optimizer]]:
+    """Every algorithm that steprule exports with a rule, by name."""
+    return {
+        name: value
+        for name, value in sorted(vars(steprule).items())
+        if inspect.isclass(value)
+        and issubclass(value, steprule.Optimizer)
+        and value.update is not steprule.Optimizer.update
+    }
+
+
+def parameters(shapes: Sequence[Shape], dtype: torch.dtype, device: str, tokens: int | None = None) -> list[Tensor]:
+    """Parameters of some shapes, with gradients in place.
+
+    Args:
+        shapes: one for each parameter.
+        dtype: of parameters and gradients.
+        device: where they are.
+        tokens: makes the gradients sparse, as an embedding's are after so many tokens drawn at random.
+    """
+    torch.manual_seed(0)
+    params = []
+    for shape in shapes:
+        p = torch.randn(shape, dtype=dtype, device=device).mul_(0.02).requires_grad_()
+        if tokens is None:
+            p.grad = torch.randn(shape, dtype=dtype, device=device).mul_(0.01)
+        else:
+            rows = torch.randint(shape[0], (1, tokens), device=device)
+            values = torch.randn(tokens, *shape[1:], dtype=dtype, device=device).mul_(0.01)
+            p.grad = torch.sparse_coo_tensor(rows, values, shape, check_invariants=True)
+        params.append(p)
+    return params
+
+
+def torch_peers(kind: type[torch.optim.Optimizer], **options: Any) -> dict[str, Make]:
+    """Each of torch's own implementations of an algorithm, and what torch.compile makes of it, by name."""
+    accepted = inspect.signature(kind).parameters
+    ways: dict[str, dict[str, Any]] = {way: {way: True} for way in ("fused", "foreach") if way in accepted}
+    ways["default"] = {}
+
+    def peer(params: list[Tensor], **way: Any) -> Step:
+        return kind(params, **options, **way).step
+
+    peers: dict[str, Make] = {name: partial(peer, **way) for name, way in ways.items()}
+    return {**peers, "compile": lambda params: compiled(peer(params))}
+
+
+def compiled(step: Step) -> Step:
+    """What torch.compile makes of a step, as if it were the first that it sees: from some number on it gives up."""
+    torch.compiler.reset()
+    return torch.compile(step)
+
+
+def clipped(make: Make, norm: float) -> Make:
+    """``clip_grad_norm_``, and then the step of another contender."""
+
+    def make_clipped(params: list[Tensor]) -> Step:
+        step = make(params)
+
+        def clip_and_step() -> None:
+            torch.nn.utils.clip_grad_norm_(params, norm)
+            step()
+
+        return clip_and_step
+
+    return make_clipped
+
+
+def in_place(params: list[Tensor]) -> Step:
+    """Read and write as many numbers as the parameters hold, in one operation of torch."""
+    x = torch.ones(sum(p.numel() for p in params), dtype=params[0].dtype, device=params[0].device)
+    return lambda: x.mul_(-1.0)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the kernels of one step read and write.
+
+    Attributes:
+        bytes: of one step.
+        passes: over memory; 1 for a rule that is elementwise.
+    """
+
+    bytes: float
+    passes: int
+
+
+def traffic(optimizer: steprule.Optimizer) -> Traffic | None:
+    """The memory traffic of an optimizer that has taken a step; None where its Programs do not tell the whole."""
+    plan = optimizer._plan
+    if plan is None or any(x.sparse or x.program.temporaries for x in plan.launches):
+        return None
+    moved = [bytes_per_element(launch) * sum(p.numel() for p in launch.params) for launch in plan.launches]
+    return Traffic(sum(moved), max(len(launch.program.phases) for launch in plan.launches))

@@ -1,0 +1,64 @@
+"""The shapes of the parameters that are measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+__all__ = ["SHAPES", "SIZES", "Shape", "elements"]
+
+Shape = tuple[int, ...]
+
+
+def with_biases(weights: Sequence[Shape]) -> list[Shape]:
+    """Each weight, followed by a bias as long as its first dimension."""
+    return [shape for weight in weights for shape in (weight, weight[:1])]
+
+
+def resnet50() -> list[Shape]:
+    """The weights of all convolutions, weight and bias of the norm behind each, and the classifier."""
+    shapes: list[Shape] = []
+
+    def convolution(inputs: int, outputs: int, kernel: int) -> None:
+        shapes.extend([(outputs, inputs, kernel, kernel), (outputs,), (outputs,)])
+
+    convolution(3, 64, 7)
+    inputs = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            convolution(inputs, width, 1)
+            convolution(width, width, 3)
+            convolution(width, 4 * width, 1)
+            if block == 0:
+                convolution(inputs, 4 * width, 1)
+            inputs = 4 * width
+    return shapes + with_biases([(1000, inputs)])
+
+
+GPT2_BLOCK: list[Shape] = [(2304, 768), (768, 768), (3072, 768), (768, 3072)]  # out, in
+NORM: list[Shape] = [(768,), (768,)]
+
+SHAPES: Mapping[str, Sequence[Shape]] = {
+    # for images of 3x32x32 and ten classes: 10 tensors, 62,006 parameters
+    "lenet": with_biases([(6, 3, 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)]),
+    "lenet-matrices": [(120, 400), (84, 120), (10, 84)],
+    # 161 tensors, 25.6 million parameters
+    "resnet50": resnet50(),
+    # the two embeddings and twelve blocks of GPT-2 small: 146 tensors, 124.4 million parameters
+    "gpt2": [(50257, 768), (1024, 768), *12 * (with_biases(GPT2_BLOCK) + 2 * NORM)],
+    "gpt2-hidden": 12 * GPT2_BLOCK,
+    "embedding": [(50257, 768)],
+    "small": 10_000 * [(100,)],
+}
+
+SIZES: Mapping[str, int] = {f"{n}M": n * 1_000_000 for n in (1, 3, 10, 30, 100, 200)}
+"""Numbers of parameters, for the time per parameter."""
+
+
+def elements(shapes: Sequence[Shape]) -> int:
+    """How many numbers tensors of these shapes hold.
+
+    >>> elements(SHAPES["resnet50"])
+    25557032
+    """
+    return sum(map(math.prod, shapes))
