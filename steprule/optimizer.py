@@ -273,10 +273,14 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is None or not found_inf.item():
+        if not self._skips(self._plan):
             self._apply()
         return loss
+
+    def _skips(self, plan: Plan | None) -> bool:
+        """Whether GradScaler found infinite gradients, where the kernels don't look at its flag themselves."""
+        found_inf = getattr(self, "found_inf", None)
+        return found_inf is not None and not (plan is not None and plan.asynchronous) and bool(found_inf.item())
 
     def _apply(self) -> None:
         groups, scale = self.param_groups, getattr(self, "grad_scale", None)
@@ -286,7 +290,11 @@ class Optimizer(torch.optim.Optimizer):
         plan = self._plan
         if plan is None or key != self._plan_key or not plan.current(groups, self.state):
             plan = self._make_plan(key)
-        plan.run(groups, {} if scale is None else {"grad_scale": scale}, self.state)
+            if self._skips(plan):
+                return
+        given = {"grad_scale": scale, "found_inf": getattr(self, "found_inf", None) if plan.asynchronous else None}
+        inputs = {name: value for name, value in given.items() if value is not None}
+        plan.run(groups, inputs, self.state)
         torch.autograd.graph.increment_version([p for launch in plan.launches for p in launch.params])
         if self._steps == 0 and self._model is not None:
             self._warn_of_untracked()

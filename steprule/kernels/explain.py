@@ -40,8 +40,8 @@ def shortened(names: Sequence[str], limit: int = 6) -> str:
 
 def traffic(launch: Launch) -> float:
     """Bytes read and written for each element of the parameter."""
-    first = [launch.params[0], launch.entries[0].grad, *(slot[0] for slot in launch.slots)]
-    sizes = [t.dtype.itemsize / (2 if t.dtype.is_complex else 1) for t in first]
+    dtypes = [launch.params[0].dtype, launch.grad_dtypes[0], *(slot[0].dtype for slot in launch.slots)]
+    sizes = [dtype.itemsize / (2 if dtype.is_complex else 1) for dtype in dtypes]
     temporaries = [m.dtype for phase in launch.program.phases for m in phase.matrices]
     sizes += [getattr(torch, dtype).itemsize if dtype else 4 for dtype in temporaries]
     return launch.program.bytes_per_element(dict(enumerate(sizes)))

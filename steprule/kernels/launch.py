@@ -19,6 +19,9 @@ State = dict[str, Any]
 Group = Mapping[str, Any]
 
 
+NO_GRAD = torch.empty(0)
+
+
 @dataclass
 class Entry:
     """One parameter that has a gradient in this step."""
@@ -158,6 +161,8 @@ class Launch:
                 own[name] = tensors[i]
             if names:
                 state[p] = own
+        for entry in self.entries:
+            entry.grad = NO_GRAD  # a launch outlives its step, and must not keep gradients alive
         self.installed = True
 
     def classify(self, new: Sequence[bool]) -> list[Row]:

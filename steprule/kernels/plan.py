@@ -40,6 +40,8 @@ class Plan:
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
         self.simple = all(len(x.program.phases) == 1 and not x.program.reductions for x in launches)
         self.totals: dict[str, Any] = {}
+        self.asynchronous = bool(launches) and all(launch.asynchronous for launch in launches)
+        self.on_gpu = any(launch.params[0].is_cuda for launch in launches)
 
     def current(
         self,
@@ -72,6 +74,8 @@ class Plan:
         state: MutableMapping[torch.Tensor, Any],
     ) -> None:
         """Do the step. The launches have just been made or refreshed."""
+        if self.on_gpu and torch.cuda.is_current_stream_capturing():
+            self.check_capture(groups)
         for launch in self.launches:
             launch.inputs = inputs
             launch.advance(groups)
@@ -85,6 +89,25 @@ class Plan:
             launch.commit()
             if not launch.installed:
                 launch.install(state)
+            launch.grads = []  # they may be freed before the next step
+
+    def check_capture(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse to be captured in a CUDA graph where a replay would not do what the step does.
+
+        Raises:
+            RuntimeError: if a group is not ``capturable``, or torch operations serve a parameter.
+        """
+        if not all(group["capturable"] for group in groups):
+            raise RuntimeError(
+                f"Attempting CUDA graph capture of step() for an instance of {self.programs[0].name} but param_groups' "
+                "capturable is False."
+            )
+        for launch in self.launches:
+            if not launch.asynchronous:
+                raise RuntimeError(
+                    f"a step over parameter {launch.entries[0].name} can't be captured in a CUDA graph, for its numbers "
+                    f"live on the host: {launch.backend} serves it ({launch.reason})"
+                )
 
     def run_stage(self, stage: int) -> None:
         shared: dict[int, list[tuple[Launch, int]]] = {}
