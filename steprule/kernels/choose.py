@@ -12,6 +12,7 @@ from .eager import EagerLaunch
 from .launch import Entry, Launch
 from .llvm import LLVMLaunch
 from .tables import dense
+from .triton import TritonLaunch, unavailable
 
 __all__ = ["BACKENDS", "choose", "launches"]
 
@@ -55,6 +56,10 @@ def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[ty
         return EagerLaunch, "backend='eager' was asked for"
     if hindered is None and device == "cpu" and asked in ("auto", "llvm"):
         return LLVMLaunch, "dense memory on the CPU"
+    if hindered is None and asked != "llvm":
+        hindered = unavailable(entry.param.device)
+        if hindered is None:
+            return TritonLaunch, f"dense memory on {entry.param.device}"
     hindered = hindered or f"the parameter is on {entry.param.device}"
     if asked != "auto":
         raise RuntimeError(

@@ -1,0 +1,323 @@
+"""A Program as Triton kernels: one for each pass, over every tensor of a launch at once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..rule.host import evaluate
+from ..rule.program import FIRST_SLOT, GRAD, Matrix, Program
+from .device_scalars import DeviceScalars, lookup
+from .device_table import DeviceTable, capturing, device_row_chunks, flat_rows, keep, upload
+from .launch import Entry, Group, Launch, arithmetic, real
+from .tables import chunk_table
+from .triton_source import NAMES, compiled, hyper_paths, interpreting, pass_source
+from .tune import DEFAULT, Block, fastest, narrow_block
+
+__all__ = ["TritonLaunch", "unavailable"]
+
+CHUNK = 4096
+"""Elements of a chunk at most: small, so that the last round of programs leaves few of a GPU's processors idle."""
+GATHER = 1024
+"""Parts of a reduction that are joined at a time."""
+WORTH_TUNING = 2**20
+"""With fewer elements a launch takes the default block."""
+SCRATCH = 2**23
+"""Elements of each operand in the measurement: more than a GPU's cache holds."""
+
+
+@lru_cache(maxsize=1)
+def installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why Triton can't serve tensors on a device, or None if it can."""
+    if device.type not in ("cpu", "cuda"):
+        return f"the parameter is on {device}, for which there is no compiled kernel"
+    if not installed():
+        return f"the parameter is on {device}, and Triton is not installed (pip install triton)"
+    if device.type == "cpu":
+        return None if interpreting() else "Triton runs on the CPU only with TRITON_INTERPRET=1 in the environment"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+        return f"Triton needs a GPU of compute capability 7.0 or more, and {device} has less"
+    return None
+
+
+def on_gpu(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.device.type == "cuda"
+
+
+class TritonLaunch(Launch):
+    """Runs all tensors with one kernel for each pass, on the current stream, and waits for nothing.
+
+    Step counts and scalars are the host's, until something asks for them on the device: ``capturable=True``, a
+    hyperparameter that is a tensor there, a state from such a run, or GradScaler's flag.
+    """
+
+    backend = "triton"
+    asynchronous = True
+
+    def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
+        self.device = entries[0].param.device
+        self.found_on_device = False
+        if capturing(self.device):
+            raise RuntimeError(
+                f"the first step over parameter {entries[0].name} can't be captured in a CUDA graph, since it makes "
+                "state and compiles kernels: take a few steps before, with the same parameters and gradients"
+            )
+        super().__init__(program, entries, groups, reason)
+        count = len(entries)
+        self.arithmetic = arithmetic(self.params[0].dtype)
+        temporaries = [
+            getattr(torch, m.dtype) if m.dtype else self.arithmetic for phase in program.phases for m in phase.matrices
+        ]
+        self.dtypes = [
+            self.params[0].dtype,
+            entries[0].grad.dtype,
+            *(slot[0].dtype for slot in self.slots),
+            *temporaries,
+        ]
+        names = [NAMES[d] for d in self.dtypes]
+        self.sources = [
+            pass_source(program, stage, names, NAMES[self.arithmetic]) for stage in range(len(program.phases))
+        ]
+        self.kernels = [compiled(source) for source in self.sources]
+        pointers = np.zeros((program.operands + 1, count), np.int64)
+        pointers[0] = self.param_pointers
+        for k, line in enumerate(self.slot_pointers):
+            pointers[FIRST_SLOT + k] = line
+        for k, row in enumerate(self.rows):
+            pointers[-1, row.members] = k
+        self.pointers = DeviceTable(pointers, self.device)
+        self.aligned = self.offsets_aligned = True
+        wide = np.float64 if self.arithmetic == torch.float64 else np.float32
+        self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars)), wide), self.device)
+        rows = len(program.inputs) + len(program.reductions)
+        self.table = torch.zeros(rows, count, dtype=torch.float64, device=self.device)
+        self.strange = self.strange_grads()
+        self.hyper = [(g, path) for g in sorted({e.group for e in entries}) for path in hyper_paths(program)]
+        self.found_inf: torch.Tensor | None = None
+        self.live: DeviceScalars | None = None
+        self.stream: Any = None
+        lengths = [0 if self.sparse else real(p).numel() for p in self.params]
+        self.lay(upload(chunk_table(lengths, CHUNK), self.device), [-(-n // CHUNK) for n in lengths])
+        self.block = self.choose_block(sum(lengths))
+
+    @property
+    def source(self) -> str:
+        """The Triton source of all kernels."""
+        return "\n\n\n".join([*self.sources, *([self.live.source] if self.live else [])])
+
+    # -- numbers -------------------------------------------------------------------------------------------------
+
+    def number(self, value: Any) -> float:
+        if not on_gpu(value):
+            return float(value)
+        self.found_on_device = True  # where it will be used as it is
+        return 0.0
+
+    def asked_for(self, groups: Sequence[Group]) -> bool:
+        """Whether something asks for numbers on the device."""
+        if self.found_on_device or self.found_inf is not None or groups[self.entries[0].group]["capturable"]:
+            return True
+        return any(on_gpu(lookup(groups[group], path)) for group, path in self.hyper)
+
+    def move_numbers(self) -> DeviceScalars:
+        """Let step counts, scalar slots and scalars live on the device from now on."""
+        table = upload(self.numbers, self.device)
+        self.counter_views = [
+            [self.counter(state.get(name), new) for state, new in zip(self.states, line, strict=True)]
+            for name, line in zip(self.counted, table, strict=True)
+        ]
+        live = DeviceScalars(self.program, self.entries, self.rows, self.counter_views, self.arithmetic, self.device)
+        self.rows, self.numbers = [], np.zeros((len(self.counted), 0), self.numbers.dtype)
+        self.expected = self.numbers.tobytes()
+        self.pointers.host[-1] = np.arange(len(self.params))
+        self.installed = False
+        return live
+
+    def counter(self, known: Any, new: torch.Tensor) -> torch.Tensor:
+        """The tensor to count with: the one in the state, if it can be, since a CUDA graph may count with it too."""
+        if not isinstance(known, torch.Tensor):
+            return new
+        if known.device == new.device and known.dtype == new.dtype and known.numel() == 1:
+            return known
+        return new.copy_(known) if on_gpu(known) else new
+
+    def matrix_numbers(self, step: Matrix) -> dict[int, tuple[float, ...]]:
+        if self.live is None:
+            return super().matrix_numbers(step)
+        return {i: tuple(self.known(n, i) for n in step.numbers) for i in range(len(self.params))}
+
+    def known(self, column: int, i: int) -> float:
+        """A scalar of a tensor that is handed to a matrix function, if the host can know it."""
+
+        def leaf(e: Any) -> float:
+            value = lookup(self.groups[self.entries[i].group], e.detail) if e.op == "hyper" else None
+            if value is None or on_gpu(value):
+                raise RuntimeError(
+                    f"{self.program.name} hands ({self.program.scalars[column]}) to a matrix function, but with "
+                    "capturable=True, GradScaler or a hyperparameter on the GPU only the device knows it"
+                )
+            return float(value)
+
+        return float(evaluate(self.program.scalars[column], leaf))
+
+    # -- every step ----------------------------------------------------------------------------------------------
+
+    def lay(self, chunks: torch.Tensor, counts: Sequence[int]) -> None:
+        """Take a chunk table, with so many chunks of each tensor."""
+        self.chunks = chunks
+        self.spans = upload(np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]), self.device)
+        self.partials = [
+            torch.empty(len(chunks), len(phase.reductions), dtype=torch.float64, device=self.device)
+            for phase in self.program.phases
+        ]
+
+    def advance(self, groups: Sequence[Group]) -> None:
+        self.groups = groups
+        found = self.inputs.get("found_inf")
+        self.found_inf = None if found is None else found.to(self.device, torch.float32, non_blocking=True)
+        if self.live is None and self.asked_for(groups):
+            self.live = self.move_numbers()
+        self.follow_stream()
+        if self.live is not None:
+            with self.context():
+                self.live.advance(groups, self.found_inf)
+        else:
+            super().advance(groups)
+            for k, row in enumerate(self.rows):
+                self.scalars.host[k] = row.scalars
+        for k, name in enumerate(self.program.inputs):
+            self.table[k].copy_(self.inputs[name], non_blocking=True)
+        if self.sparse:
+            self.take_rows()
+        else:
+            if self.strange or self.grads[0].is_complex():
+                self.grads = self.laid_out_grads(self.strange)
+        self.pointers.host[GRAD] = list(map(torch.Tensor.data_ptr, self.grads))
+
+    def follow_stream(self) -> None:
+        """Tell torch's allocator when the tables, made on one stream, are used on another."""
+        if self.device.type != "cuda":
+            return
+        if capturing(self.device):
+            keep(*self.tables())
+            return
+        stream = torch.cuda.current_stream(self.device)
+        if self.stream not in (None, stream):
+            for table in self.tables():
+                table.record_stream(stream)
+        self.stream = stream
+
+    def tables(self) -> list[torch.Tensor]:
+        tables = [self.pointers.tensor, self.scalars.tensor, self.chunks, self.spans, self.table, *self.partials]
+        return [*tables, *(self.live.tables() if self.live else [])]
+
+    def take_rows(self) -> None:
+        """Lay chunks over the rows that sparse gradients hold."""
+        if capturing(self.device):
+            raise RuntimeError(
+                f"the sparse gradient of parameter {self.entries[0].name} can't be captured in a CUDA graph: how "
+                "many rows it has differs from step to step"
+            )
+        tables, values, widths = [], [], []
+        for i, p in enumerate(self.params):
+            grad = self.grads[i].coalesce()
+            values.append(grad.values().contiguous())
+            extents = p.shape[: grad.sparse_dim()]
+            widths.append(real(p).numel() // max(math.prod(extents), 1))
+            tables.append(device_row_chunks(i, flat_rows(grad.indices(), extents), widths[-1], CHUNK))
+        self.grads = values
+        self.lay(torch.cat(tables), list(map(len, tables)))
+        size = min(real(t).element_size() for t in (self.params[0], values[0], *(slot[0] for slot in self.slots)))
+        self.offsets_aligned = all(width * size % 16 == 0 for width in widths)
+        self.block = narrow_block(max(widths))
+
+    def run(self, stage: int) -> None:
+        host = self.pointers.host
+        for k, tensors in enumerate(self.temporaries):
+            host[FIRST_SLOT + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
+        if self.pointers.stale():
+            self.aligned = not (host[:-1] & 15).any()
+        scalars = self.live.table if self.live is not None else self.scalars.send()
+        tables = (self.pointers.send(), self.chunks, scalars, self.table, self.partials[stage], self.found_inf)
+        with self.context():
+            if len(self.chunks):
+                self.start(stage, tables, len(self.params), self.aligned and self.offsets_aligned, self.block)
+            if self.program.phases[stage].reductions:
+                self.gather(stage)
+
+    def start(
+        self, stage: int, tables: tuple[torch.Tensor | None, ...], count: int, aligned: bool, block: Block
+    ) -> None:
+        """Launch one pass over ``count`` tensors."""
+        grid = (len(tables[1]),)  # type: ignore[arg-type]
+        self.kernels[stage][f"pass{stage}"][grid](
+            *tables,
+            count,
+            ALIGNED=aligned,
+            BLOCK=block.size,
+            num_warps=block.warps,
+            # rounding stays that of torch's operations, one by one
+            enable_fp_fusion=False,
+        )
+
+    def gather(self, stage: int) -> None:
+        """Launch what joins the parts of a pass's reductions."""
+        count = len(self.params)
+        join = self.kernels[stage][f"gather{stage}"]
+        join[(count,)](self.partials[stage], self.spans, self.table, count, BLOCK=GATHER)
+
+    def choose_block(self, elements: int) -> Block:
+        """The block size: measured, but where it would change the order in which reductions add up."""
+        if self.device.type == "cpu" or self.program.reductions or elements < WORTH_TUNING:
+            return DEFAULT
+        code = hashlib.sha256(self.sources[-1].encode()).hexdigest()[:16]
+        key = f"{torch.cuda.get_device_name(self.device)}: {self.program.name} {self.dtypes[0]} {code}"
+        try:
+            return fastest(key, self.trial(len(self.sources) - 1, min(elements, SCRATCH)), self.device)
+        except torch.cuda.OutOfMemoryError:
+            return DEFAULT
+
+    def trial(self, stage: int, elements: int) -> Callable[[Block], None]:
+        """What runs a pass over one tensor of so many elements, in memory of its own."""
+        operands = [torch.zeros(elements, dtype=getattr(torch, NAMES[d]), device=self.device) for d in self.dtypes]
+        pointers = np.asarray([*(o.data_ptr() for o in operands), 0], np.int64).reshape(-1, 1)
+        tables = (
+            upload(pointers, self.device),
+            upload(chunk_table([elements], CHUNK), self.device),
+            torch.zeros(1, len(self.program.scalars), dtype=self.arithmetic, device=self.device),
+            torch.zeros(len(self.table), 1, dtype=torch.float64, device=self.device),
+            self.partials[stage],
+            None,
+        )
+
+        def run(block: Block, _alive: Any = operands) -> None:
+            with self.context():
+                self.start(stage, tables, 1, True, block)
+
+        return run
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Where kernels are launched: on this device; in the interpreter with numpy's warnings off."""
+        return np.errstate(all="ignore") if self.device.type == "cpu" else torch.cuda.device(self.device)
+
+    def total(self, row: int) -> torch.Tensor:
+        kind = self.program.reductions[row - len(self.program.inputs)].kind
+        return self.table[row].max() if kind == "max_abs" else self.table[row].sum()
+
+    def put(self, row: int, value: Any) -> None:
+        self.table[row].copy_(torch.as_tensor(value), non_blocking=True)
+
+    def reduced(self, row: int) -> torch.Tensor:
+        return self.table[row].clone()

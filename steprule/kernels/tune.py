@@ -1,0 +1,90 @@
+"""Block sizes of GPU kernels: measured once on a device, then remembered on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..replacing import replacing
+
+__all__ = ["DEFAULT", "Block", "cache_file", "fastest", "narrow_block"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """How a program of a kernel works on a chunk: elements at a time, and warps that share them."""
+
+    size: int = 1024
+    warps: int = 4
+
+
+DEFAULT = Block()
+CANDIDATES = (DEFAULT, Block(2048, 8), Block(4096, 8))
+WARMUP, REPEATS = 3, 10
+
+
+def narrow_block(width: int) -> Block:
+    """The block for chunks that are rows of so many elements."""
+    size = min(DEFAULT.size, max(32, 1 << (width - 1).bit_length()))
+    return Block(size, max(1, size // 256))
+
+
+def cache_file() -> Path:
+    """Where the measured choices stand: ``steprule/blocks.json`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "steprule" / "blocks.json"
+
+
+def fastest(key: str, run: Callable[[Block], Any], device: torch.device) -> Block:
+    """The block for which ``run`` is fastest, measured with the device's own clock unless it is known already.
+
+    Args:
+        key: names the device and what runs; choices are remembered under it.
+        run: launches the work, at least twice for each candidate.
+        device: a CUDA device.
+    """
+    known = remembered()
+    with suppress(KeyError, TypeError, ValueError):
+        size, warps = known[key]
+        return Block(int(size), int(warps))
+    best = min(CANDIDATES, key=lambda block: milliseconds(lambda: run(block), device))
+    remember({**known, key: astuple(best)})
+    return best
+
+
+def milliseconds(run: Callable[[], Any], device: torch.device) -> float:
+    """How long one run takes, on the device."""
+    stream = torch.cuda.current_stream(device)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    for _ in range(WARMUP):
+        run()
+    begin.record(stream)
+    for _ in range(REPEATS):
+        run()
+    end.record(stream)
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / REPEATS
+
+
+def remembered() -> dict[str, Any]:
+    """The choices on disk; none where there is no such file, or it can't be read as what it should be."""
+    with suppress(OSError, ValueError):
+        known = json.loads(cache_file().read_text(encoding="utf-8"))
+        return known if isinstance(known, dict) else {}
+    return {}
+
+
+def remember(known: dict[str, Any]) -> None:
+    """Put the choices on disk, where it can be written to."""
+    path = cache_file()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(json.dumps(known, indent=1, sort_keys=True).encode())
