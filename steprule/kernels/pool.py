@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -16,37 +17,60 @@ ALONE = 100_000
 """Below this many elements waking another thread costs more than it brings."""
 
 
+Work: TypeAlias = tuple[Callable[[int], None], int]
+
+
 class Pool:
     """Worker threads, each waiting on its own queue. One launch has them at a time."""
 
     def __init__(self) -> None:
         self.busy = threading.Lock()
-        self.queues: list[SimpleQueue[tuple[Callable[[int], None], int]]] = []
+        self.threads: list[threading.Thread] = []
+        self.queues: list[SimpleQueue[Work | None]] = []
         self.done: SimpleQueue[None] = SimpleQueue()
 
-    def work(self, queue: SimpleQueue[tuple[Callable[[int], None], int]]) -> None:
-        while True:
-            kernel, frame = queue.get()
+    def work(self, queue: SimpleQueue[Work | None]) -> None:
+        while (task := queue.get()) is not None:
+            kernel, frame = task
             kernel(frame)
             self.done.put(None)
 
-    def run(self, kernel: Callable[[int], None], frame: int, helpers: int) -> None:
+    def grow(self, helpers: int) -> None:
         while len(self.queues) < helpers:
-            queue: SimpleQueue[tuple[Callable[[int], None], int]] = SimpleQueue()
-            threading.Thread(target=self.work, args=(queue,), daemon=True, name="steprule").start()
+            queue: SimpleQueue[Work | None] = SimpleQueue()
+            thread = threading.Thread(target=self.work, args=(queue,), daemon=True, name="steprule")
+            thread.start()
+            self.threads.append(thread)
             self.queues.append(queue)
-        for queue in self.queues[:helpers]:
-            queue.put((kernel, frame))
-        kernel(frame)
-        for _ in range(helpers):
-            self.done.get()
+
+    def run(self, kernel: Callable[[int], None], frame: int, helpers: int) -> None:
+        self.grow(helpers)
+        try:
+            for queue in self.queues[:helpers]:
+                queue.put((kernel, frame))
+            kernel(frame)
+            for _ in range(helpers):
+                self.done.get()
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """After Ctrl-C: let the workers finish, for they write to tensors, and start anew."""
+        renew()
+        for queue in self.queues:
+            queue.put(None)
+        for thread in self.threads:
+            while thread.is_alive():
+                with contextlib.suppress(KeyboardInterrupt):
+                    thread.join()
 
 
 pool = Pool()
 
 
 def renew() -> None:
-    """A forked child has none of its parent's threads."""
+    """A new pool; a forked child has none of its parent's threads."""
     global pool
     pool = Pool()
 
