@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 import threading
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ class Emitter:
 
 def literal(value: float, kind: str) -> str:
     if kind == "float":
-        value = float(np.float32(value))
+        value = ctypes.c_float(value).value
     return f"0x{struct.unpack('>Q', struct.pack('>d', value))[0]:016X}"
 
 
@@ -82,6 +83,9 @@ def convert(out: Emitter, value: str, source: str, target: str) -> str:
     order = ["half", "float", "double"]
     if source == target:
         return value
+    if (source, target) == ("double", "half"):
+        # by way of float, as torch does; few processors know a shorter one
+        value, source = convert(out, value, "double", "float"), "float"
     cast = "fpext" if order.index(source) < order.index(target) else "fptrunc"
     return out.let(f"{cast} {source} {value} to {target}")
 
@@ -335,13 +339,17 @@ def assembly(program: Program, operands: Sequence[str], kind: str, name: str = "
     )
 
 
+COMPILING = threading.Lock()
+# a child that is forked by another thread meanwhile would find the compiler half way through something
+os.register_at_fork(before=COMPILING.acquire, after_in_parent=COMPILING.release, after_in_child=COMPILING.release)
+
+
 class Machine:
-    """The one engine that owns all machine code of the process."""
+    """The one engine that owns all machine code of the process. Its owner holds :data:`COMPILING`."""
 
     def __init__(self) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        self.lock = threading.Lock()
         self.target = self.target_machine()
         backing = llvm.parse_assembly("")
         self.engine = llvm.create_mcjit_compiler(backing, self.target_machine())
@@ -355,24 +363,21 @@ class Machine:
 
     def compile(self, program: Program, operands: Sequence[str], kind: str) -> list[Any]:
         """Callable addresses, one for each pass."""
-        with self.lock:
-            self.count += 1
-            name = f"steprule{self.count}_"
-            module = llvm.parse_assembly(assembly(program, operands, kind, name))
-            module.triple = llvm.get_process_triple()
-            module.data_layout = str(self.target.target_data)
-            module.verify()
-            options = llvm.create_pipeline_tuning_options(speed_level=3)
-            options.loop_vectorization = True
-            options.loop_interleaving = True
-            builder = llvm.create_pass_builder(self.target, options)
-            builder.getModulePassManager().run(module, builder)
-            self.engine.add_module(module)
-            self.engine.finalize_object()
-            prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-            return [
-                prototype(self.engine.get_function_address(f"{name}{index}")) for index in range(len(program.phases))
-            ]
+        self.count += 1
+        name = f"steprule{self.count}_"
+        module = llvm.parse_assembly(assembly(program, operands, kind, name))
+        module.triple = llvm.get_process_triple()
+        module.data_layout = str(self.target.target_data)
+        module.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization = True
+        options.loop_interleaving = True
+        builder = llvm.create_pass_builder(self.target, options)
+        builder.getModulePassManager().run(module, builder)
+        self.engine.add_module(module)
+        self.engine.finalize_object()
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        return [prototype(self.engine.get_function_address(f"{name}{index}")) for index in range(len(program.phases))]
 
 
 @lru_cache(maxsize=1)
@@ -382,7 +387,8 @@ def machine() -> Machine:
 
 @lru_cache(maxsize=256)
 def compiled(program: Program, operands: tuple[str, ...], kind: str) -> list[Any]:
-    return machine().compile(program, operands, kind)
+    with COMPILING:
+        return machine().compile(program, operands, kind)
 
 
 class LLVMLaunch(Launch):
