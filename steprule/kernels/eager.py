@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..rule.expression import Level
 from ..rule.host import OPERATIONS as HOST
 from ..rule.host import evaluate
 from ..rule.program import GRAD, PARAM, Operation, Phase
@@ -19,8 +20,8 @@ def _both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     """A binary torch function that is also given plain numbers."""
 
     def call(a: Any, b: Any) -> Any:
-        reference = a if isinstance(a, torch.Tensor) else b
-        return function(*(torch.as_tensor(x, dtype=reference.dtype, device=reference.device) for x in (a, b)))
+        device = a.device if isinstance(a, torch.Tensor) else b.device
+        return function(*(torch.as_tensor(x, dtype=torch.result_type(a, b), device=device) for x in (a, b)))
 
     return call
 
@@ -62,6 +63,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "isnan": torch.isnan,
     "where": _where,
 }
+
+
+CONDITIONS = {"where": 1, "and": 2, "or": 2, "not": 1}
+"""How many of an operation's first operands are conditions; the others are numbers, 1 for what holds."""
 
 
 def _mixed(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,10 +173,13 @@ class EagerLaunch(Launch):
             return self.table[o.detail][i]
         if o.op == "constant":
             return o.detail
+        dtype = dtype if o.level is Level.ARRAY else torch.float64
+        first = CONDITIONS.get(o.op, 0)
+        numbers = [a.to(dtype) if isinstance(a, torch.Tensor) else a for a in args[first:]]
         if o.op == "where" and isinstance(args[0], torch.Tensor):
             # of two plain numbers torch.where makes a tensor of the default dtype
-            args = [args[0], *(torch.as_tensor(a, dtype=dtype, device=args[0].device) for a in args[1:])]
-        return MIXED[o.op](*args)
+            numbers = [torch.as_tensor(a, dtype=dtype, device=args[0].device) for a in numbers]
+        return MIXED[o.op](*args[:first], *numbers)
 
     @staticmethod
     def reduce(kind: str, array: torch.Tensor) -> torch.Tensor:
