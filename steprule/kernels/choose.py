@@ -9,7 +9,7 @@ import torch
 
 from ..rule.program import Program
 from .eager import EagerLaunch
-from .launch import Entry, Launch
+from .launch import Entry, Launch, slot_dtype
 from .llvm import LLVMLaunch
 from .tables import dense
 from .triton import TritonLaunch, unavailable
@@ -82,8 +82,7 @@ def launches(
         dtypes = [p.dtype, g.dtype]
         for slot in program.slots:
             value = entry.state.get(slot.name)
-            default = getattr(torch, slot.dtype) if slot.dtype else p.dtype
-            dtypes.append(value.dtype if isinstance(value, torch.Tensor) else default)
+            dtypes.append(value.dtype if isinstance(value, torch.Tensor) else slot_dtype(slot, p))
         key = (kernel, reason, program, tuple(dtypes), p.device, g.layout, bool(group.get("differentiable")))
         kinds.setdefault(key, (kernel, reason, program, []))[3].append(entry)
     return [kernel(program, members, groups, reason) for kernel, reason, program, members in kinds.values()]

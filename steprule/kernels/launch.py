@@ -13,7 +13,7 @@ import torch
 from ..rule.program import FIRST_SLOT, Matrix, Program, Slot
 from .tables import dense, like
 
-__all__ = ["Entry", "Launch", "Row", "arithmetic", "fresh", "real", "scalar_dtype"]
+__all__ = ["Entry", "Launch", "Row", "arithmetic", "fresh", "real", "scalar_dtype", "slot_dtype"]
 
 State = dict[str, Any]
 Group = Mapping[str, Any]
@@ -65,9 +65,17 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
+def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
+    """What a new slot of a parameter is kept in; a complex parameter's slots are complex, as their real view is shared."""
+    dtype: torch.dtype = getattr(torch, slot.dtype) if slot.dtype else param.dtype
+    if param.is_complex() and not dtype.is_complex:
+        return torch.complex128 if dtype == torch.float64 else torch.complex64
+    return dtype
+
+
 def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
     """An array slot as it stands before a parameter's first update."""
-    dtype = getattr(torch, slot.dtype) if slot.dtype else param.dtype
+    dtype = slot_dtype(slot, param)
     initial: Any = group.get(str(slot.initial), slot.initial)
     if initial == "parameter":
         return param.detach().to(dtype, copy=True)
@@ -131,6 +139,11 @@ class Launch:
                 f"state {name!r} of parameter {entry.name} is {found}, but the parameter is {tuple(p.shape)} on "
                 f"{p.device}; replace it with a tensor like the parameter, or delete it to start anew"
             )
+        if value.is_complex() != p.is_complex():
+            raise RuntimeError(
+                f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; replace it "
+                "with a tensor like the parameter, or delete it to start anew"
+            )
         if p.layout == torch.strided and dense(p):
             value = like(value, p)
         return value
@@ -172,7 +185,7 @@ class Launch:
         for i, entry in enumerate(self.entries):
             step = columns[i][0] if self.program.uses_step else 0.0
             slots = columns[i][first_slot:]
-            shape = tuple(entry.param.shape) if self.program.uses_size else ()
+            shape = tuple(real(entry.param).shape) if self.program.uses_size else ()
             key = (entry.group, step, new[i], tuple(slots), shape)
             rows.setdefault(key, Row(entry.group, [], step, new[i], slots, shape)).members.append(i)
         return list(rows.values())
@@ -326,10 +339,10 @@ class Launch:
         numbers = self.matrix_numbers(step)
         found: dict[Any, list[int]] = {}
         for i, p in enumerate(self.params):
-            if p.ndim < 2:
+            if p.ndim < 2 or p.is_complex():
                 raise RuntimeError(
-                    f"{self.program.name} works on whole matrices, but parameter {self.entries[i].name} has shape "
-                    f"{tuple(p.shape)}; give it to another optimizer"
+                    f"{self.program.name} works on whole real matrices, but parameter {self.entries[i].name} is "
+                    f"{p.dtype} of shape {tuple(p.shape)}; give it to another optimizer"
                 )
             shape = (p.shape[0], p.numel() // max(p.shape[0], 1))
             found.setdefault((shape, numbers[i]), []).append(i)
