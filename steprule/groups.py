@@ -38,6 +38,7 @@ __all__ = [
     "norms",
     "scale",
     "select",
+    "selector",
     "untracked",
 ]
 
@@ -427,8 +428,8 @@ def layer_decay(
     layers are taken from the module tree in the order of its definition: first what stands before the blocks, and
     every embedding beside them; then each block in every ``nn.ModuleList`` and ``nn.Sequential``; last what
     stands after them. Blocks are of a class of which containers hold more than one, and have modules of their own;
-    where there are none, plain layers with a matrix. A block is one layer, whatever is inside it; what stands
-    between two blocks goes with the one before.
+    in a model that is made of plain layers alone, the layers with a matrix. A block is one layer, whatever is
+    inside it; what stands between two blocks goes with the one before.
 
     Args:
         model: the module.
@@ -506,11 +507,14 @@ Classes: TypeAlias = "set[type[nn.Module]]"
 def _block_classes(model: nn.Module) -> Classes:
     containers = [module for module in model.modules() if isinstance(module, _CONTAINERS)]
     children = [child for container in containers for child in container.children()]
-    for is_block in (_is_composite, _has_matrix):
-        numbers = Counter(type(child) for child in children if is_block(child))
-        if classes := {kind for kind, number in numbers.items() if number > 1}:
-            return classes
-    return set()
+    if blocks := _repeated(child for child in children if _is_composite(child)):
+        return blocks
+    plain = all(isinstance(child, _CONTAINERS) or not _is_composite(child) for child in model.children())
+    return _repeated(child for child in children if _has_matrix(child)) if plain else set()
+
+
+def _repeated(modules: Iterable[nn.Module]) -> Classes:
+    return {kind for kind, number in Counter(map(type, modules)).items() if number > 1}
 
 
 def _is_composite(module: nn.Module) -> bool:
@@ -576,7 +580,7 @@ def _gathered(rows: list[Row], kind: Callable[[tuple[str, ...]], object]) -> lis
         for row in rows:
             sets = tuple(map(frozenset, row))
             rest = (kind(row[place]), sets[:place], sets[place + 1 :]) if place < len(row) else None
-            key = sets if rest is None else rest
+            key = rest or sets
             first = found.get(key)
             found[key] = (*first[:place], (*first[place], *row[place]), *first[place + 1 :]) if first else row
         rows = list(found.values())

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from steprule.names import nearest
 
@@ -82,9 +82,6 @@ class Schedule:
     at: At
     steps: int | None = None
     tracker: Plateau | None = None
-
-    # Otherwise a numpy number on the left would make an array of schedules.
-    __array_ufunc__: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(self.arguments))
@@ -512,9 +509,7 @@ def join(schedules: Iterable[Schedule | At | float], milestones: Iterable[int]) 
         return formulas[i](step - begins[i])
 
     last = parts[-1].steps
-    return Schedule(
-        join, {"schedules": parts, "milestones": points}, at, None if last is None else begins[-1] + last
-    )
+    return Schedule(join, {"schedules": parts, "milestones": points}, at, None if last is None else begins[-1] + last)
 
 
 def function(f: At, steps: int | None = None) -> Schedule:
@@ -669,9 +664,7 @@ class Plateau:
             ValueError: ``state`` is not from :meth:`state_dict`.
         """
         if not isinstance(state, Mapping) or set(state) != set(self.state_dict()):
-            raise ValueError(
-                f"the state of a plateau must have {', '.join(self.state_dict())}, got {state!r}"
-            )
+            raise ValueError(f"the state of a plateau must have {', '.join(self.state_dict())}, got {state!r}")
         best = state["best"]
         return {
             "value": _number("value", state["value"], least=0.0),
@@ -749,15 +742,11 @@ def from_dict(data: object) -> Schedule:
         True
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("schedule"), str):
-        raise ValueError(
-            f"a schedule is described by a dictionary with its name under 'schedule', got {data!r}"
-        )
+        raise ValueError(f"a schedule is described by a dictionary with its name under 'schedule', got {data!r}")
     rest = dict(data)
     name, state = rest.pop("schedule"), rest.pop("state", None)
     if name == "function":
-        raise ValueError(
-            f"the schedule function {rest.get('f')} can't be made from its name; give the schedule again"
-        )
+        raise ValueError(f"the schedule function {rest.get('f')} can't be made from its name; give the schedule again")
     if name not in _MAKERS:
         raise ValueError(f"unknown schedule {name!r}{nearest(name, list(_MAKERS))}")
     try:
@@ -895,9 +884,7 @@ def _side(name: str, value: Schedule | At | float) -> Schedule | float:
     if callable(value):
         return function(value)
     if not isinstance(value, Real):
-        raise TypeError(
-            f"a schedule goes with numbers, functions and schedules, not with {type(value).__name__}"
-        )
+        raise TypeError(f"a schedule goes with numbers, functions and schedules, not with {type(value).__name__}")
     return _number(name, value)
 
 
@@ -994,17 +981,13 @@ def _text(schedule: Schedule) -> str:
         value = arguments[parameter.name]
         if value == parameter.default:
             continue
-        positional = i == len(shown) == 0 or parameter.default is parameter.empty
+        positional = i == 0 or parameter.default is parameter.empty
         shown.append(_value_text(value) if positional else f"{parameter.name}={_value_text(value)}")
     return f"{make.__name__}({', '.join(shown)})"
 
 
 def _operand(value: Schedule | float, level: int) -> str:
-    lower = (
-        isinstance(value, Schedule)
-        and value.make is arithmetic
-        and _OPERATORS[value.arguments["op"]][0] < level
-    )
+    lower = isinstance(value, Schedule) and value.make is arithmetic and _OPERATORS[value.arguments["op"]][0] < level
     return f"({value})" if lower else repr(value)
 
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -141,6 +141,7 @@ def test_groups_are_plain_and_torch_takes_them() -> None:
     assert optimizer.param_groups[0]["param_names"] == found[0]["param_names"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.1])), min_size=1, max_size=12))
 def test_equal_hyperparameters_share_a_group_in_the_order_of_the_parameters(kinds: list[tuple[int, float]]) -> None:
     named = [(f"p{i}.{kind}.{decay}", torch.zeros(2)) for i, (kind, decay) in enumerate(kinds)]
@@ -469,7 +470,17 @@ def test_layer_decay_goes_with_other_overrides_and_under_a_schedule() -> None:
     assert len(found) == 2 * (1 + 3) + 1 + 2
 
 
+class ByHand(nn.Module):
+    """Its blocks are attributes: the plain layers inside them are not the layers of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1, self.block2 = Block(), Block()
+
+
 def test_layer_decay_without_layers_asks_for_them() -> None:
+    with pytest.raises(ValueError, match=r"was found in ByHand.*order="):
+        layer_decay(ByHand(), 0.5)
     with pytest.raises(ValueError, match=r"no ModuleList or Sequential of blocks was found in Bilinear.*order="):
         layer_decay(nn.Bilinear(2, 2, 2), 0.5)
     for bad in (0, -1, float("inf"), True, "0.5"):
@@ -510,6 +521,10 @@ def test_fold_of_numbers() -> None:
     assert fold([]) == []
 
 
+def test_fold_does_not_mind_the_order() -> None:
+    assert fold(["1.weight", "0.weight", "0.bias", "1.bias"]) == ["{0,1}.{weight,bias}"]
+
+
 def test_fold_says_star_only_where_it_is_true() -> None:
     group = [f"h.{i}.{part}.w" for i in range(9) for part in "abcd"]
     assert fold(group) == ["h.{0..8}.*.w"]
@@ -520,6 +535,7 @@ words = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "fc1", "fc2", "0", "1
 some_names = st.lists(words.filter(bool).map(".".join), max_size=25, unique=True)
 
 
+@settings(deadline=None)
 @given(some_names, st.randoms())
 def test_folded_names_mean_exactly_the_names(universe: list[str], random: Any) -> None:
     chosen = [name for name in universe if random.random() < 0.6]
