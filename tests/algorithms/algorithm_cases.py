@@ -1,0 +1,146 @@
+"""Every algorithm of torch.optim with every option it has, and what its parameters may be."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+ALGORITHMS = [name for name in torch.optim.__all__ if isinstance(getattr(torch.optim, name), type)]
+ALGORITHMS.remove("Optimizer")
+
+SWITCHES = {"foreach", "fused", "capturable", "differentiable"}
+"""What chooses between torch's implementations; the formulas are the same."""
+
+NO_COMPLEX = {"SparseAdam", "Adafactor", "Muon"}
+ONLY_SPARSE = {"SparseAdam"}
+ONLY_MATRICES = {"Muon"}
+NEEDS_CLOSURE = {"LBFGS"}
+
+
+def tensor(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "SGD": [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1},
+        {"momentum": 0.8, "nesterov": True, "lr": tensor(0.1)},
+        {"weight_decay": tensor(0.1), "maximize": True},
+    ],
+    "Adam": [
+        {},
+        {"betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.1},
+        {"amsgrad": True, "betas": (tensor(0.8), tensor(0.9)), "lr": tensor(0.01)},
+        {"decoupled_weight_decay": True, "weight_decay": 0.2, "maximize": True},
+    ],
+    "AdamW": [
+        {},
+        {"betas": (0.4, 0.95), "eps": 1e-4, "weight_decay": 0.3, "lr": tensor(0.02)},
+        {"amsgrad": True, "betas": (0.0, 0.5), "maximize": True},
+    ],
+    "Adagrad": [
+        {},
+        {"lr": tensor(0.1), "lr_decay": 0.05, "weight_decay": 0.1, "eps": 1e-4},
+        {"initial_accumulator_value": 0.2, "maximize": True},
+    ],
+    "RMSprop": [
+        {},
+        {"lr": tensor(0.02), "alpha": 0.8, "eps": 1e-3, "weight_decay": 0.1},
+        {"momentum": 0.9, "maximize": True},
+        {"centered": True, "momentum": 0.5},
+    ],
+    "Adamax": [
+        {},
+        {"lr": tensor(0.01), "betas": (0.8, 0.7), "eps": 1e-2, "weight_decay": 0.1},
+        {"maximize": True},
+    ],
+    "NAdam": [
+        {},
+        {"lr": tensor(0.01), "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1, "momentum_decay": 0.1},
+        {"decoupled_weight_decay": True, "weight_decay": 0.2, "maximize": True},
+    ],
+    "RAdam": [
+        {},
+        {"lr": tensor(0.01), "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1},
+        {"decoupled_weight_decay": True, "weight_decay": 0.2, "maximize": True, "betas": (0.9, 0.99)},
+    ],
+    "Adadelta": [
+        {},
+        {"lr": tensor(0.5), "rho": 0.6, "eps": 1e-3, "weight_decay": 0.1},
+        {"maximize": True},
+    ],
+    "Rprop": [
+        {},
+        {"lr": tensor(0.05), "etas": (0.3, 1.7), "step_sizes": (1e-2, 0.07)},
+        {"maximize": True},
+    ],
+    "ASGD": [
+        {},
+        {"lr": tensor(0.05), "lambd": 0.1, "alpha": 0.6, "t0": 7, "weight_decay": 0.1},
+        {"maximize": True, "t0": 0},
+    ],
+    "SparseAdam": [
+        {},
+        {"lr": tensor(0.01), "betas": (0.7, 0.9), "eps": 1e-3},
+        {"maximize": True},
+    ],
+}
+
+SHAPES: list[tuple[int, ...]] = [(), (0,), (3, 0), (1,), (7,), (5, 3), (4, 3, 3, 3), (1, 1, 2, 2)]
+"""Those of four dimensions are channels_last."""
+
+ELEMENTWISE = [name for name in OPTIONS if name not in ONLY_SPARSE | ONLY_MATRICES | NEEDS_CLOSURE]
+
+
+def cases(names: list[str]) -> list[Any]:
+    """A pytest parameter (name, number of the options) for each case."""
+    return [
+        pytest.param(name, number, id=f"{name}-{'-'.join(options) or 'defaults'}")
+        for name in names
+        for number, options in enumerate(OPTIONS[name])
+    ]
+
+
+def arguments(name: str) -> dict[str, inspect.Parameter]:
+    """What torch's constructor takes, but for the parameters."""
+    taken = dict(inspect.signature(getattr(torch.optim, name).__init__).parameters)
+    return {key: value for key, value in taken.items() if key not in ("self", "params")}
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.complex128 if dtype.is_complex else torch.float64
+
+
+def parameters(dtype: torch.dtype, shapes: list[tuple[int, ...]] = SHAPES, size: float = 0.1) -> list[Tensor]:
+    """The same values at every call."""
+    generator = torch.Generator().manual_seed(1)
+    made = [(size * torch.randn(shape, generator=generator, dtype=wide(dtype))).to(dtype) for shape in shapes]
+    return [(p.to(memory_format=torch.channels_last) if p.ndim == 4 else p).requires_grad_() for p in made]
+
+
+@functools.cache
+def noise(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=wide(dtype)).to(dtype)
+
+
+@functools.cache
+def gradient(shape: tuple[int, ...], dtype: torch.dtype, index: int, step: int) -> Tensor:
+    """A contiguous gradient that keeps its sign in most elements and changes it in some."""
+    return noise(shape, dtype, index) + 0.7 * noise(shape, dtype, 1000 * (index + 1) + step)
+
+
+def missing(index: int, step: int) -> bool:
+    """Whether a parameter has no gradient in a step."""
+    return (step == 3 and index % 2 == 0) or (step == 17 and index % 3 > 0)
+
+
+def give_gradients(params: list[Tensor], step: int) -> None:
+    for index, p in enumerate(params):
+        p.grad = None if missing(index, step) else gradient(tuple(p.shape), p.dtype, index, step)
