@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..rule.program import Program
+from ..rule.program import GRAD, Operation, Program, Slot
 from .eager import EagerLaunch
 from .launch import Entry, Launch, slot_dtype
 from .llvm import LLVMLaunch
@@ -32,15 +32,25 @@ def obstacle(program: Program, entry: Entry, group: Mapping[str, Any]) -> str | 
             return f"the {what} is a {type(tensor).__name__}, whose memory is not plain"
         if tensor.dtype not in FLOATS | COMPLEX:
             return f"the {what} is {tensor.dtype}"
-    if p.layout != torch.strided or not dense(p):
+    if not dense(p):
         return "the parameter is not dense in memory"
+    if p.is_neg():
+        return "the parameter is a negative view"
+    for slot in program.slots:
+        dtype = kept_in(slot, entry)
+        if dtype not in FLOATS | COMPLEX:
+            return f"state {slot.name!r} is {dtype}"
     if p.is_complex() != g.is_complex():
         return "parameter and gradient are not both complex"
     if (g.layout == torch.sparse_coo or program.temporaries) and not p.is_contiguous():
         return "the parameter's rows are not contiguous"
-    if g.layout not in (torch.strided, torch.sparse_coo):
-        return f"the gradient's layout is {g.layout}"
     return None
+
+
+def kept_in(slot: Slot, entry: Entry) -> torch.dtype:
+    """The dtype of a parameter's slot, be it there already or still to be made."""
+    value = entry.state.get(slot.name)
+    return value.dtype if isinstance(value, torch.Tensor) else slot_dtype(slot, entry.param)
 
 
 def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[type[Launch], str]:
@@ -79,10 +89,7 @@ def launches(
         check(program, entry)
         kernel, reason = choose(program, entry, group)
         p, g = entry.param, entry.grad
-        dtypes = [p.dtype, g.dtype]
-        for slot in program.slots:
-            value = entry.state.get(slot.name)
-            dtypes.append(value.dtype if isinstance(value, torch.Tensor) else slot_dtype(slot, p))
+        dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in program.slots)]
         key = (kernel, reason, program, tuple(dtypes), p.device, g.layout, bool(group.get("differentiable")))
         kinds.setdefault(key, (kernel, reason, program, []))[3].append(entry)
     return [kernel(program, members, groups, reason) for kernel, reason, program, members in kinds.values()]
@@ -100,6 +107,12 @@ def check(program: Program, entry: Entry) -> None:
             f"the gradient of parameter {entry.name} has shape {tuple(g.shape)}, the parameter {tuple(p.shape)}; "
             "was p.data replaced after backward()?"
         )
+    for tensor, what in ((p, "parameter"), (g, "gradient of parameter")):
+        allowed = (torch.strided,) if tensor is p else (torch.strided, torch.sparse_coo)
+        if tensor.layout not in allowed:
+            raise RuntimeError(f"the {what} {entry.name} is a {tensor.layout} tensor; give it as {allowed[-1]}")
+    if p.is_conj():
+        raise RuntimeError(f"parameter {entry.name} is a conjugate view; optimize its resolve_conj()")
     if g.device != p.device:
         raise RuntimeError(f"parameter {entry.name} is on {p.device}, its gradient on {g.device}")
     if g.layout == torch.sparse_coo and not sparse_ready(program):
@@ -110,13 +123,31 @@ def check(program: Program, entry: Entry) -> None:
 
 
 def sparse_ready(program: Program) -> bool:
-    """Whether a rule is elementwise but for reductions of the gradient itself (which is zero where it has no rows)."""
+    """Whether a rule is elementwise, but for reductions of what is zero wherever the gradient has no rows."""
     if program.temporaries:
         return False
     for phase in program.phases:
-        touched: list[bool] = []
+        zero: list[bool] = []
         for o in phase.operations:
-            touched.append((o.op == "read" and o.detail != 1) or any(touched[a] for a in o.args))
-        if any(touched[value] for _, value in phase.reductions):
+            zero.append(vanishes(o, [zero[a] for a in o.args]))
+        if not all(zero[value] for _, value in phase.reductions):
             return False
     return True
+
+
+def vanishes(o: Operation, zero: Sequence[bool]) -> bool:
+    """Whether an operation gives zero where the gradient is zero.
+
+    Args:
+        o: the operation.
+        zero: whether each of its arguments does.
+    """
+    if o.op in ("read", "constant"):
+        return bool(o.detail == (GRAD if o.op == "read" else 0.0))
+    if o.op == "mul":
+        return any(zero)
+    if o.op in ("add", "sub", "minimum", "maximum"):
+        return all(zero)
+    if o.op == "where":
+        return all(zero[1:])
+    return o.op in ("div", "neg", "abs", "sqrt", "sign", "floor", "ceil", "tanh", "sin") and zero[0]

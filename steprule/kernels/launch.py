@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..rule.program import FIRST_SLOT, Matrix, Program, Slot
-from .tables import dense, like
+from .tables import dense, like, plain
 
 __all__ = ["Entry", "Launch", "Row", "arithmetic", "fresh", "real", "scalar_dtype", "slot_dtype"]
 
@@ -66,7 +66,7 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
 
 
 def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
-    """What a new slot of a parameter is kept in; a complex parameter's slots are complex, as their real view is shared."""
+    """What a new slot of a parameter is kept in: complex for a complex one, for kernels work on real views of both."""
     dtype: torch.dtype = getattr(torch, slot.dtype) if slot.dtype else param.dtype
     if param.is_complex() and not dtype.is_complex:
         return torch.complex128 if dtype == torch.float64 else torch.complex64
@@ -89,8 +89,8 @@ def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
 class Launch:
     """The tensors of one launch and their numbers; a subclass for each kernel says how it runs.
 
-    Making one allocates the state that is missing, and changes nothing yet. :meth:`refresh` looks every tensor up again, as each step must;
-    when it returns False something has changed that a new launch has to be made for.
+    Making one allocates the state that is missing, and changes nothing yet. :meth:`refresh` looks every tensor up
+    again, as each step must; when it returns False something has changed that a new launch has to be made for.
 
     Args:
         program: what to run.
@@ -141,8 +141,8 @@ class Launch:
             )
         if value.is_complex() != p.is_complex():
             raise RuntimeError(
-                f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; replace it "
-                "with a tensor like the parameter, or delete it to start anew"
+                f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; "
+                "replace it with a tensor like the parameter, or delete it to start anew"
             )
         if p.layout == torch.strided and dense(p):
             value = like(value, p)
@@ -198,7 +198,7 @@ class Launch:
         self.slot_names = [s.name for s in self.program.slots]
         self.counter_views = [list(views) for views in self.counters]
         self.installed = False
-        self.shapes = [p.shape for p in self.params]
+        self.sizes = list(map(torch.Tensor.numel, self.params))
         self.param_strides = [() if self.sparse else p.stride() for p in self.params]
         self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
         self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
@@ -221,7 +221,8 @@ class Launch:
             [g.layout for g in grads] != self.grad_layouts  # type: ignore[union-attr]
             or [g.dtype for g in grads] != self.grad_dtypes  # type: ignore[union-attr]
             or list(map(torch.Tensor.data_ptr, params)) != self.param_pointers
-            or [p.shape for p in params] != self.shapes
+            or list(map(torch.Tensor.numel, params)) != self.sizes
+            or list(map(torch.Tensor.numel, grads)) != self.sizes  # type: ignore[arg-type]
             or self.numbers.tobytes() != self.expected
         ):
             return False
@@ -246,9 +247,18 @@ class Launch:
             if e.grad.stride() != self.param_strides[i] and like(e.grad, e.param) is not e.grad
         ]
 
+    def grad_pointers(self, strange: Sequence[int]) -> list[int]:
+        """Where the gradients lie, once those that don't lie as their values and parameters do are copied."""
+        pointers = list(map(torch.Tensor.data_ptr, self.grads))
+        views = self.grads[0].is_complex() or any(map(torch.Tensor.is_neg, self.grads)) or 0 in pointers
+        if strange or views:
+            self.grads = self.laid_out_grads(strange)
+            pointers = list(map(torch.Tensor.data_ptr, self.grads))
+        return pointers
+
     def laid_out_grads(self, strange: Sequence[int]) -> list[torch.Tensor]:
         """The gradients as they lie in memory, those that are ``strange`` brought to their parameters' layout."""
-        grads = [g.resolve_conj() for g in self.grads]
+        grads = list(map(plain, self.grads))
         for i in strange:
             grads[i] = like(grads[i], self.params[i])
         return grads

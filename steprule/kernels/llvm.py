@@ -18,7 +18,7 @@ from ..rule.expression import Level
 from ..rule.program import GRAD, Operation, Phase, Program
 from .launch import Entry, Group, Launch, arithmetic, real
 from .pool import run_on_threads
-from .tables import chunk_table, row_chunks
+from .tables import chunk_table, plain, row_chunks
 
 __all__ = ["LLVMLaunch", "assembly"]
 
@@ -462,9 +462,7 @@ class LLVMLaunch(Launch):
         if self.sparse:
             self.take_rows()
             return
-        if self.strange or self.grads[0].is_complex():
-            self.grads = self.laid_out_grads(self.strange)
-        self.pointers[GRAD] = list(map(torch.Tensor.data_ptr, self.grads))
+        self.pointers[GRAD] = self.grad_pointers(self.strange)
 
     def take_rows(self) -> None:
         """Lay chunks over the rows that sparse gradients hold."""
@@ -477,7 +475,7 @@ class LLVMLaunch(Launch):
             rows = np.ravel_multi_index(tuple(grad.indices().numpy()), extents) if grad._nnz() else np.empty(0, int)
             width = real(p).numel() // max(int(np.prod(extents)), 1)
             tables.append(row_chunks(i, rows.astype(np.int64), width))
-            values.append(grad.values().contiguous())
+            values.append(plain(grad.values()).contiguous())
         self.grads = values
         self.pointers[GRAD] = [v.data_ptr() for v in values]
         self.lay(np.concatenate(tables))

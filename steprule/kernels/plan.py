@@ -31,6 +31,13 @@ class Plan:
         lengths: Sequence[int],
         programs: Sequence[Program],
     ) -> None:
+        reduced = {over_all(launch.program) for launch in launches} - {()}
+        if len(reduced) > 1:
+            found = " and ".join(", ".join(f"{kind} in pass {stage + 1}" for kind, stage in r) for r in sorted(reduced))
+            raise RuntimeError(
+                f"the rules of {programs[0].name}'s groups reduce different things over all parameters: {found}; "
+                "make the reductions in every group, before what differs between them"
+            )
         self.launches = launches
         self.params = params
         self.lengths = lengths
@@ -122,12 +129,9 @@ class Plan:
                 if row in done:
                     shared.setdefault(order, []).append((launch, row))
         for places in shared.values():
-            kinds = {x.program.reductions[row - len(x.program.inputs)].kind for x, row in places}
-            if len(kinds) > 1:
-                raise RuntimeError(
-                    "the groups' rules reduce different things over all parameters: " + ", ".join(sorted(kinds))
-                )
-            value = combine(kinds.pop(), [launch.total(row) for launch, row in places])
+            first, row = places[0]
+            kind = first.program.reductions[row - len(first.program.inputs)].kind
+            value = combine(kind, [launch.total(row) for launch, row in places])
             for launch, row in places:
                 launch.put(row, value)
 
@@ -139,6 +143,13 @@ class Plan:
             for key, row in launch.program.tracked
             if key == name
         ]
+
+
+def over_all(program: Program) -> tuple[tuple[str, int], ...]:
+    """The reductions over all parameters: of what kind each is, and which pass computes it."""
+    stages = {row: stage for stage, phase in enumerate(program.phases) for row, _ in phase.reductions}
+    rows = enumerate(program.reductions, len(program.inputs))
+    return tuple((r.kind, stages[row]) for row, r in rows if r.scope == "all")
 
 
 def combine(kind: str, values: Sequence[Any]) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["CHUNK", "IntTable", "chunk_table", "dense", "like", "row_chunks"]
+__all__ = ["CHUNK", "IntTable", "chunk_table", "dense", "like", "plain", "row_chunks"]
 
 IntTable = npt.NDArray[np.int64]
 
@@ -77,6 +77,13 @@ def dense(tensor: torch.Tensor) -> bool:
             return False
         expected *= extent
     return expected == math.prod(tensor.shape)
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` itself if its memory holds its values, else (a conjugate or negative view, a tensor of zeros that has
+    no memory) a copy of which that is true."""
+    tensor = tensor.resolve_conj().resolve_neg()
+    return tensor.clone() if tensor._is_zerotensor() else tensor
 
 
 def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
