@@ -40,6 +40,8 @@ PRECEDENCE |= {"add": 5, "sub": 5, "mul": 6, "div": 6, "neg": 7, "pow": 8}
 SYMBOL = {"or": "or", "and": "and", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 SYMBOL |= {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+NOT_LEFT = COMPARISONS | {"pow"}
+"""Operators of which a first operand of the same rank needs parentheses."""
 CONDITIONS = COMPARISONS | {"and", "or", "not", "isnan", "is_new"}
 
 
@@ -274,6 +276,11 @@ def combine(op: str, *operands: Any) -> Expression:
     return Expression(op, args)
 
 
+def precedence(e: Expression) -> int:
+    """How tightly an expression binds, as text."""
+    return PRECEDENCE["neg"] if e.op == "constant" and e.detail < 0 else PRECEDENCE.get(e.op, 9)
+
+
 def text(expression: Expression, names: Callable[[Expression], str | None] = lambda _: None) -> str:
     """An expression as mathematics, parenthesised only where needed.
 
@@ -285,12 +292,12 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
     if name is not None:
         return name
     op, args = expression.op, expression.args
-    rank = PRECEDENCE.get(op, 9)
+    rank = precedence(expression)
 
     def inner(index: int, bound: int) -> str:
         arg = args[index]
         shown = text(arg, names)
-        tight = names(arg) is not None or PRECEDENCE.get(arg.op, 9) >= bound
+        tight = names(arg) is not None or precedence(arg) >= bound
         return shown if tight else f"({shown})"
 
     if op == "constant":
@@ -318,5 +325,6 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
     if op == "not":
         return "not " + inner(0, rank)
     if op in SYMBOL:
-        return f"{inner(0, rank)} {SYMBOL[op]} {inner(1, rank + 1)}"
+        left, right = (rank + (op in NOT_LEFT), rank + (op != "pow"))
+        return f"{inner(0, left)} {SYMBOL[op]} {inner(1, right)}"
     return f"{op}({', '.join(text(a, names) for a in args)})"
