@@ -139,6 +139,7 @@ def test_data_order_follows_from_seed_and_epoch() -> None:
     assert not torch.equal(first[0].labels, next(digits.batches(train, seed=2, epoch=2)).labels)
     labels = torch.cat([batch.labels for batch in first])
     assert torch.equal(labels.bincount(), train.labels.bincount())  # every digit once
+    assert len(first) == digits.STEPS
 
 
 def test_groups_rates_and_decay() -> None:
@@ -158,7 +159,7 @@ def test_groups_rates_and_decay() -> None:
 def test_rates_fall_while_training(uninterrupted: Path) -> None:
     history = steprule.load(checkpoint(uninterrupted), None)["history"]
 
-    assert len(history["loss"]) == 3 * 45
+    assert len(history["loss"]) == 3 * digits.STEPS
     assert len(history["right"]) == 3
     assert len(history["rates"]) == 3
     for rates in history["rates"]:

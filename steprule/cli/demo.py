@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import LambdaLR
 
 import steprule
 from steprule.checkpoint import CheckpointError
@@ -26,12 +24,13 @@ from steprule.cli import digits
 from steprule.cli.console import console, fail
 from steprule.cli.digits import Digits, LeNet
 from steprule.cli.picture import draw_run
-from steprule.groups import fold, groups, scale
+from steprule.groups import fold, scale
+from steprule.schedules import exponential
 
 SGD_OPTIONS = {"lr": 0.015, "momentum": 0.9, "nesterov": True}  # other algorithms: their own defaults
 CLASSIFIER_RATE = 2.0  # times the rate of the features
 WEIGHT_DECAY = 1e-3  # of the classifier's weights, and of nothing else
-FALL = 0.85  # what is left of every rate after one epoch
+FALL = 0.85  # what is left of every rate after an epoch
 
 
 @dataclass(frozen=True)
@@ -157,12 +156,13 @@ def new_run(settings: Settings, device: torch.device) -> Run:
     model = digits.build_model(settings.seed, device)
     accepted = inspect.signature(kind).parameters
     options: dict[str, Any] = dict(SGD_OPTIONS) if kind is steprule.SGD else {"lr": accepted["lr"].default}
+    options["lr"] *= exponential(FALL ** (1 / digits.STEPS))
     overrides: dict[str, dict[str, Any]] = {"classifier.*": {"lr": scale(CLASSIFIER_RATE)}}
     if "weight_decay" in accepted:
         options["weight_decay"] = 0.0
         overrides["classifier.*.weight"] = {"weight_decay": WEIGHT_DECAY}
     try:
-        optimizer = kind(groups(model, options, overrides), **options)
+        optimizer = kind(model, overrides=overrides, **options)
     except (TypeError, ValueError) as error:
         fail(f"{kind.__name__} does not fit this model: {error}")
     return Run(settings, model, optimizer, History(rates=[[] for _ in optimizer.param_groups]))
@@ -202,9 +202,6 @@ def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device
 def train_model(run: Run, train: Digits, held_out: Digits, checkpoint: Path) -> None:
     """Train to the end, with a checkpoint after each epoch."""
     history, settings = run.history, run.settings
-    steps = math.ceil(len(train.labels) / digits.BATCH_SIZE)
-    # The rates follow from the number of steps taken, so a resumed run takes them up where they were.
-    scheduler = LambdaLR(run.optimizer, lambda step: FALL ** (step / steps), last_epoch=len(history.loss) - 1)
     columns = (
         TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
         BarColumn(),
@@ -213,12 +210,11 @@ def train_model(run: Run, train: Digits, held_out: Digits, checkpoint: Path) -> 
     )
     with Progress(*columns, console=console) as progress:
         shown: dict[str, Any] = {"epoch": len(history.right), "epochs": settings.epochs, "loss": "", "accuracy": ""}
-        task = progress.add_task("", total=settings.epochs * steps, completed=len(history.loss), **shown)
+        task = progress.add_task("", total=settings.epochs * digits.STEPS, completed=len(history.loss), **shown)
         for epoch in range(len(history.right), settings.epochs):
             progress.update(task, epoch=epoch + 1)
             for batch in digits.batches(train, settings.seed, epoch):
                 loss = train_step(run, batch)
-                scheduler.step()
                 progress.update(task, advance=1, loss=f"loss {loss:.4f}")
             history.right.append(digits.count_right(run.model, held_out))
             run.save(checkpoint)
@@ -234,10 +230,10 @@ def train_step(run: Run, batch: Digits) -> float:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    for rates, group in zip(run.history.rates, run.optimizer.param_groups, strict=True):
-        rates.append(float(group["lr"]))
     loss: float = run.optimizer.step(closure).item()
     run.history.loss.append(loss)
+    for rates, group in zip(run.history.rates, run.optimizer.param_groups, strict=True):
+        rates.append(group["lr"])
     return loss
 
 
