@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,7 +95,8 @@ def demo(
             train_model(run, train, held_out, checkpoint)
             draw(run, len(held_out.labels), output / "demo.png")
         except KeyboardInterrupt:
-            console.print(f"Stopped. To go on: steprule demo --resume --output {output}", soft_wrap=True)
+            command = f"steprule demo --resume --output {shlex.quote(str(output))}"
+            console.print(f"Stopped. To go on: {command}", soft_wrap=True)
             raise typer.Exit(130) from None
     right, total = run.history.right[-1], len(held_out.labels)
     console.print(f"Checkpoint and picture are in {output}.", soft_wrap=True)
@@ -209,8 +211,8 @@ def train_model(run: Run, train: Digits, held_out: Digits, checkpoint: Path) -> 
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=console) as progress:
-        shown: dict[str, Any] = {"epoch": len(history.right), "epochs": settings.epochs, "loss": "", "accuracy": ""}
-        task = progress.add_task("", total=settings.epochs * digits.STEPS, completed=len(history.loss), **shown)
+        fields: dict[str, Any] = {"epoch": len(history.right), "epochs": settings.epochs, "loss": "", "accuracy": ""}
+        task = progress.add_task("", total=settings.epochs * digits.STEPS, completed=len(history.loss), **fields)
         for epoch in range(len(history.right), settings.epochs):
             progress.update(task, epoch=epoch + 1)
             for batch in digits.batches(train, settings.seed, epoch):
@@ -251,8 +253,13 @@ def group_table(optimizer: steprule.Optimizer) -> Table:
         table.add_column(column, justify="right")
     for name, group in zip(group_names(optimizer), optimizer.param_groups, strict=True):
         size = sum(parameter.numel() for parameter in group["params"])
-        table.add_row(name, f"{size:,}", *(str(group[column]) for column in columns))
+        table.add_row(name, f"{size:,}", *(shown(group[column]) for column in columns))
     return table
+
+
+def shown(value: Any) -> str:
+    """A hyperparameter as it stands in a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def draw(run: Run, total: int, path: Path) -> None:
