@@ -174,7 +174,7 @@ class Expression:
         self._not_a_number("len()", "size(p) from steprule.rule")
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):  # what consoles and debuggers ask
             raise AttributeError(name)
         raise RuleError(
             f"({self}) is a symbol of an update rule and has no .{name}; {instead(name.rstrip('_'))} "
@@ -225,7 +225,7 @@ OTHER_NAMES = {
     "maximum(x, 0)": "relu",
     "minimum(a, b)": "min fmin",
     "maximum(a, b) or max_abs(x)": "max fmax amax",
-    "norm(x)": "vector_norm",
+    "norm(x)": "vector_norm linalg_vector_norm linalg_norm",
     "size(p) or size(p, dim)": "shape numel ndim dim",
 }
 """What to write instead of functions that other libraries have under another name."""
