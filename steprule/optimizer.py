@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -16,12 +16,13 @@ from torch.optim import optimizer as torch_optimizer
 from .groups import Scale, Selectable, groups, select, untracked
 from .kernels.choose import BACKENDS, launches
 from .kernels.explain import explain
-from .kernels.launch import Entry
+from .kernels.launch import Entry, fresh
 from .kernels.plan import Plan
 from .rule.program import Program, Slot
 from .rule.trace import trace
 from .schedules import plateaus, separate, write
 from .state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
+from .state_dict import Plan as LoadPlan
 
 __all__ = ["Optimizer"]
 
@@ -36,6 +37,9 @@ OPTIONS: dict[str, Any] = {
     "differentiable": False,
 }
 """What every algorithm takes as keywords, and in a group, with its default."""
+
+SWITCHES = frozenset({"foreach", "fused", "capturable", "differentiable"})
+"""The options that choose between torch's implementations."""
 
 NOT_HYPER = frozenset({"params", "param_names", "schedules"})
 
@@ -120,6 +124,9 @@ class Optimizer(torch.optim.Optimizer):
     slots: ClassVar[Mapping[str, Slot]] = {}
     """Slots that are not zeros like the parameter, as :func:`steprule.rule.array` or ``scalar`` declares them."""
 
+    switches: ClassVar[frozenset[str]] = SWITCHES
+    """Those of torch's switches that the constructor takes; it refuses the others, as torch does."""
+
     # GradScaler hands its scale and its found-infinite flag to the step, which takes them up on the way.
     _step_supports_amp_scaling = True
 
@@ -133,7 +140,7 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None:
         defaults = dict(defaults or {})
         for name in options:
-            if name not in OPTIONS:
+            if name not in OPTIONS or name in SWITCHES - self.switches:
                 raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
         # an option that the rule has among its own hyperparameters is the rule's to apply
         self._own_options = frozenset(OPTIONS) & frozenset(defaults)
@@ -148,6 +155,36 @@ class Optimizer(torch.optim.Optimizer):
         elif isinstance(params, nn.Module):
             params = list(params.named_parameters())
         super().__init__(params, defaults)
+
+    @classmethod
+    def from_torch(cls, optimizer: torch.optim.Optimizer) -> Optimizer:
+        """The optimizer of the same name that goes on where one of ``torch.optim`` stands.
+
+        Groups, hyperparameters and state are taken over; the state's tensors are not copied, so the old optimizer
+        must not step again. Schedulers and hooks stay with the old one: make them anew.
+
+        Args:
+            optimizer: a live optimizer of ``torch.optim``.
+
+        Raises:
+            TypeError: if there is no algorithm of that name, or this class is another one.
+
+        Example:
+            >>> import torch
+            >>> from steprule import Optimizer
+            >>> weight = torch.ones(2, requires_grad=True)
+            >>> type(Optimizer.from_torch(torch.optim.AdamW([weight], lr=0.1)))
+            <class 'steprule.algorithms.adamw.AdamW'>
+        """
+        name = type(optimizer).__name__
+        known = [c for c in (cls, *descendants(cls)) if c.__name__ == name and c.__module__.startswith(__package__)]
+        if not known:
+            raise TypeError(f"{cls.__name__}.from_torch() takes no {type(optimizer).__module__}.{name}")
+        new = known[0]([dict(group, params=named(group)) for group in optimizer.param_groups])
+        plan = prepare(new, optimizer.state_dict(), check=new._check_loaded, copy=False)
+        new._steps = plan.step
+        plan.install(new)
+        return new
 
     # -- what a subclass writes ----------------------------------------------------------------------------------
 
@@ -286,16 +323,18 @@ class Optimizer(torch.optim.Optimizer):
         groups, scale = self.param_groups, getattr(self, "grad_scale", None)
         if self._scheduled:
             write(groups, self._steps)
-        key = (scale is not None, any(group["clip_norm"] for group in groups), self._tracked)
+        key = (scale is not None, any([group["clip_norm"] for group in groups]), self._tracked)  # noqa: C419 (a list is faster)
         plan = self._plan
         if plan is None or key != self._plan_key or not plan.current(groups, self.state):
             plan = self._make_plan(key)
             if self._skips(plan):
                 return
-        given = {"grad_scale": scale, "found_inf": getattr(self, "found_inf", None) if plan.asynchronous else None}
-        inputs = {name: value for name, value in given.items() if value is not None}
+        inputs = {} if scale is None else {"grad_scale": scale}
+        found_inf = getattr(self, "found_inf", None) if plan.asynchronous else None
+        if found_inf is not None:
+            inputs["found_inf"] = found_inf
         plan.run(groups, inputs, self.state)
-        torch.autograd.graph.increment_version([p for launch in plan.launches for p in launch.params])
+        torch.autograd.graph.increment_version(plan.updated)
         if self._steps == 0 and self._model is not None:
             self._warn_of_untracked()
         self._steps += 1
@@ -309,6 +348,9 @@ class Optimizer(torch.optim.Optimizer):
             for position, p in enumerate(group["params"])
             if p.grad is not None
         ]
+        for entry in entries:
+            if groups[entry.group]["capturable"]:
+                check_capturable(entry)
         params = [p for group in groups for p in group["params"]]
         plan = Plan(launches(programs, entries, groups), params, [len(g["params"]) for g in groups], programs)
         self._plan, self._plan_key = plan, key
@@ -564,24 +606,60 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: it does not fit (every problem is named).
             TypeError, KeyError: it is not a state dictionary.
         """
-        plan = prepare(
-            self,
-            state_dict,
-            strict=strict,
-            hyperparameters=hyperparameters,
-            rename=rename,
-            resize=tuple(resize),
-            step=self._steps,
-            check=self._check_loaded,
+        plan = self._plan_load(
+            state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=tuple(resize)
         )
-        self._steps = plan.step
-        plan.install(self)
+        self._load(plan)
         for line in plan.replaced:
             warnings.warn(line, stacklevel=2)
         return plan.result
 
+    def _plan_load(self, state_dict: Mapping[str, Any], **options: Any) -> LoadPlan:
+        """What :meth:`load_state_dict` would make of the optimizer, everything checked."""
+        ruled = type(self).update is not Optimizer.update
+        slots = self._slots_of if ruled else None
+        return prepare(
+            self, state_dict, step=self._steps, check=self._check_loaded, slots=slots, fresh=fresh, **options
+        )
+
+    def _load(self, plan: LoadPlan) -> None:
+        self._steps = plan.step
+        plan.install(self)
+
     def _check_loaded(self, group: Mapping[str, Any]) -> None:
         self._validate({**self.defaults, **group})
+
+    def _slots_of(self, group: dict[str, Any]) -> dict[str, Slot]:
+        """The slots that a parameter of this group has once it was updated."""
+        program = self._program(group, (False, False, ()))
+        counted = {"step": Slot("scalar")} if program.uses_step else {}
+        return counted | {slot.name: slot for slot in (*program.slots, *program.scalar_slots)}
+
+
+def descendants(cls: type[Optimizer]) -> Iterator[type[Optimizer]]:
+    """The subclasses of a class, theirs, and so on."""
+    for child in cls.__subclasses__():
+        yield child
+        yield from descendants(child)
+
+
+def named(group: Mapping[str, Any]) -> list[Any]:
+    """A group's parameters, with their names where it has some."""
+    return list(zip(group["param_names"], group["params"], strict=True)) if "param_names" in group else group["params"]
+
+
+def check_capturable(entry: Entry) -> None:
+    """Refuse to capture where there are no graphs.
+
+    Raises:
+        AssertionError: as torch does.
+    """
+    supported = torch_optimizer._get_capturable_supported_devices()
+    if entry.param.device.type not in supported:
+        raise AssertionError(
+            f"If capturable=True, params and state_steps must be on supported devices: {supported}. Parameter "
+            f"{entry.name} is on {entry.param.device}"
+        )
 
 
 def _ratio(a: float, b: float) -> float:

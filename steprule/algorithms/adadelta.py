@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..optimizer import Optimizer
+from ..optimizer import SWITCHES, Optimizer
 from ..rule import scalar, sqrt
 from .parts import Number, Params, check_signs, mean_square_of, penalized
 
@@ -48,6 +48,7 @@ class Adadelta(Optimizer):
         tensor([ 0.9800, -1.9800])
     """
 
+    switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar()}
 
     def __init__(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..kernels.launch import fresh, scalar_dtype
-from ..optimizer import Optimizer
+from ..optimizer import SWITCHES, Optimizer
 from ..rule import array, sqrt
 from .parts import Number, Params, check_signs, penalized
 
@@ -55,6 +55,7 @@ class Adagrad(Optimizer):
         (tensor([   0.7500, -199.7500]), tensor([4.0000e+00, 1.6000e+05]))
     """
 
+    switches = SWITCHES - {"capturable"}
     slots: ClassVar = {"sum": array("initial_accumulator_value")}
 
     def __init__(

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..optimizer import Optimizer
+from ..optimizer import SWITCHES, Optimizer
 from ..rule import abs, maximum
 from .parts import Number, Params, check_betas, check_signs, mean_of, penalized
 
@@ -46,6 +46,8 @@ class Adamax(Optimizer):
         >>> weight.detach()
         tensor([   0.7500, -199.7500])
     """
+
+    switches = SWITCHES - {"fused"}
 
     def __init__(
         self,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..optimizer import Optimizer
+from ..optimizer import SWITCHES, Optimizer
 from ..rule import lerp, maximum, power, scalar, where
 from .parts import Number, Params, check_signs, penalized
 
@@ -52,6 +52,7 @@ class ASGD(Optimizer):
         (tensor([ 0.1250, -0.2500]), tensor([ 0.1875, -0.3750]))
     """
 
+    switches = SWITCHES - {"fused"}
     slots: ClassVar = {"eta": scalar("lr"), "mu": scalar(1.0)}
 
     def __init__(

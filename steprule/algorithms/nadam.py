@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..optimizer import Optimizer
+from ..optimizer import SWITCHES, Optimizer
 from ..rule import scalar, sqrt, stored
 from .parts import Number, Params, check_betas, check_signs, decayed, mean_of, mean_square_of
 
@@ -53,6 +53,7 @@ class NAdam(Optimizer):
         True
     """
 
+    switches = SWITCHES - {"fused"}
     slots: ClassVar = {"mu_product": scalar(1.0)}
 
     def __init__(

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..optimizer import Optimizer
+from ..optimizer import SWITCHES, Optimizer
 from ..rule import sqrt, where
 from .parts import Number, Params, check_betas, check_signs, decayed, mean_of, mean_square_of
 
@@ -51,6 +51,8 @@ class RAdam(Optimizer):
         >>> weight.detach()
         tensor([ 0.5000, -1.0000])
     """
+
+    switches = SWITCHES - {"fused"}
 
     def __init__(
         self,

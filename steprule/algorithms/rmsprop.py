@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..optimizer import Optimizer
+from ..optimizer import SWITCHES, Optimizer
 from ..rule import scalar, sqrt
 from .parts import Number, Params, check_signs, mean_of, mean_square_of, penalized
 
@@ -53,6 +53,7 @@ class RMSprop(Optimizer):
         tensor([   0.7500, -199.7500])
     """
 
+    switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar()}
 
     def __init__(

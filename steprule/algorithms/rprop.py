@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..optimizer import Optimizer
+from ..optimizer import SWITCHES, Optimizer
 from ..rule import array, clip, scalar, sign, where
 from .parts import Number, Params, check_signs
 
@@ -50,6 +50,7 @@ class Rprop(Optimizer):
         tensor([   0.4500, -199.4500])
     """
 
+    switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar(), "step_size": array("lr")}
 
     def __init__(

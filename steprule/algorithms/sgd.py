@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..optimizer import Optimizer
+from ..optimizer import SWITCHES, Optimizer
 from ..rule import where
 from .parts import Number, Params, check_signs, penalized
 
@@ -54,6 +54,8 @@ class SGD(Optimizer):
         >>> weight.detach()
         tensor([ 0.4375, -0.8750])
     """
+
+    switches = SWITCHES - {"capturable"}
 
     def __init__(
         self,

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from torch.optim.optimizer import StateDict
+from typing import Any, ClassVar
 
 from ..optimizer import Optimizer
 from ..rule import sqrt
+from ..state_dict import StateDict
 from .parts import Number, Params, check_betas, check_signs, mean_of
 
 __all__ = ["SparseAdam"]
@@ -50,6 +49,8 @@ class SparseAdam(Optimizer):
         tensor([1.0000, 0.7500, 1.0000, 0.7500])
     """
 
+    switches: ClassVar[frozenset[str]] = frozenset()
+
     def __init__(
         self,
         params: Params,
@@ -75,12 +76,12 @@ class SparseAdam(Optimizer):
         check_betas(h)
 
     def state_dict(self) -> StateDict:
-        """torch's form, in which ``step`` is an int here."""
+        """The optimizer as a dictionary, in which ``step`` is an int, as torch has it here."""
         packed = super().state_dict()
-        packed["state"] = {
-            key: {**state, "step": int(state["step"])} if "step" in state else state
-            for key, state in packed["state"].items()
-        }
+        for entry in packed["state"].values():
+            entry["step"] = int(entry["step"])
+        for parameter in packed["steprule"]["parameters"]:
+            parameter["slots"].update({"step": None} if "step" in parameter["slots"] else {})
         return packed
 
     def _apply(self) -> None:

@@ -144,3 +144,38 @@ def missing(index: int, step: int) -> bool:
 def give_gradients(params: list[Tensor], step: int) -> None:
     for index, p in enumerate(params):
         p.grad = None if missing(index, step) else gradient(tuple(p.shape), p.dtype, index, step)
+
+
+def shapes_for(name: str) -> list[tuple[int, ...]]:
+    if name in ONLY_MATRICES:
+        return [(4, 4), (3, 5), (6, 2)]
+    return [(6,), (6, 3)] if name in ONLY_SPARSE else SHAPES
+
+
+def take_step(name: str, optimizer: Any, params: list[Tensor], step: int) -> None:
+    """A step with the kind of gradient, or the closure, that the algorithm needs."""
+    give_gradients(params, step)
+    if name in ONLY_SPARSE:
+        for p in params:
+            p.grad = None if p.grad is None else some_rows(p.grad)
+    if name in NEEDS_CLOSURE:
+        optimizer.step(lambda: quadratic(params))
+    else:
+        optimizer.step()
+
+
+def some_rows(grad: Tensor) -> Tensor:
+    kept = grad.clone()
+    kept[[0, -1]] = 0
+    return kept.to_sparse(1)
+
+
+def quadratic(params: list[Tensor]) -> Tensor:
+    """A loss whose curvature differs in every direction, with its gradient."""
+    loss = torch.zeros((), dtype=params[0].dtype)
+    for index, p in enumerate(params):
+        p.grad = None
+        scale = torch.arange(1, p.numel() + 1, dtype=p.dtype).view(p.shape)
+        loss = loss + (scale * (p - index) ** 2).sum() + (p - p.flatten().sum()).pow(4).sum() / 100
+    loss.backward()
+    return loss
