@@ -10,7 +10,7 @@ import torch
 
 from ..rule.program import Program
 from .device_table import DeviceTable, upload
-from .launch import Entry, Group, Row, scalar_dtype
+from .launch import Entry, Group, Row, real, scalar_dtype
 from .triton_source import NAMES, compiled, extents, hyper_paths, scalar_source
 
 __all__ = ["DeviceScalars", "lookup"]
@@ -61,7 +61,7 @@ class DeviceScalars:
         new = np.zeros(count, np.int8)
         new[[i for row in rows if row.is_new for i in row.members]] = 1
         self.fresh = upload(new, device)
-        shape = [[extent(e.param, dim) for e in entries] for dim in extents(program)]
+        shape = [[extent(real(e.param), dim) for e in entries] for dim in extents(program)]
         self.extents = upload(np.asarray(shape, np.float64).reshape(-1, count), device)
         self.table = torch.empty(count, len(program.scalars), dtype=kind, device=device)
 
@@ -88,5 +88,5 @@ class DeviceScalars:
         return [self.hyper.tensor, self.groups, self.counters, self.fresh, self.extents, self.table]
 
 
-def extent(param: torch.Tensor, dim: int | None) -> int:
-    return param.numel() if dim is None else param.shape[dim]
+def extent(tensor: torch.Tensor, dim: int | None) -> int:
+    return tensor.numel() if dim is None else tensor.shape[dim]

@@ -88,6 +88,11 @@ class EagerLaunch(Launch):
     """
 
     backend = "eager"
+    differentiable = False
+
+    def refresh(self) -> bool:
+        # a differentiable step replaces the state, and so is planned anew
+        return not self.differentiable and super().refresh()
 
     def advance(self, groups: Any) -> None:
         super().advance(groups)
@@ -192,9 +197,7 @@ class EagerLaunch(Launch):
         if self.differentiable and operand not in (PARAM, GRAD) and operand - 2 < len(self.slots):
             shaped = torch.as_tensor(value, device=tensor.device).to(real(tensor).dtype).expand_as(real(tensor))
             new = torch.view_as_complex(shaped.contiguous()) if tensor.is_complex() else shaped
-            name = self.program.slots[operand - 2].name
-            self.states[i][name] = self.slots[operand - 2][i] = new
-            self.slot_pointers[operand - 2][i] = new.data_ptr()
+            self.slots[operand - 2][i] = new
         elif isinstance(value, torch.Tensor):
             real(tensor).copy_(value.reshape(real(tensor).shape) if value.numel() == real(tensor).numel() else value)
         else:

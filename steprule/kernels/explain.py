@@ -21,9 +21,10 @@ def paragraph(launch: Launch, source: bool) -> str:
     elements = sum(real(p).numel() for p in launch.params)
     passes = len(launch.program.phases)
     kind = str(launch.params[0].dtype).removeprefix("torch.") + (", sparse gradients" if launch.sparse else "")
+    device = launch.params[0].device
     lines = [
         f"{launch.backend}: {launch.reason}",
-        f"    {len(names)} tensor{'s' * (len(names) != 1)}, {elements:,} elements of {kind} on {launch.params[0].device}",
+        f"    {len(names)} tensor{'s' * (len(names) != 1)}, {elements:,} elements of {kind} on {device}",
         f"    {traffic(launch):g} bytes an element in {passes} pass{'es' * (passes != 1)} over memory",
         f"    {shortened(names)}",
     ]
@@ -40,7 +41,7 @@ def shortened(names: Sequence[str], limit: int = 6) -> str:
 
 def traffic(launch: Launch) -> float:
     """Bytes read and written for each element of the parameter."""
-    dtypes = [launch.params[0].dtype, launch.grad_dtypes[0], *(slot[0].dtype for slot in launch.slots)]
+    dtypes = [launch.params[0].dtype, launch.grad_dtype, *(slot[0].dtype for slot in launch.slots)]
     sizes = [dtype.itemsize / (2 if dtype.is_complex else 1) for dtype in dtypes]
     temporaries = [m.dtype for phase in launch.program.phases for m in phase.matrices]
     sizes += [getattr(torch, dtype).itemsize if dtype else 4 for dtype in temporaries]

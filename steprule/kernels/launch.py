@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..rule.program import FIRST_SLOT, Matrix, Program, Slot
+from .looks import still
 from .tables import dense, like, plain
 
 __all__ = ["Entry", "Launch", "Row", "arithmetic", "fresh", "real", "scalar_dtype", "slot_dtype"]
@@ -115,7 +117,6 @@ class Launch:
         new = [all(state.get(name) is None for name in used) for state in self.states]
         self.slots = [[self.adopt(slot, e, groups[e.group]) for e in entries] for slot in program.slots]
         self.counted = counted
-        self.stateful = bool(used)
         self.counters = self.adopt_counters(groups)
         self.numbers = self.counters.numpy()
         self.rows = self.classify(new)
@@ -176,6 +177,7 @@ class Launch:
                 state[p] = own
         for entry in self.entries:
             entry.grad = NO_GRAD  # a launch outlives its step, and must not keep gradients alive
+        self.entries_of_states = [value for own in self.states for value in own.values()]
         self.installed = True
 
     def classify(self, new: Sequence[bool]) -> list[Row]:
@@ -198,40 +200,25 @@ class Launch:
         self.slot_names = [s.name for s in self.program.slots]
         self.counter_views = [list(views) for views in self.counters]
         self.installed = False
-        self.sizes = list(map(torch.Tensor.numel, self.params))
+        self.grad_dtype = self.grads[0].dtype
         self.param_strides = [() if self.sparse else p.stride() for p in self.params]
         self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
         self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
-        self.grad_dtypes = [e.grad.dtype for e in self.entries]
-        self.grad_layouts = [e.grad.layout for e in self.entries]
-        self.grad_strides = [() if self.sparse else e.grad.stride() for e in self.entries]
+        self.held = [*self.params, *chain.from_iterable(self.slots)]
+        self.held_pointers = [*self.param_pointers, *chain.from_iterable(self.slot_pointers)]
+        self.implicit = any(g.is_complex() or g.is_neg() or g._is_zerotensor() for g in self.grads)
+        self.unchanged = still([*self.params, *self.grads])
 
     def refresh(self) -> bool:
         """Look up parameters, gradients and state again; False if anything but gradients' addresses has changed."""
-        params, states = self.params, self.states
-        grads = [p.grad for p in params]
-        for names, known in ((self.slot_names, self.slots), (self.counted, self.counter_views)):
-            for name, tensors in zip(names, known, strict=True):
-                if not all(map(operator.is_, [state.get(name) for state in states], tensors)):
-                    return False
-        for g in grads:
-            if g is None:
-                return False
+        states = self.states
+        grads = [p.grad for p in self.params]
         if (
-            [g.layout for g in grads] != self.grad_layouts  # type: ignore[union-attr]
-            or [g.dtype for g in grads] != self.grad_dtypes  # type: ignore[union-attr]
-            or list(map(torch.Tensor.data_ptr, params)) != self.param_pointers
-            or list(map(torch.Tensor.numel, params)) != self.sizes
-            or list(map(torch.Tensor.numel, grads)) != self.sizes  # type: ignore[arg-type]
+            not self.unchanged(*self.params, *grads)
+            or sum(map(len, states)) != len(self.entries_of_states)
+            or not all(map(operator.is_, chain.from_iterable(map(dict.values, states)), self.entries_of_states))
+            or list(map(torch.Tensor.data_ptr, self.held)) != self.held_pointers
             or self.numbers.tobytes() != self.expected
-        ):
-            return False
-        for slot, pointers in zip(self.slots, self.slot_pointers, strict=True):
-            if list(map(torch.Tensor.data_ptr, slot)) != pointers:
-                return False
-        if not self.sparse and (
-            list(map(torch.Tensor.stride, params)) != self.param_strides
-            or list(map(torch.Tensor.stride, grads)) != self.grad_strides  # type: ignore[arg-type]
         ):
             return False
         self.grads = grads  # type: ignore[assignment]
@@ -249,12 +236,9 @@ class Launch:
 
     def grad_pointers(self, strange: Sequence[int]) -> list[int]:
         """Where the gradients lie, once those that don't lie as their values and parameters do are copied."""
-        pointers = list(map(torch.Tensor.data_ptr, self.grads))
-        views = self.grads[0].is_complex() or any(map(torch.Tensor.is_neg, self.grads)) or 0 in pointers
-        if strange or views:
+        if strange or self.implicit:
             self.grads = self.laid_out_grads(strange)
-            pointers = list(map(torch.Tensor.data_ptr, self.grads))
-        return pointers
+        return list(map(torch.Tensor.data_ptr, self.grads))
 
     def laid_out_grads(self, strange: Sequence[int]) -> list[torch.Tensor]:
         """The gradients as they lie in memory, those that are ``strange`` brought to their parameters' layout."""

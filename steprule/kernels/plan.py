@@ -43,10 +43,12 @@ class Plan:
         self.lengths = lengths
         self.programs = programs
         served = {id(p) for launch in launches for p in launch.params}
+        self.updated = [p for launch in launches for p in launch.params]
         self.idle = [p for p in params if id(p) not in served]
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
         self.simple = all(len(x.program.phases) == 1 and not x.program.reductions for x in launches)
-        self.totals: dict[str, Any] = {}
+        self.known: list[Any] | None = None
+        """The states of all parameters after the first step."""
         self.asynchronous = bool(launches) and all(launch.asynchronous for launch in launches)
         self.on_gpu = any(launch.params[0].is_cuda for launch in launches)
 
@@ -67,12 +69,10 @@ class Plan:
         for p in self.idle:
             if p.grad is not None:
                 return False
-        for launch in self.launches:
-            if launch.stateful and not all(map(operator.is_, map(state.get, launch.params), launch.states)):
-                return False
-            if not launch.refresh():
-                return False
-        return True
+        known = self.known
+        if known is None or len(state) != len(known) or not all(map(operator.is_, state.values(), known)):
+            return False
+        return all([launch.refresh() for launch in self.launches])  # noqa: C419 (a list is faster)
 
     def run(
         self,
@@ -97,6 +97,8 @@ class Plan:
             if not launch.installed:
                 launch.install(state)
             launch.grads = []  # they may be freed before the next step
+        if self.known is None:
+            self.known = list(state.values())
 
     def check_capture(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Refuse to be captured in a CUDA graph where a replay would not do what the step does.
@@ -112,8 +114,8 @@ class Plan:
         for launch in self.launches:
             if not launch.asynchronous:
                 raise RuntimeError(
-                    f"a step over parameter {launch.entries[0].name} can't be captured in a CUDA graph, for its numbers "
-                    f"live on the host: {launch.backend} serves it ({launch.reason})"
+                    f"a step over parameter {launch.entries[0].name} can't be captured in a CUDA graph, for its "
+                    f"numbers live on the host: {launch.backend} serves it ({launch.reason})"
                 )
 
     def run_stage(self, stage: int) -> None:

@@ -18,7 +18,7 @@ from ..rule.program import FIRST_SLOT, GRAD, Matrix, Program
 from .device_scalars import DeviceScalars, lookup
 from .device_table import DeviceTable, capturing, device_row_chunks, flat_rows, keep, upload
 from .launch import Entry, Group, Launch, arithmetic, real
-from .tables import chunk_table
+from .tables import chunk_table, plain
 from .triton_source import NAMES, compiled, hyper_paths, interpreting, pass_source
 from .tune import DEFAULT, Block, fastest, narrow_block
 
@@ -199,12 +199,7 @@ class TritonLaunch(Launch):
                 self.scalars.host[k] = row.scalars
         for k, name in enumerate(self.program.inputs):
             self.table[k].copy_(self.inputs[name], non_blocking=True)
-        if self.sparse:
-            self.take_rows()
-        else:
-            if self.strange or self.grads[0].is_complex():
-                self.grads = self.laid_out_grads(self.strange)
-        self.pointers.host[GRAD] = list(map(torch.Tensor.data_ptr, self.grads))
+        self.pointers.host[GRAD] = self.take_rows() if self.sparse else self.grad_pointers(self.strange)
 
     def follow_stream(self) -> None:
         """Tell torch's allocator when the tables, made on one stream, are used on another."""
@@ -223,8 +218,8 @@ class TritonLaunch(Launch):
         tables = [self.pointers.tensor, self.scalars.tensor, self.chunks, self.spans, self.table, *self.partials]
         return [*tables, *(self.live.tables() if self.live else [])]
 
-    def take_rows(self) -> None:
-        """Lay chunks over the rows that sparse gradients hold."""
+    def take_rows(self) -> list[int]:
+        """Lay chunks over the rows that sparse gradients hold; gives where their values lie."""
         if capturing(self.device):
             raise RuntimeError(
                 f"the sparse gradient of parameter {self.entries[0].name} can't be captured in a CUDA graph: how "
@@ -233,7 +228,7 @@ class TritonLaunch(Launch):
         tables, values, widths = [], [], []
         for i, p in enumerate(self.params):
             grad = self.grads[i].coalesce()
-            values.append(grad.values().contiguous())
+            values.append(plain(grad.values()).contiguous())
             extents = p.shape[: grad.sparse_dim()]
             widths.append(real(p).numel() // max(math.prod(extents), 1))
             tables.append(device_row_chunks(i, flat_rows(grad.indices(), extents), widths[-1], CHUNK))
@@ -242,6 +237,7 @@ class TritonLaunch(Launch):
         size = min(real(t).element_size() for t in (self.params[0], values[0], *(slot[0] for slot in self.slots)))
         self.offsets_aligned = all(width * size % 16 == 0 for width in widths)
         self.block = narrow_block(max(widths))
+        return list(map(torch.Tensor.data_ptr, values))
 
     def run(self, stage: int) -> None:
         host = self.pointers.host

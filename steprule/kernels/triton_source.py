@@ -52,24 +52,27 @@ class Text:
 
     def truth(self, value: Value) -> str:
         name, condition = value
-        return name if condition else self.let(f"{name} != 0.0")
+        return name if condition else self.condition(f"{name} != 0.0")[0]
+
+    def condition(self, text: str) -> Value:
+        return self.let(f"interpreted.condition({text})" if interpreting() else text), True
 
     def compute(self, op: str, args: Sequence[Value], kind: str) -> Value:
         """One operation in the arithmetic ``kind``."""
         if op in ("and", "or"):
             a, b = map(self.truth, args)
-            return self.let(f"{a} {'&' if op == 'and' else '|'} {b}"), True
+            return self.condition(f"{a} {'&' if op == 'and' else '|'} {b}")
         if op == "not":
-            return self.let(f"~{self.truth(args[0])}"), True
+            return self.condition(f"~{self.truth(args[0])}")
         if op == "where":
             condition = self.truth(args[0])
             a, b = (self.number(x, kind) for x in args[1:])
             return self.let(f"tl.where({condition}, {a}, {b})"), False
         names = [self.number(x, kind) for x in args]
         if op in COMPARE:
-            return self.let(f"{names[0]} {COMPARE[op]} {names[1]}"), True
+            return self.condition(f"{names[0]} {COMPARE[op]} {names[1]}")
         if op == "isnan":
-            return self.let(f"{names[0]} != {names[0]}"), True
+            return self.condition(f"{names[0]} != {names[0]}")
         return self.let(self.formula(op, names, kind)), False
 
     @staticmethod
@@ -91,7 +94,7 @@ class Text:
         if op == "sign":
             return f"({a} > 0.0).to(tl.{kind}) - ({a} < 0.0).to(tl.{kind})"
         if op in ("minimum", "maximum"):
-            return f"tl.where(({a} != {a}) | ({a} {'<' if op == 'minimum' else '>'} {b}), {a}, {b})"
+            return f"tl.where({a} != {a}, {a}, tl.where({a} {'<' if op == 'minimum' else '>'} {b}, {a}, {b}))"
         raise NotImplementedError(op)
 
 
@@ -137,7 +140,7 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
         "offset = tl.load(chunks + 4 * chunk + 1)",
         "grad_offset = tl.load(chunks + 4 * chunk + 2)",
         "count = tl.load(chunks + 4 * chunk + 3).to(tl.int32)",
-        "keep = None if found_inf is None else tl.load(found_inf) == 0.0",
+        f"keep = None if found_inf is None else {finite()}",
         *(
             f"o{o} = tl.load(pointers + {o} * tensors + tensor).to(tl.pointer_type(tl.{operands[o]})) "
             f"+ {'grad_offset' if o == GRAD else 'offset'}"
@@ -321,7 +324,7 @@ def scalar_source(program: Program, kind: str, counter: str) -> str:
         if e.op == "step":
             return "step", False
         if e.op == "is_new":
-            return text.let("tl.load(fresh + tensor, mask=mask, other=0) != 0"), True
+            return text.condition("tl.load(fresh + tensor, mask=mask, other=0) != 0")
         if e.op == "slot":
             return text.let(f"tl.load(c{lines[str(e.detail)]}, mask=mask, other=0.0).to(tl.float64)"), False
         if e.op == "size":
@@ -338,7 +341,7 @@ def scalar_source(program: Program, kind: str, counter: str) -> str:
     body = [
         "tensor = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)",
         "mask = tensor < tensors",
-        "kept = mask if found_inf is None else mask & (tl.load(found_inf) == 0.0)",
+        f"kept = mask if found_inf is None else mask & ({finite()})",
         "group = tl.load(groups + tensor, mask=mask, other=0)",
         *(f"c{k} = {table('counters', k)}.to(tl.pointer_type(tl.{counter}))" for k in counters),
         *(["step = tl.load(c0, mask=mask, other=0.0).to(tl.float64) + 1.0"] if first else []),
@@ -366,8 +369,14 @@ def loop() -> str:
     return "interpreted.range" if interpreting() else "range"
 
 
+def finite() -> str:
+    flag = "tl.load(found_inf) == 0.0"
+    return f"interpreted.condition({flag})" if interpreting() else flag
+
+
 class Interpreted:
-    """What the interpreter lacks: libdevice, loops to a loaded bound, and bfloat16 rounded to nearest even."""
+    """What the interpreter lacks: libdevice, loops to a loaded bound, conditions that are no blocks, and bfloat16
+    rounded to nearest even."""
 
     @staticmethod
     def range(start: Any, stop: Any, step: int) -> range:
@@ -381,6 +390,12 @@ class Interpreted:
 
         kind = tl.block_type(dtype, like.shape) if like.type.is_block() else dtype
         return tl.tensor(TensorHandle(data, dtype), kind)
+
+    @classmethod
+    def condition(cls, x: Any) -> Any:
+        import triton.language as tl
+
+        return cls.wrap(x.handle.data.astype(bool), x, tl.int1)
 
     @classmethod
     def widen(cls, x: Any) -> Any:

@@ -106,17 +106,14 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "stored": lambda a: a,
 }
 
-INFIX = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "lt": "<",
-    "le": "<=",
-    "gt": ">",
-    "ge": ">=",
-    "eq": "==",
-    "ne": "!=",
+INFIX = {"add": "+", "sub": "-", "mul": "*", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+
+COMMON = {op: f"{{0}} {symbol} {{1}}" for op, symbol in INFIX.items()} | {
+    "div": "{0} / {1} if {1} else _div({0}, {1})",
+    "pow": "{0} ** {1} if 0.0 < {0} <= 1.0 <= {1} else _pow({0}, {1})",
+    "sqrt": "sqrt({0}) if {0} >= 0.0 else nan",
 }
+"""Operations written out where they are used, which saves a call: nearly all of a step's numbers are such."""
 
 
 def evaluate(
@@ -169,7 +166,7 @@ class _Source:
         if e.op == "size":
             return self.assign(f"size({e.detail!r})")
         args = [self.name(a) for a in e.args]
-        return self.assign(f"{args[0]} {INFIX[e.op]} {args[1]}" if e.op in INFIX else f"_{e.op}({', '.join(args)})")
+        return self.assign(COMMON.get(e.op, f"_{e.op}({', '.join(['{}'] * len(args))})").format(*args))
 
     def assign(self, value: str) -> str:
         self.lines.append(f"t{len(self.lines)} = {value}")
@@ -177,7 +174,7 @@ class _Source:
 
     def function(self, arguments: str, result: str) -> Callable[..., Any]:
         namespace: dict[str, Any] = {f"_{op}": function for op, function in OPERATIONS.items()}
-        namespace |= {"inf": math.inf, "nan": math.nan}
+        namespace |= {"inf": math.inf, "nan": math.nan, "sqrt": math.sqrt}
         body = "\n    ".join([*self.lines, f"return {result}"])
         exec(f"def host({arguments}):\n    {body}", namespace)
         function: Callable[..., Any] = namespace["host"]
