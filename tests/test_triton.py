@@ -1,0 +1,710 @@
+"""The Triton kernels against the eager reference: on a GPU where there is one, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+
+import steprule
+from steprule import Optimizer, rule
+from steprule.kernels import choose, device_table, triton, tune
+from steprule.kernels.tables import row_chunks
+
+pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-7, torch.bfloat16: 0.0, torch.float16: 0.0}
+if DEVICE == "cuda":  # its exp, log and pow round otherwise than the reference's
+    TOLERANCE |= {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor of forty elements is two chunks, of whole blocks and a rest."""
+    monkeypatch.setattr(triton, "CHUNK", 32)
+    monkeypatch.setattr(triton, "GATHER", 4)
+    monkeypatch.setattr(triton, "DEFAULT", tune.Block(16, 1))
+    monkeypatch.setattr(triton, "narrow_block", lambda width: tune.Block(16, 1))
+
+
+@pytest.fixture(autouse=True)
+def capturable_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_optimizer, "_get_capturable_supported_devices", lambda *_: ["cuda", "cpu"])
+
+
+def numbers(shape: Any, seed: int, dtype: torch.dtype = torch.float32, size: float = 1.0) -> Tensor:
+    made = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * size
+    return made.to(dtype).to(DEVICE)
+
+
+def parameters(shapes: Any, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return [numbers(shape, i, dtype).requires_grad_() for i, shape in enumerate(shapes)]
+
+
+def give_gradients(params: list[Tensor], step: int, size: float = 1.0) -> None:
+    for i, p in enumerate(params):
+        p.grad = numbers(p.shape, 100 * step + i, p.dtype, size)
+
+
+def coo(rows: Any, values: Tensor, shape: Any) -> Tensor:
+    return torch.sparse_coo_tensor(torch.tensor(rows).to(DEVICE), values, shape, check_invariants=True)
+
+
+def launches(optimizer: Optimizer) -> list[Any]:
+    return list(optimizer._plan.launches)  # type: ignore[union-attr]
+
+
+def assert_same(ours: Any, theirs: Any, tolerance: float | None = None) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        rtol = TOLERANCE[b.dtype] if tolerance is None else tolerance
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=rtol, atol=rtol, equal_nan=True)
+
+
+def states(optimizer: Optimizer) -> list[Tensor]:
+    flat = (value for state in optimizer.state.values() for _, value in sorted(state.items()))
+    return [value.detach().to(DEVICE) for value in flat]
+
+
+def compare(
+    make: Callable[[list[Any], str], Optimizer],
+    start: Callable[[], list[Tensor]],
+    steps: int = 3,
+    gradients: Callable[[list[Tensor], int], None] = give_gradients,
+    tolerance: float | None = None,
+) -> Optimizer:
+    """Take the same steps with both backends, and compare parameters and state; gives the Triton optimizer."""
+    results = []
+    for backend in ("triton", "eager"):
+        params = start()
+        optimizer = make(params, backend)
+        for step in range(steps):
+            gradients(params, step)
+            optimizer.step()
+        results.append((optimizer, params))
+    (ours, mine), (theirs, reference) = results
+    assert {launch.backend for launch in launches(ours)} == {"triton"}
+    assert_same(mine, reference, tolerance)
+    assert_same(states(ours), states(theirs), tolerance)
+    return ours
+
+
+# -- every algorithm -------------------------------------------------------------------------------------------------
+
+SHAPES = [(3, 5), (37,), (), (0, 4), (4, 11)]
+ALGORITHMS = sorted(
+    name
+    for name in steprule.__all__
+    if isinstance(found := getattr(steprule, name), type)
+    and issubclass(found, Optimizer)
+    and found.update is not Optimizer.update
+)
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "SGD": [
+        dict(momentum=0.9, nesterov=True, weight_decay=0.1),
+        dict(momentum=0.9, dampening=0.5),
+        dict(maximize=True),
+    ],
+    "Adam": [dict(amsgrad=True, weight_decay=0.1)],
+    "RMSprop": [dict(centered=True, momentum=0.9)],
+    "NAdam": [dict(weight_decay=0.1, decoupled_weight_decay=True)],
+}
+CASES = [(name, i) for name in ALGORITHMS for i in range(len(OPTIONS.get(name, [{}])))]
+
+
+def sparse_gradients(params: list[Tensor], step: int) -> None:
+    for i, p in enumerate(params):
+        p.grad = coo([[0, p.shape[0] - 1, 0]], numbers((3, *p.shape[1:]), 100 * step + i, p.dtype), p.shape)
+
+
+def made(name: str, number: int) -> Callable[[list[Any], str], Optimizer]:
+    """Two groups with numbers of their own."""
+    options = OPTIONS.get(name, [{}])[number]
+
+    def make(params: list[Any], backend: str) -> Optimizer:
+        groups = [dict(params=params[0::2]), dict(params=params[1::2], lr=0.03)]
+        return getattr(steprule, name)(groups, backend=backend, **options)  # type: ignore[no-any-return]
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_every_algorithm_is_the_reference(name: str, number: int, dtype: torch.dtype) -> None:
+    sparse = name == "SparseAdam"
+    shapes = [(5, 7), (9, 3)] if sparse or name == "Muon" else SHAPES
+    gradients = sparse_gradients if sparse else give_gradients
+    ours = compare(made(name, number), lambda: parameters(shapes, dtype), gradients=gradients)
+    assert len(launches(ours)) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "SparseAdam"])
+def test_every_algorithm_gives_the_same_with_its_numbers_on_the_device(name: str) -> None:
+    shapes = [(5, 7), (9, 3)] if name == "Muon" else SHAPES
+
+    def make(params: list[Any], backend: str) -> Optimizer:
+        optimizer = made(name, 0)(params, backend)
+        for group in optimizer.param_groups:
+            group["capturable"] = backend == "triton"
+        return optimizer
+
+    ours = compare(make, lambda: parameters(shapes), steps=7, tolerance=1e-6)
+    assert launches(ours)[0].live is not None
+
+
+# -- the language ----------------------------------------------------------------------------------------------------
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -2.25, 3.7, 1e-30, -1e30, 1e-45, math.inf, -math.inf, math.nan]
+UNARY: dict[str, Callable[[Any], Any]] = {
+    name: getattr(rule, name)
+    for name in ("sqrt", "exp", "log", "tanh", "sin", "cos", "floor", "ceil", "abs", "sign", "isnan", "square")
+}
+UNARY |= {"neg": lambda x: -x, "reciprocal": lambda x: 1 / x, "negative reciprocal": lambda x: 1 / -x}
+BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "pow": lambda a, b: rule.power(a, b),
+    "minimum": rule.minimum,
+    "maximum": rule.maximum,
+    "where": lambda a, b: rule.where(a > b, a, -b),
+    "comparisons": lambda a, b: (
+        (a < b) * 1.0 + (a <= b) * 2.0 + (a > b) * 4.0 + (a >= b) * 8.0 + (a.__eq__(b)) * 16.0 + (a.__ne__(b)) * 32.0
+    ),
+    "logic": lambda a, b: rule.where(((a > 0) & (b > 0)) | ~(a < 1), a, b),
+    "constants": lambda a, b: a * 0.1 + b * 1e-40 + math.inf * rule.where(a > 0, 1.0, -1.0) * (b > 2),
+}
+
+
+def as_rule(function: Callable[[Any, Any], Any]) -> Callable[[list[Any], str], Optimizer]:
+    class Rule(Optimizer):
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return rule.where(g > 1e38, 0.0, 0.0) + function(p, g)
+
+    return lambda params, backend: Rule(params, backend=backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", [*UNARY, *BINARY])
+def test_every_operation_treats_special_values_as_torch_does(name: str, dtype: torch.dtype) -> None:
+    function = BINARY[name] if name in BINARY else lambda p, g: UNARY[name](g)
+    left, right = zip(*itertools.product(SPECIAL, SPECIAL), strict=True)
+
+    def gradients(params: list[Tensor], step: int) -> None:
+        params[0].grad = torch.tensor(right, dtype=dtype, device=DEVICE)
+
+    compare(
+        as_rule(function),
+        lambda: [torch.tensor(left, dtype=dtype, device=DEVICE).requires_grad_()],
+        steps=1,
+        gradients=gradients,
+        tolerance={torch.float32: 1e-6, torch.float64: 1e-14}[dtype],
+    )
+
+
+def test_storing_rounds_to_nearest_even() -> None:
+    halfway = torch.tensor([1.0 + n * 2**-8 + e for n in range(64) for e in (0.0, 2**-20, -(2**-20))], device=DEVICE)
+
+    class Half(Optimizer):
+        slots = {"copy": rule.array(0.0, dtype="bfloat16")}  # noqa: RUF012
+
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            s.copy = g
+            return p
+
+    p = torch.zeros_like(halfway).requires_grad_()
+    optimizer = Half([p], backend="triton")
+    p.grad = halfway
+    optimizer.step()
+    assert torch.equal(optimizer.state[p]["copy"], halfway.bfloat16())
+
+
+# -- tensors ---------------------------------------------------------------------------------------------------------
+
+
+def adamw(params: list[Any], backend: str, **options: Any) -> Optimizer:
+    return steprule.AdamW(params, lr=0.01, backend=backend, **options)
+
+
+def test_parameters_of_each_dtype_are_one_launch_of_their_own() -> None:
+    dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
+
+    def start() -> list[Tensor]:
+        return [p for dtype in dtypes for p in parameters([(7,), (2, 20)], dtype)]
+
+    ours = compare(adamw, start, tolerance=1e-6)
+    assert len(launches(ours)) == len(dtypes)
+
+
+def test_state_of_another_dtype_than_the_parameter() -> None:
+    class Narrow(Optimizer):
+        slots = {"m": rule.array(0.25, dtype="bfloat16"), "w": rule.array("parameter", dtype="float64")}  # noqa: RUF012
+
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            s.m = rule.lerp(s.m, g, 0.1)
+            s.w = s.w - 0.1 * s.m
+            return s.w
+
+    compare(lambda params, backend: Narrow(params, backend=backend), lambda: parameters(SHAPES))
+
+
+def test_conjugate_gradients_of_complex_parameters() -> None:
+    def gradients(params: list[Tensor], step: int) -> None:
+        params[0].grad = numbers((3, 7), step, torch.complex64).conj()
+
+    compare(adamw, lambda: parameters([(3, 7)], torch.complex64), gradients=gradients, tolerance=1e-6)
+
+
+def test_layouts() -> None:
+    last = torch.channels_last
+
+    def start() -> list[Tensor]:
+        plain = parameters([(2, 3, 4, 5), (2, 3, 4, 5), (4, 6), (6, 5)])
+        with torch.no_grad():
+            plain[0] = plain[0].detach().to(memory_format=last).requires_grad_()
+            plain[3] = plain[3].detach().t().requires_grad_()
+        return plain
+
+    def gradients(params: list[Tensor], step: int) -> None:
+        give_gradients(params, step)
+        params[1].grad = params[1].grad.to(memory_format=last)  # type: ignore[union-attr]
+        params[2].grad = numbers((6, 4), step).t()
+
+    ours = compare(adamw, start, gradients=gradients)
+    assert ours.state[ours.param_groups[0]["params"][0]]["exp_avg"].is_contiguous(memory_format=last)
+
+
+def test_tensors_that_are_not_aligned_take_the_other_variant() -> None:
+    def start(offset: int) -> list[Tensor]:
+        return [numbers(60, 1)[offset : offset + 50].requires_grad_(), numbers(9, 2).requires_grad_()]
+
+    assert launches(compare(adamw, lambda: start(4)))[0].aligned
+    assert not launches(compare(adamw, lambda: start(1)))[0].aligned
+
+
+def test_nothing_but_empty_tensors() -> None:
+    compare(adamw, lambda: parameters([(0,), (3, 0)]))
+
+
+GUARD = 8
+FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 70), st.integers(0, 5)), min_size=1, max_size=4),
+    dtype=st.sampled_from(FLOATS),
+    slot=st.sampled_from(FLOATS),
+    clip=st.booleans(),
+)
+def test_a_kernel_touches_nothing_outside_of_its_tensors(
+    sizes: list[tuple[int, int]], dtype: torch.dtype, slot: torch.dtype, clip: bool
+) -> None:
+    buffers: list[tuple[Tensor, Tensor]] = []
+
+    def guarded(size: int, offset: int, kind: torch.dtype, fill: float) -> Tensor:
+        buffer = torch.full((GUARD + offset + size + GUARD,), 77.0, dtype=kind, device=DEVICE)
+        inside = buffer[GUARD + offset : GUARD + offset + size]
+        inside.fill_(fill)
+        buffers.append((buffer, inside))
+        return inside
+
+    params = [guarded(n, offset, dtype, 1.0).requires_grad_() for n, offset in sizes]
+    optimizer = steprule.SGD(params, lr=0.5, momentum=0.5, backend="triton", clip_norm=1e6 if clip else None)
+    for p, (n, offset) in zip(params, sizes, strict=True):
+        p.grad = guarded(n, offset // 2, dtype, 2.0)
+        optimizer.state[p]["momentum_buffer"] = guarded(n, (offset + 1) // 2, slot, 4.0)
+    optimizer.step()
+    for p in params:
+        assert (p == -1.0).all()
+        assert (optimizer.state[p]["momentum_buffer"] == 4.0).all()
+        assert (p.grad == 2.0).all()  # type: ignore[operator]
+    for buffer, inside in buffers:
+        inside.detach().fill_(77.0)
+        assert (buffer == 77.0).all()
+
+
+# -- sparse gradients ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 5, 8, 70])
+def test_only_the_rows_present_are_touched(width: int) -> None:
+    def make(params: list[Any], backend: str) -> Optimizer:
+        return steprule.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1, backend=backend)
+
+    start = lambda: parameters([(9, width), (4, 2, width)])
+    ours = compare(make, start, gradients=sparse_gradients)
+    p = ours.param_groups[0]["params"][0]
+    assert torch.equal(p[1:-1], start()[0][1:-1])
+    assert launches(ours)[0].offsets_aligned == (width * 4 % 16 == 0)
+
+
+def test_gradients_without_a_row_and_with_two_sparse_dimensions() -> None:
+    def gradients(params: list[Tensor], step: int) -> None:
+        params[0].grad = coo(np.zeros((1, 0), np.int64), numbers((0, 3), 0), (4, 3))
+        params[1].grad = coo([[0, 2], [1, 0]], numbers((2, 5), step), (3, 2, 5))
+
+    make = lambda params, backend: steprule.SparseAdam(params, backend=backend)
+    compare(make, lambda: parameters([(4, 3), (3, 2, 5)]), gradients=gradients)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.sets(st.integers(0, 40)), width=st.integers(1, 70), tensor=st.integers(0, 5), limit=st.sampled_from([8, 32])
+)
+def test_row_chunks_made_on_the_device_cover_the_same_elements(
+    rows: set[int], width: int, tensor: int, limit: int
+) -> None:
+    def elements(table: Any) -> set[tuple[int, int, int]]:
+        return {(t, a + i, b + i) for t, a, b, n in table.tolist() for i in range(n)}
+
+    index = torch.tensor(sorted(rows), dtype=torch.int64)
+    made_there = device_table.device_row_chunks(tensor, index, width, limit)
+    assert (made_there[:, 3] <= limit).all()
+    assert elements(made_there) == elements(row_chunks(tensor, index.numpy(), width, limit))
+
+
+# -- reductions and phases -------------------------------------------------------------------------------------------
+
+
+class Reducing(Optimizer):
+    """Each kind of reduction, over one parameter and over all."""
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        trust = rule.norm(p) / (rule.norm(g) + 1e-6)
+        p = p - 0.01 * trust * g - 0.01 * rule.max_abs(g) + 0.1 * rule.mean(p)
+        return p / (1 + rule.norm(g, scope="all") + rule.max_abs(p, scope="all") + rule.mean(g, scope="all"))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_reductions(dtype: torch.dtype) -> None:
+    ours = compare(lambda params, backend: Reducing(params, backend=backend), lambda: parameters(SHAPES, dtype))
+    assert len(launches(ours)[0].program.phases) > 1
+
+
+def test_a_maximum_that_is_not_a_number() -> None:
+    class Largest(Optimizer):
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return p * 0 + rule.max_abs(g)
+
+    def gradients(params: list[Tensor], step: int) -> None:
+        give_gradients(params, step)
+        params[0].grad[35], params[1].grad[2], params[1].grad[3] = -math.inf, math.nan, math.inf  # type: ignore[index]
+
+    start = lambda: parameters([(40,), (36,), (5,)])
+    ours = compare(lambda params, backend: Largest(params, backend=backend), start, steps=1, gradients=gradients)
+    first, second, _ = ours.param_groups[0]["params"]
+    assert first.isinf().all()
+    assert second.isnan().all()
+
+
+def test_clipping_is_that_of_torch_over_launches_of_two_dtypes() -> None:
+    def start() -> list[Tensor]:
+        return [*parameters(SHAPES), *parameters([(50,)], torch.float64)]
+
+    ours = steprule.AdamW(params := start(), clip_norm=0.5, backend="triton")
+    theirs = torch.optim.AdamW(reference := start())
+    for step in range(3):
+        give_gradients(params, step)
+        give_gradients(reference, step)
+        norm = torch.nn.utils.clip_grad_norm_(reference, 0.5)
+        theirs.step()
+        ours.step()
+        torch.testing.assert_close(ours.grad_norm.to(norm.dtype), norm.to(DEVICE))
+    assert_same(params, reference, 1e-6)
+
+
+def test_a_reduction_of_a_sparse_gradient() -> None:
+    make = lambda params, backend: steprule.SGD(params, lr=0.1, clip_norm=0.3, backend=backend)
+    compare(make, lambda: parameters([(9, 40), (5, 3)]), gradients=sparse_gradients)
+
+
+def test_whole_matrices_between_passes() -> None:
+    def transposed_norms(stack: Tensor, scale: float) -> Tensor:
+        return stack / (stack.norm(dim=(1, 2), keepdim=True) * scale + 1e-6)
+
+    class Spectral(Optimizer):
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            s.m = rule.lerp(s.m, g, 0.1)
+            return p - h.lr * rule.matrix(transposed_norms, s.m + g, h.scale)
+
+    def make(params: list[Any], backend: str, **options: Any) -> Optimizer:
+        return Spectral(params, dict(lr=0.1, scale=2.0), backend=backend, **options)
+
+    start = lambda: parameters([(3, 5), (4, 11), (3, 5)])
+    compare(make, start)
+    ours = compare(lambda params, backend: make(params, backend, capturable=backend == "triton"), start)
+    assert launches(ours)[0].live is not None
+
+
+# -- a step that waits for nothing -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_item(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
+    """Makes ``.item()`` and what calls it an error, on demand."""
+    own = Tensor.item
+
+    def forbid(on: bool) -> None:
+        def item(self: Tensor) -> Any:
+            assert not on, "a step asked a tensor for its value"
+            return own(self)
+
+        monkeypatch.setattr(Tensor, "item", item)
+
+    yield forbid
+    forbid(False)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "NAdam"])
+def test_a_scaler_skips_steps_on_the_device(name: str, no_item: Callable[[bool], None]) -> None:
+    options: dict[str, Any] = dict(momentum=0.9, dampening=0.5) if name == "SGD" else {}
+    ours = getattr(steprule, name)(params := parameters(SHAPES), lr=0.1, backend="triton", **options)
+    theirs = getattr(torch.optim, name)(reference := parameters(SHAPES), lr=0.1, **options)
+    ours_scaler, theirs_scaler = (torch.amp.GradScaler(DEVICE, init_scale=8.0, growth_interval=2) for _ in range(2))
+    take = ours.step
+
+    def step(closure: Any = None) -> None:
+        no_item(skipped)
+        take(closure)
+        no_item(False)
+
+    ours.step = step
+    for number, skipped in enumerate([False, False, True, False, True, False]):
+        for who, scaler, optimizer in ((params, ours_scaler, ours), (reference, theirs_scaler, theirs)):
+            scaler.scale(torch.zeros((), device=DEVICE))
+            give_gradients(who, number, scaler.get_scale())
+            if skipped:
+                who[1].grad[20] = math.inf
+            scaler.step(optimizer)
+            scaler.update()
+        assert ours_scaler.get_scale() == theirs_scaler.get_scale()
+    assert launches(ours)[0].live is not None
+    assert_same(params, reference, 1e-6)
+    for p, q in zip(params, reference, strict=True):
+        assert ours.state[p].keys() == theirs.state[q].keys()
+        for key, value in theirs.state[q].items():
+            assert_same([ours.state[p][key]], [value.to(DEVICE)], 1e-6)
+
+
+def test_the_first_update_is_told_apart_after_skipped_ones() -> None:
+    optimizer = steprule.SGD(params := parameters([(4,)]), lr=1.0, momentum=0.5, dampening=0.5, backend="triton")
+    for flag in (0.0, 1.0):
+        fresh = steprule.SGD(params, lr=1.0, momentum=0.5, dampening=0.5, backend="triton")
+        fresh.explain()  # makes the plan
+        for found_inf in (flag, 0.0):
+            params[0].grad = torch.ones_like(params[0])
+            fresh.found_inf = torch.tensor(found_inf, device=DEVICE)
+            fresh.step()
+        buffer = fresh.state[params[0]]["momentum_buffer"]
+        assert (buffer == (1.0 if flag else 1.0 * 0.5 + 0.5)).all()
+    assert not optimizer.state
+
+
+def test_numbers_that_are_tensors_are_read_where_they_are(no_item: Callable[[bool], None]) -> None:
+    rates = [0.1, 0.05, 0.02, 0.3]
+    lr = torch.tensor(rates[0], device=DEVICE)
+    ours = steprule.AdamW(params := parameters(SHAPES), lr=lr, capturable=True, backend="triton")
+    theirs = torch.optim.AdamW(reference := parameters(SHAPES), lr=rates[0])
+    for number, rate in enumerate(rates):
+        lr.fill_(rate)
+        theirs.param_groups[0]["lr"] = rate
+        give_gradients(params, number)
+        give_gradients(reference, number)
+        no_item(number > 0)
+        ours.step()
+        no_item(False)
+        theirs.step()
+    assert_same(params, reference, 1e-6)
+    assert [float(ours.state[p]["step"]) for p in params] == [4.0] * len(params)
+
+
+def test_a_new_launch_counts_with_the_same_tensors() -> None:
+    params = parameters(SHAPES)
+    optimizer = steprule.NAdam(params, capturable=True, backend="triton")
+    for number in range(4):
+        give_gradients(params, number)
+        if number == 2:
+            params[1].grad = None
+        optimizer.step()
+        if number == 0:
+            counters = [optimizer.state[p][key] for p in params for key in ("step", "mu_product")]
+    now = [optimizer.state[p][key] for p in params for key in ("step", "mu_product")]
+    assert all(a is b for a, b in zip(counters, now, strict=True))
+    assert [float(optimizer.state[p]["step"]) for p in params] == [4.0, 3.0, 4.0, 4.0, 4.0]
+
+
+def test_a_state_from_the_device_goes_on_on_the_host_and_back() -> None:
+    def run(flags: list[bool]) -> list[Tensor]:
+        params = parameters(SHAPES)
+        optimizer = steprule.NAdam(params, backend="triton")
+        for number, capturable in enumerate(flags):
+            state = optimizer.state_dict()
+            optimizer = steprule.NAdam(params, backend="triton", capturable=capturable)
+            optimizer.load_state_dict(state)
+            optimizer.param_groups[0]["capturable"] = capturable
+            give_gradients(params, number)
+            optimizer.step()
+        return params
+
+    assert_same(run([False, True, False, True]), run([False] * 4), 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["triton", "auto"])
+def test_a_launch_does_not_keep_gradients_alive(backend: str) -> None:
+    params = parameters(SHAPES)
+    optimizer = steprule.AdamW(params, backend=backend)
+    for number in range(2):
+        give_gradients(params, number)
+        optimizer.step()
+        known = [weakref.ref(p.grad) for p in params]  # type: ignore[arg-type]
+        optimizer.zero_grad()
+        assert not any(reference() is not None for reference in known)
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_sent_only_when_it_has_changed() -> None:
+    table = device_table.DeviceTable(np.arange(6).reshape(2, 3), torch.device(DEVICE))
+    first = table.send()
+    assert table.send() is first
+    table.host[1, 1] = 40
+    second = table.send()
+    assert second is not first
+    assert first.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert second.flatten().tolist() == [0, 1, 2, 3, 40, 5]
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_what_a_graph_reads_is_a_copy_that_nobody_changes(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = device_table.DeviceTable(np.arange(6, dtype=dtype).reshape(2, 3), torch.device(DEVICE))
+    before = table.send()
+    monkeypatch.setattr(device_table, "capturing", lambda device: True)
+    assert table.send() is before
+    table.host[:] = [[7, 1, 0.1 * 3 if dtype is np.float64 else 2**62 + 1], [-3, 4, 5]]
+    recorded = table.send()
+    assert torch.equal(recorded.cpu(), torch.from_numpy(table.host))
+    assert before.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    monkeypatch.undo()
+    assert torch.equal(table.send().cpu(), torch.from_numpy(table.host))
+    assert any(kept is before for kept in device_table._kept)
+
+
+def test_elements_beyond_31_bits_by_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of a sparse gradient that lies 2**33 elements after the parameter's pointer, in memory that is ours."""
+    width, row = 16, 2**29
+    table = device_table.device_row_chunks(0, torch.tensor([row]), width, 4096)
+    assert table.tolist() == [[0, row * width, 0, width]]
+    p = parameters([(2, width)])[0]
+    optimizer = steprule.SGD([p], lr=1.0, backend="triton")
+    p.grad = coo([[1]], torch.ones(1, width, device=DEVICE), (2, width))
+    start = p.detach().clone()
+    optimizer.explain()  # makes the launch
+    launch = launches(optimizer)[0]
+    moved = lambda tensor, rows, width, limit: device_table.device_row_chunks(tensor, rows + row, width, limit)
+    monkeypatch.setattr(triton, "device_row_chunks", moved)
+    launch.pointers.host[0] -= row * width * p.element_size()
+    launch.advance(optimizer.param_groups)
+    launch.run(0)
+    assert torch.equal(p[0], start[0])
+    assert torch.equal(p[1], start[1] - 1.0)
+
+
+# -- block sizes -----------------------------------------------------------------------------------------------------
+
+
+def test_the_fastest_block_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ran: list[tune.Block] = []
+    speed = {block: 10 - i for i, block in enumerate(tune.CANDIDATES)}
+
+    def measured(run: Callable[[], Any], device: torch.device) -> float:
+        run()
+        return speed[ran[-1]]
+
+    monkeypatch.setattr(tune, "milliseconds", measured)
+    best = tune.CANDIDATES[-1]
+    assert tune.fastest("a GPU: a rule", ran.append, torch.device("cuda")) == best
+    assert ran == list(tune.CANDIDATES)
+    assert tune.fastest("a GPU: a rule", ran.append, torch.device("cuda")) == best
+    assert len(ran) == len(tune.CANDIDATES)
+    tune.cache_file().write_text("{ damaged")
+    assert tune.fastest("a GPU: a rule", ran.append, torch.device("cuda")) == best
+    assert len(ran) == 2 * len(tune.CANDIDATES)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "steprule").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tune, "milliseconds", lambda run, device: 1.0)
+    assert tune.fastest("a GPU: a rule", lambda block: None, torch.device("cuda")) == tune.CANDIDATES[0]
+
+
+@pytest.mark.parametrize(("width", "size"), [(1, 32), (32, 32), (33, 64), (1024, 1024), (10**6, 1024)])
+def test_rows_get_blocks_that_they_fill(width: int, size: int) -> None:
+    assert tune.narrow_block(width).size == size
+
+
+# -- which kernel serves what ----------------------------------------------------------------------------------------
+
+
+def test_the_reason_is_said_where_triton_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "interpreting", lambda: False)
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    with pytest.raises(RuntimeError, match=r"'triton' can't serve parameter 0 of group 0: .*TRITON_INTERPRET=1"):
+        steprule.SGD([p], backend="triton").step()
+    monkeypatch.setattr(triton, "installed", lambda: False)
+    with pytest.raises(RuntimeError, match="Triton is not installed"):
+        steprule.SGD([p], backend="triton").step()
+    assert triton.unavailable(torch.device("cuda")) == (
+        "the parameter is on cuda, and Triton is not installed (pip install triton)"
+    )
+    assert "no compiled kernel" in str(triton.unavailable(torch.device("mps")))
+    assert torch.equal(p, torch.ones(3))
+
+
+def test_the_source_is_shown() -> None:
+    optimizer = steprule.AdamW(params := parameters([(3,)]), backend="triton", clip_norm=1.0)
+    give_gradients(params, 0)
+    shown = optimizer.explain(source=True)
+    assert shown.startswith(f"triton: dense memory on {params[0].device}")
+    for kernel in ("def pass0(", "def gather0(", "def pass1("):
+        assert kernel in shown
+    assert choose.BACKENDS == ("auto", "llvm", "triton", "eager")
+
+
+WITHOUT = """
+import sys
+sys.modules["triton"] = None
+import torch, steprule
+p = torch.ones(3, requires_grad=True)
+p.grad = torch.ones(3)
+steprule.SGD([p], lr=0.5).step()
+assert p.tolist() == [0.5] * 3
+try:
+    steprule.SGD([p], backend="triton").step()
+except RuntimeError as error:
+    assert "Triton is not installed" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+def test_the_package_works_without_triton() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT], check=True)
