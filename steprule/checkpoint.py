@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import nn
 from steprule import saved_state
 from steprule.encoding import Encoder, decode
 from steprule.names import Rename, match, part_for, plain, refuse_unknown
+from steprule.optimizer import Optimizer
 from steprule.replacing import replacing
 from steprule.saved_state import form
 from steprule.state_dict import (
@@ -101,7 +104,7 @@ def described_state(optimizer: torch.optim.Optimizer) -> StateDict:
     if "steprule" in state:
         return state
     groups, entries = optimizer.param_groups, optimizer.state
-    return {**state, "steprule": describe(groups, entries, type(optimizer).__name__, highest_count(entries))}
+    return {**state, "steprule": describe(groups, entries, type(optimizer).__name__, highest_count(entries.values()))}
 
 
 def _tensor_name(state: StateDict | None) -> Any:
@@ -186,8 +189,8 @@ def load(
         if model is not None:
             weights, loaded.model = _fitting_weights(model, content["model"], strict, rename, resize)
         if optimizer is not None:
-            new = prepare(
-                optimizer,
+            plan = optimizer._plan_load if isinstance(optimizer, Optimizer) else partial(prepare, optimizer)
+            new = plan(
                 content["optimizer"],
                 strict=strict,
                 hyperparameters=hyperparameters,
@@ -199,7 +202,9 @@ def load(
     if model is not None:
         model.load_state_dict(weights, strict=strict)
     if optimizer is not None:
-        new.install(optimizer)
+        optimizer._load(new) if isinstance(optimizer, Optimizer) else new.install(optimizer)
+        for line in new.replaced:
+            warnings.warn(line, stacklevel=2)
     if content["random"] is not None:
         _restore_random_state(content["random"])
     return loaded

@@ -187,12 +187,17 @@ def _entry(entry: Any, label: str) -> dict[str, Any]:
 
 
 def number(value: Any) -> float | None:
-    """The real number in a number or in a tensor of one element, None for anything else."""
+    """The real number in a number or in a tensor of one element, None for anything else.
+
+    A whole number that no float reaches is not taken for a number.
+    """
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool or value.is_meta:
             return None
         value = value.item()
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or (isinstance(value, int) and value.bit_length() > 1000):
+        return None
+    return value if isinstance(value, (int, float)) else None
 
 
 def count(value: Any, what: str) -> int:

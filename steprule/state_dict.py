@@ -6,18 +6,20 @@ becomes when it loads one. They need of it only what every ``torch.optim.Optimiz
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy as copied
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 
 from steprule.names import Rename, match, plain, refuse_unknown
 from steprule.saved_state import VERSION, Saved, number, read
-from steprule.schedules import Schedule, write
-from steprule.state_fit import Fitting, Kind, LoadResult, Misshapen, fit, is_flat, kinds
+from steprule.schedules import Schedule
+from steprule.state_fit import Fit, Fresh, LoadResult, Misshapen, Slots, is_flat, kinds
 from steprule.state_groups import Group, Hyperparameters, merge
 
 __all__ = [
@@ -60,7 +62,6 @@ class Plan:
         """Makes the optimizer what was planned, and runs its hooks for after loading."""
         for schedule, saved in self.schedules:
             schedule.load_state(saved)
-        write(self.groups, self.step)
         optimizer.__setstate__({"state": self.state, "param_groups": self.groups})
         for hook in optimizer._optimizer_load_state_dict_post_hooks.values():
             hook(optimizer)
@@ -152,8 +153,8 @@ def plan(
     resize: Collection[str] = (),
     step: int = 0,
     check: Callable[[Group], None] | None = None,
-    slots: Mapping[str, Kind] | None = None,
-    fresh: Callable[[torch.Tensor, str], torch.Tensor] | None = None,
+    slots: Callable[[Group], Slots] | None = None,
+    fresh: Fresh | None = None,
     copy: bool = True,
 ) -> Plan:
     """What an optimizer with these groups and this state becomes when it loads ``saved``; nothing is changed.
@@ -173,8 +174,8 @@ def plan(
             rest begins as new state does.
         step: number of steps this optimizer has taken, for a dictionary that does not say.
         check: refuses hyperparameters that are out of range.
-        slots: the slots that the optimizer keeps and their kinds, where it knows them.
-        fresh: the value that a slot of a parameter begins with, zeros where left out.
+        slots: the slots that the parameters of a group have, where the optimizer knows them.
+        fresh: the value with which a slot of a parameter in a group begins; zeros where left out.
         copy: False gives the saved tensors away instead of copying them.
 
     Raises:
@@ -185,66 +186,82 @@ def plan(
     if hyperparameters not in ("saved", "current"):
         raise ValueError(f"hyperparameters must be 'saved' or 'current', got {hyperparameters!r}")
     source = read(saved)
-    _check_algorithm(source, algorithm, slots)
+    if source.algorithm not in (None, algorithm):
+        raise ValueError(f"the saved state is of {source.algorithm}, and this is {algorithm}")
     names = _names_of(groups)
     places = _places(groups, names, source, rename)
-    params = list(params_of(groups))
-    labels = names or [f"parameter {i}" for i in range(len(params))]
     resized = _resized(resize, names)
+    merged = merge(groups, places, source, hyperparameters, checked=check is not None)
+    steps = source.step
+    if steps is None:
+        steps = highest_count((parameter.entry for parameter in source.parameters), step)
+    for i, group in enumerate(merged.groups):
+        _check_group(i, group, check)
+    known = None if slots is None else [slots(group) for group in merged.groups]
+    together = None if known is None else {name: slot for own in known for name, slot in own.items()}
+    _refuse_another(source, algorithm, together)
 
-    result = LoadResult([], [], [])
-    result.missing.extend(label for label, place in zip(labels, places, strict=True) if place is None)
-    taken = {place for place in places if place is not None}
-    result.unexpected.extend(p.label for i, p in enumerate(source.parameters) if i not in taken)
-
-    matched = [(p, place) for p, place in zip(params, places, strict=True) if place is not None]
-    pairs = [(p, source.parameters[place].entry) for p, place in matched]
-    if any(is_flat(entry) for _, entry in pairs) and places != list(range(len(source.parameters))):
-        raise ValueError(f"the state of {algorithm} is for all parameters in their order: load it into the same ones")
-    size = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
-    fitting = Fitting(kinds(pairs, slots), slots, size, fresh, copy, result)
-    merged = merge(groups, places, source, hyperparameters)
+    labels = names or [f"parameter {i}" for i in range(len(places))]
+    result = _unmatched(labels, places, source)
+    matched = [(param, source.parameters[place].entry) for param, place in _placed(groups, places)]
+    _refuse_reordered(matched, places, source, algorithm)
+    fit = partial(
+        Fit,
+        kinds=kinds(matched, together),
+        slots=together,
+        numbers=sum(p.numel() * (2 if p.is_complex() else 1) for p in params_of(groups)),
+        fresh=fresh,
+        copy=copy,
+    )
     peers = _slot_sets(source)
+    owners = (i for i, group in enumerate(groups) for _ in group["params"])
     new_state: defaultdict[Any, Any] = defaultdict(dict, copied(source.loose))
-    owners = (group for group in merged.groups for _ in group["params"])
-    for param, group, label, place in zip(params, owners, labels, places, strict=True):
+    for param, owner, label, place in zip(params_of(groups), owners, labels, places, strict=True):
         entry = None
         if place is not None:
-            entry = fit(
-                param,
-                source.parameters[place],
-                label,
-                fitting,
-                peers=peers[source.parameters[place].group],
-                on_device=bool(group.get("capturable") or (slots is None and group.get("fused"))),
-                resize=label in resized,
-            )
-        if entry is None:
-            entry = state.get(param, {})
+            of, group = source.parameters[place], merged.groups[owner]
+            needed = () if known is None or hyperparameters == "current" else known[owner]
+            entry = fit(param, group, label, of, peers[of.group], needed=needed, resize=label in resized).state(result)
+        entry = state.get(param) if entry is None else entry
         if entry:
             new_state[param] = entry
     if strict and any(result):
         raise ValueError(f"the saved state does not fit this {algorithm}:\n{result}")
-    steps = source.step if source.step is not None else highest_count(new_state, step)
-    write(merged.groups, steps)
-    for i, group in enumerate(merged.groups):
-        _check_group(group, i, check)
     return Plan(new_state, merged.groups, steps, result, merged.schedules, merged.replaced)
 
 
-def _check_group(group: Group, i: int, check: Callable[[Group], None] | None) -> None:
-    if check is not None:
-        try:
+def _check_group(i: int, group: Group, check: Callable[[Group], None] | None) -> None:
+    try:
+        if check is not None:
             check(group)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"group {i} as it was saved: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"group {i} as it was saved: {error}") from error
 
 
-def highest_count(state: Mapping[Any, Any], default: int = 0) -> int:
-    """The number of updates that the parameter with the most has had."""
-    entries = (entry for entry in state.values() if isinstance(entry, Mapping))
-    counts = (number(entry.get("step")) for entry in entries)
-    return max((int(found) for found in counts if found is not None), default=default)
+def _placed(groups: Sequence[Group], places: Sequence[int | None]) -> Iterator[tuple[torch.Tensor, int]]:
+    return ((p, place) for p, place in zip(params_of(groups), places, strict=True) if place is not None)
+
+
+def _unmatched(labels: Sequence[str], places: Sequence[int | None], source: Saved) -> LoadResult:
+    missing = [label for label, place in zip(labels, places, strict=True) if place is None]
+    taken = set(places)
+    return LoadResult(missing, [p.label for i, p in enumerate(source.parameters) if i not in taken], [])
+
+
+def _refuse_reordered(
+    matched: Iterable[tuple[torch.Tensor, Mapping[str, Any]]],
+    places: Sequence[int | None],
+    source: Saved,
+    algorithm: str,
+) -> None:
+    if any(is_flat(entry) for _, entry in matched) and list(places) != list(range(len(source.parameters))):
+        raise ValueError(f"the state of {algorithm} is for all parameters in their order: load it into the same ones")
+
+
+def highest_count(entries: Iterable[Any], default: int = 0) -> int:
+    """The number of updates that the parameter with the most has had, of all these states of parameters."""
+    counts = (number(entry.get("step")) for entry in entries if isinstance(entry, Mapping))
+    return max((int(found) for found in counts if found is not None and math.isfinite(found)), default=default)
 
 
 def prepare(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], **options: Any) -> Plan:
@@ -262,16 +279,13 @@ def prepare(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], **option
     return plan(optimizer.param_groups, optimizer.state, saved, algorithm=type(optimizer).__name__, **options)
 
 
-def _check_algorithm(source: Saved, algorithm: str, slots: Mapping[str, Kind] | None) -> None:
-    if source.algorithm is not None and source.algorithm != algorithm:
-        raise ValueError(f"the saved state is of {source.algorithm}, and this is {algorithm}")
-    if source.algorithm is None and slots is not None:
-        strange = {slot for parameter in source.parameters for slot in parameter.entry if slot not in slots}
-        if strange - {"step"}:
-            raise ValueError(
-                f"the saved state is not of {algorithm}: it keeps {', '.join(map(repr, sorted(strange)))}, "
-                f"and {algorithm} keeps {', '.join(map(repr, slots)) or 'nothing'}"
-            )
+def _refuse_another(source: Saved, algorithm: str, slots: Slots | None) -> None:
+    """Dictionaries of torch do not say of which algorithm they are; their slots do."""
+    found = {slot for parameter in source.parameters for slot in parameter.entry} - {"step"}
+    wanted = set(slots or ()) - {"step"}
+    if source.algorithm is None and found and wanted and not found & wanted:
+        kept, keeps = (", ".join(map(repr, sorted(names))) for names in (found, wanted))
+        raise ValueError(f"the saved state is not of {algorithm}: it has {kept}, and {algorithm} keeps {keeps}")
 
 
 def _names_of(groups: Sequence[Group]) -> list[str] | None:

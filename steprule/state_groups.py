@@ -45,7 +45,11 @@ _ABSENT = _Absent()
 
 
 def merge(
-    groups: Sequence[Group], places: Sequence[int | None], saved: Saved, hyperparameters: Hyperparameters
+    groups: Sequence[Group],
+    places: Sequence[int | None],
+    saved: Saved,
+    hyperparameters: Hyperparameters,
+    checked: bool,
 ) -> Merged:
     """The groups with the hyperparameters they get.
 
@@ -57,6 +61,7 @@ def merge(
         places: for each parameter, in order, the index of the saved one.
         saved: what was saved.
         hyperparameters: ``"current"`` leaves everything as it is.
+        checked: the optimizer checks the values itself, so that None may stand for a number.
 
     Raises:
         ValueError: the saved groups of one group here do not agree, or a saved value cannot be here.
@@ -76,7 +81,7 @@ def merge(
             continue
         plain = values.pop("schedules", None)
         for key, value in values.items():
-            group[key] = _taken(group.get(key), value, f"{key!r} of group {i}")
+            group[key] = _taken(group.get(key), value, f"{key!r} of group {i}", checked)
         if sources:
             _merge_schedules(i, plain or {}, merged)
     if conflicts:
@@ -111,13 +116,13 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and not isinstance(a, torch.Tensor) and bool(a == b)
 
 
-def _taken(now: Any, then: Any, what: str) -> Any:
+def _taken(now: Any, then: Any, what: str, checked: bool) -> Any:
     """A copy of the saved value, which must be of the kind of the present one."""
     if isinstance(now, (list, tuple)) and isinstance(then, (list, tuple)):
         if len(now) != len(then):
             raise ValueError(f"{what} was saved as {then!r} and is {now!r} here")
-        return type(now)(_taken(a, b, what) for a, b in zip(now, then, strict=True))
-    if not _of_one_kind(now, then):
+        return type(now)(_taken(a, b, what, checked) for a, b in zip(now, then, strict=True))
+    if not _of_one_kind(now, then, checked):
         raise TypeError(f"{what} was saved as {then!r} and is {now!r} here")
     found = number(then)
     if found is not None and math.isnan(found):
@@ -125,9 +130,11 @@ def _taken(now: Any, then: Any, what: str) -> Any:
     return then.detach().clone() if isinstance(then, torch.Tensor) else deepcopy(then)
 
 
-def _of_one_kind(now: Any, then: Any) -> bool:
-    if now is None or then is None:
+def _of_one_kind(now: Any, then: Any, checked: bool) -> bool:
+    if now is None:
         return True
+    if then is None:
+        return checked or number(now) is None
     if isinstance(now, bool) or isinstance(then, bool):
         return type(now) is type(then)
     return number(then) is not None if number(now) is not None else isinstance(then, type(now))

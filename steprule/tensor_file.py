@@ -157,7 +157,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     raw = file.read(length)
     entries = _parsed(raw, path)
     metadata = entries.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or "steprule" not in metadata:
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("steprule"), str):
         raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of steprule")
     if metadata.get("version") != str(VERSION):
         raise CheckpointError(
