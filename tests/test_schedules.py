@@ -246,7 +246,6 @@ def test_a_schedule_is_a_value(schedule: Schedule, step: int) -> None:
         assert other(step) == schedule(step)
         assert other.steps == schedule.steps
     assert schedule.matches(described)
-    assert schedule.is_portable
     assert 2 * schedule != schedule
 
 
@@ -375,7 +374,6 @@ def test_a_function_that_gives_no_number_is_named(f: Callable[[int], float]) -> 
 def test_a_function_is_described_and_can_not_be_made_again() -> None:
     schedule = 0.1 * warmup(3).then(decay)
     assert repr(schedule) == "0.1 * warmup(3).then(function(decay))"
-    assert not schedule.is_portable
     described = json.loads(json.dumps(schedule.to_dict()))
     assert schedule.matches(described)
     with pytest.raises(ValueError, match=r"schedule function .*test_schedules:decay can't be made from its name"):
