@@ -75,12 +75,11 @@ class Adam(Optimizer):
         check_signs(h, lr="learning rate", eps="epsilon value")
         check_betas(h)
         check_signs(h, weight_decay="weight_decay value")
-        tensors = [isinstance(beta, torch.Tensor) for beta in h["betas"]]
-        if tensors[0] != tensors[1]:
+        if not any(all(isinstance(beta, kind) for beta in h["betas"]) for kind in (float, torch.Tensor)):
             raise ValueError("betas must be either both floats or both Tensors")
         if h["foreach"] and not h["capturable"]:
-            for name, tensor in {"lr": isinstance(h["lr"], torch.Tensor), "betas[0]": tensors[0]}.items():
-                if tensor:
+            for name, value in {"lr": h["lr"], "betas[0]": h["betas"][0]}.items():
+                if isinstance(value, torch.Tensor):
                     raise ValueError(f"{name} as a Tensor is not supported for capturable=False and foreach=True")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:

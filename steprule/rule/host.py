@@ -9,7 +9,7 @@ from typing import Any
 
 from .expression import Expression
 
-__all__ = ["NUMBER", "OPERATIONS", "Guard", "compile_guards", "compile_scalars", "evaluate"]
+__all__ = ["NUMBER", "OPERATIONS", "Guard", "compile_guards", "compile_scalars", "evaluate", "number"]
 
 
 NUMBER: Any = object()
@@ -30,6 +30,13 @@ class Guard:
         if self.expression is None:
             return f"{'.'.join(map(str, self.path))} is {self.answer!r}"
         return f"{self.expression} {'≠' if self.answer else '='} 0"
+
+
+def number(value: Any) -> float:
+    """A hyperparameter as a float; a tensor that is in an autograd graph warns when it is read in place."""
+    if type(value) is float:
+        return value
+    return float(value.detach() if hasattr(value, "detach") else value)
 
 
 def _guarded(function: Callable[..., float], *, zero: float = math.nan) -> Callable[..., float]:
@@ -158,7 +165,7 @@ class _Source:
         if e.op == "constant":
             return f"({e.detail!r})"
         if e.op == "hyper":
-            return self.assign(f"float({subscript(e.detail)})")
+            return self.assign(f"_number({subscript(e.detail)})")
         if e.op in ("step", "is_new"):
             return e.op
         if e.op == "slot":
@@ -174,7 +181,7 @@ class _Source:
 
     def function(self, arguments: str, result: str) -> Callable[..., Any]:
         namespace: dict[str, Any] = {f"_{op}": function for op, function in OPERATIONS.items()}
-        namespace |= {"inf": math.inf, "nan": math.nan, "sqrt": math.sqrt}
+        namespace |= {"inf": math.inf, "nan": math.nan, "sqrt": math.sqrt, "_number": number}
         body = "\n    ".join([*self.lines, f"return {result}"])
         exec(f"def host({arguments}):\n    {body}", namespace)
         function: Callable[..., Any] = namespace["host"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from .expression import Expression, Level, RuleError, asking
 from .functions import minimum, norm, sign
-from .host import NUMBER, Guard, evaluate
+from .host import NUMBER, Guard, evaluate, number
 from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Slot
 
 __all__ = ["Rule", "trace"]
@@ -59,7 +59,7 @@ class Hyper:
             value: Any = self._values
             for key in e.detail:
                 value = value[key]
-            return float(value)
+            return number(value)
 
         answer = bool(evaluate(expression, leaf))
         self._guards.setdefault(id(expression), Guard(expression, (), answer))
