@@ -201,7 +201,7 @@ class EagerLaunch(Launch):
         elif isinstance(value, torch.Tensor):
             real(tensor).copy_(value.reshape(real(tensor).shape) if value.numel() == real(tensor).numel() else value)
         else:
-            tensor.fill_(value)
+            real(tensor).copy_(torch.as_tensor(value, dtype=torch.float64))
 
     def total(self, row: int) -> Any:
         kind = self.program.reductions[row - len(self.program.inputs)].kind

@@ -176,9 +176,9 @@ def chunk_function(program: Program, index: int, operands: Sequence[str], kind: 
             wide[number] = reduced_operation(head, o, wide, phase, program, kind)
             values.append(in_arithmetic(wide[number], head, "double"))
         elif o.op == "scalar":
-            pointer = head.let(f"getelementptr inbounds {kind}, ptr %scalars, i64 {o.detail}")
-            values.append((head.let(f"load {kind}, ptr {pointer}"), kind))
-            wide[number] = (convert(head, values[-1][0], kind, "double"), "double")
+            pointer = head.let(f"getelementptr inbounds double, ptr %scalars, i64 {o.detail}")
+            wide[number] = (head.let(f"load double, ptr {pointer}"), "double")
+            values.append(in_arithmetic(wide[number], head, "double"))
         else:
             values.append((literal(float(o.detail), kind), kind))
             wide[number] = (literal(float(o.detail), "double"), "double")
@@ -258,7 +258,7 @@ FRAME = ("pointers", "tensors", "chunks", "count", "scalars", "partials", "reduc
 """What a kernel finds in its frame, an int64 each."""
 
 
-def pass_function(program: Program, index: int, operands: Sequence[str], kind: str) -> str:
+def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
     """The IR that takes chunks, a batch at a time, until none is left."""
     phase = program.phases[index]
     touched = sorted({*phase.reads, *phase.writes})
@@ -298,7 +298,7 @@ def pass_function(program: Program, index: int, operands: Sequence[str], kind: s
         shift = grad_offset if o == GRAD else offset
         arguments.append("ptr " + out.let(f"getelementptr inbounds {element}, ptr {base}, i64 {shift}"))
     at = out.let(f"mul i64 {tensor}, {columns}")
-    scalars = out.let(f"getelementptr inbounds {kind}, ptr {frame['scalars']}, i64 {at}")
+    scalars = out.let(f"getelementptr inbounds double, ptr {frame['scalars']}, i64 {at}")
     reduced = out.let(f"getelementptr inbounds double, ptr {frame['reduced']}, i64 {tensor}")
     at = out.let(f"mul i64 %c, {width}")
     partials = out.let(f"getelementptr inbounds double, ptr {frame['partials']}, i64 {at}")
@@ -326,7 +326,7 @@ def assembly(program: Program, operands: Sequence[str], kind: str, name: str = "
     parts, declared = [], set()
     for index in range(len(program.phases)):
         text, declarations = chunk_function(program, index, operands, kind)
-        parts += [text, pass_function(program, index, operands, kind).replace("@NAME", f"@{name}")]
+        parts += [text, pass_function(program, index, operands).replace("@NAME", f"@{name}")]
         declared |= declarations
     attributes = '"reciprocal-estimates"="none" "no-trapping-math"="true"'
     return "\n\n".join(
@@ -415,7 +415,7 @@ class LLVMLaunch(Launch):
         self.pointers[0] = self.param_pointers
         for k, pointers in enumerate(self.slot_pointers):
             self.pointers[2 + k] = pointers
-        self.scalars = np.zeros((count, len(program.scalars)), np.float64 if kind == "double" else np.float32)
+        self.scalars = np.zeros((count, len(program.scalars)))
         self.table = np.zeros((len(program.inputs) + len(program.reductions), count))
         self.counter = np.zeros(1, np.int64)
         self.strange = self.strange_grads()
