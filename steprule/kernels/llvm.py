@@ -90,8 +90,12 @@ def convert(out: Emitter, value: str, source: str, target: str) -> str:
     return out.let(f"{cast} {source} {value} to {target}")
 
 
-def store(out: Emitter, value: str, pointer: str, stored: str, kind: str) -> None:
-    """Round to nearest even and store."""
+def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: bool) -> None:
+    """Round to nearest even and store.
+
+    ``tame`` says that no NaN has low bits that rounding could carry into the sign. So it is when every operand is
+    bfloat16: their NaNs have low bits of zero, which arithmetic hands on, and those that the machine makes have too.
+    """
     if stored != "bfloat":
         out.do(f"store {stored} {convert(out, value, kind, stored)}, ptr {pointer}, align 1")
         return
@@ -99,8 +103,9 @@ def store(out: Emitter, value: str, pointer: str, stored: str, kind: str) -> Non
     bits = out.let(f"bitcast float {value} to i32")
     odd = out.let(f"and i32 {out.let(f'lshr i32 {bits}, 16')}, 1")
     rounded = out.let(f"add i32 {out.let(f'add i32 {bits}, 32767')}, {odd}")
-    isnan = out.let(f"fcmp uno float {value}, 0.0")
-    rounded = out.let(f"select i1 {isnan}, i32 2143289344, i32 {rounded}")
+    if not tame:
+        isnan = out.let(f"fcmp uno float {value}, 0.0")
+        rounded = out.let(f"select i1 {isnan}, i32 2143289344, i32 {rounded}")
     short = out.let(f"trunc i32 {out.let(f'lshr i32 {rounded}, 16')} to i16")
     out.do(f"store i16 {short}, ptr {pointer}, align 1")
 
@@ -187,12 +192,13 @@ def chunk_function(program: Program, index: int, operands: Sequence[str], kind: 
         name, t = values[value]
         return name if t != "i1" else body.let(f"uitofp i1 {name} to {kind}")
 
+    tame = all(operands[o] == "bfloat" for o in touched)
     sums = []
     for k, (row, value) in enumerate(phase.reductions):
         reduction = program.reductions[row - len(program.inputs)]
         sums.append(accumulate(body, reduction.kind, number_of(value), kind, k))
     for operand, value in phase.stores:
-        store(body, number_of(value), place(operand), operands[operand], kind)
+        store(body, number_of(value), place(operand), operands[operand], kind, tame)
 
     arguments = ", ".join(f"ptr noalias nocapture %o{o}" for o in touched)
     lines = [
