@@ -12,7 +12,10 @@ from .algorithms.rmsprop import RMSprop
 from .algorithms.rprop import Rprop
 from .algorithms.sgd import SGD
 from .algorithms.sparse_adam import SparseAdam
+from .layers import layer_decay
 from .optimizer import Optimizer
+from .overrides import exclusive, groups, scale
+from .selectors import biases, by_ndim, embeddings, norms
 
 __all__ = [
     "ASGD",
@@ -28,4 +31,12 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "SparseAdam",
+    "biases",
+    "by_ndim",
+    "embeddings",
+    "exclusive",
+    "groups",
+    "layer_decay",
+    "norms",
+    "scale",
 ]

@@ -13,14 +13,15 @@ import torch
 from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
-from .groups import Scale, Selectable, groups, select, untracked
 from .kernels.choose import BACKENDS, launches
 from .kernels.explain import explain
 from .kernels.launch import Entry, fresh
 from .kernels.plan import Plan
+from .overrides import Scale, groups
 from .rule.program import Program, Slot
 from .rule.trace import trace
 from .schedules import plateaus, separate, write
+from .selectors import Selectable, select, untracked
 from .state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
 from .state_dict import Plan as LoadPlan
 
@@ -94,7 +95,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults: the hyperparameters that the rule reads as ``h.name``, with their defaults;
             ``torch.optim.optimizer.required`` for one without. Any number may be a
             :class:`steprule.schedules.Schedule`: it is evaluated at each step with the number of steps taken.
-        overrides: selector -> hyperparameters of the parameters it means, see :mod:`steprule.groups`.
+        overrides: selector -> hyperparameters of the parameters it means, see :mod:`steprule.selectors`.
         maximize (bool): go up along the gradient instead of down.
         l1 (float): L1 penalty: ``l1 * sign(p)`` is added to the gradient.
         clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it.
@@ -421,7 +422,7 @@ class Optimizer(torch.optim.Optimizer):
         """Stop training the parameters that a selector means: they get no gradient and keep their state.
 
         Args:
-            what: a selector, see :mod:`steprule.groups`.
+            what: a selector, see :mod:`steprule.selectors`.
 
         Returns:
             The names of the parameters.
@@ -435,7 +436,7 @@ class Optimizer(torch.optim.Optimizer):
         """Train the parameters that a selector means again, from the state they had.
 
         Args:
-            what: a selector, see :mod:`steprule.groups`.
+            what: a selector, see :mod:`steprule.selectors`.
 
         Returns:
             The names of the parameters.

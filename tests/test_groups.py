@@ -7,21 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from steprule.groups import (
-    biases,
-    by_ndim,
-    embeddings,
-    exclusive,
-    fold,
-    groups,
-    layer_decay,
-    norms,
-    scale,
-    select,
-    selector,
-    untracked,
-)
+from steprule import biases, by_ndim, embeddings, exclusive, groups, layer_decay, norms, scale
+from steprule.globs import fold
 from steprule.schedules import cosine, separate, write
+from steprule.selectors import select, selector, untracked
 
 BASE = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.01, "nesterov": False}
 

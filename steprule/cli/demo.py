@@ -25,7 +25,8 @@ from steprule.cli import digits
 from steprule.cli.console import console, fail
 from steprule.cli.digits import Digits, LeNet
 from steprule.cli.picture import draw_run
-from steprule.groups import fold, scale
+from steprule.globs import fold
+from steprule.overrides import scale
 from steprule.schedules import exponential
 
 SGD_OPTIONS = {"lr": 0.015, "momentum": 0.9, "nesterov": True}  # other algorithms: their own defaults
