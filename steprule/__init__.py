@@ -6,6 +6,8 @@ from .algorithms.adam import Adam
 from .algorithms.adamax import Adamax
 from .algorithms.adamw import AdamW
 from .algorithms.asgd import ASGD
+from .algorithms.lamb import Lamb
+from .algorithms.lion import Lion
 from .algorithms.nadam import NAdam
 from .algorithms.radam import RAdam
 from .algorithms.rmsprop import RMSprop
@@ -25,6 +27,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Lamb",
+    "Lion",
     "NAdam",
     "Optimizer",
     "RAdam",
