@@ -66,7 +66,7 @@ def bench(
     if json_file:
         write(json_file, json.dumps({**about, "pace": asdict(pace), "results": list(map(as_dictionary, results))}))
     if markdown:
-        write(markdown, "\n\n".join([figures(results).markdown(), targets(results).markdown()]) + "\n")
+        write(markdown, page(results, about))
     if picture and results:
         draw(picture, results, describe(about))
     for name, error in failed.items():
@@ -119,8 +119,8 @@ def measure(chosen: Sequence[Case], settings: Settings) -> tuple[list[Result], d
                 progress.update(task, description=case.name)
                 try:
                     results += case.run(settings)
-                except (RuntimeError, ValueError, TypeError) as error:
-                    failed[case.name] = str(error)
+                except Exception as error:  # minutes of other cases are not to be lost with it
+                    failed[case.name] = f"{type(error).__name__}: {error}"
                 progress.advance(task)
         except KeyboardInterrupt:
             failed[case.name] = STOPPED
@@ -156,19 +156,31 @@ def describe(about: dict[str, Any]) -> str:
     return "{processor}, {threads} threads, torch {torch}, steprule {steprule}".format(**about)
 
 
+def disturbed(about: dict[str, Any]) -> str | None:
+    """What to say of figures that other programs had a part in."""
+    if about["load"] is None or about["load"] <= about["processors"] / 2:
+        return None
+    return f"Other programs were running at the start (load {about['load']:.1f}): these figures are theirs too."
+
+
 def show(results: Sequence[Result], about: dict[str, Any]) -> None:
     """The tables, on the terminal."""
     console.print(describe(about), highlight=False)
-    if about["load"] and about["load"] > about["processors"] / 2:
-        console.print(
-            f"Other programs were running (load {about['load']:.1f}): these figures are theirs too.", style="red"
-        )
+    if warning := disturbed(about):
+        console.print(warning, style="red", highlight=False)
     for grid in (figures(results, wide=console.width >= WIDE), targets(results)):
         if grid.rows:
             console.print()
             console.print(grid.rich())
     console.print()
     console.print(LEGEND, highlight=False, style="dim")
+
+
+def page(results: Sequence[Result], about: dict[str, Any]) -> str:
+    """The tables, as a page in Markdown."""
+    tables = [f"## {grid.title}\n\n{grid.markdown()}" for grid in (figures(results), targets(results)) if grid.rows]
+    parts = ["# Step times", describe(about) + ".", disturbed(about), *tables, LEGEND]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write(path: Path, text: str) -> None:
