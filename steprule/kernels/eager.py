@@ -36,7 +36,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
+    "div": _both(torch.div),
     "pow": lambda a, b: a**b,
     "neg": lambda a: -a,
     "abs": torch.abs,
@@ -173,7 +173,8 @@ class EagerLaunch(Launch):
             copy = self.differentiable and o.detail == PARAM
             return tensor.clone() if copy and tensor.dtype == dtype else tensor.to(dtype)
         if o.op == "scalar":
-            return self.values[i][o.detail]
+            number = self.values[i][o.detail]
+            return float(number) if isinstance(number, bool) else number
         if o.op == "reduced":
             return self.table[o.detail][i]
         if o.op == "constant":
