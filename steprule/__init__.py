@@ -1,5 +1,6 @@
 """Optimizers for PyTorch, written once as a short update rule and compiled into one pass over memory."""
 
+from . import schedules
 from .algorithms.adadelta import Adadelta
 from .algorithms.adagrad import Adagrad
 from .algorithms.adam import Adam
@@ -7,6 +8,7 @@ from .algorithms.adamax import Adamax
 from .algorithms.adamw import AdamW
 from .algorithms.asgd import ASGD
 from .algorithms.lamb import Lamb
+from .algorithms.lbfgs import LBFGS
 from .algorithms.lion import Lion
 from .algorithms.nadam import NAdam
 from .algorithms.radam import RAdam
@@ -14,6 +16,7 @@ from .algorithms.rmsprop import RMSprop
 from .algorithms.rprop import Rprop
 from .algorithms.sgd import SGD
 from .algorithms.sparse_adam import SparseAdam
+from .checkpoint import CheckpointError, load, save
 from .layers import layer_decay
 from .optimizer import Optimizer
 from .overrides import exclusive, groups, scale
@@ -21,12 +24,14 @@ from .selectors import biases, by_ndim, embeddings, norms
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "CheckpointError",
     "Lamb",
     "Lion",
     "NAdam",
@@ -41,6 +46,9 @@ __all__ = [
     "exclusive",
     "groups",
     "layer_decay",
+    "load",
     "norms",
+    "save",
     "scale",
+    "schedules",
 ]
