@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -155,17 +156,13 @@ def over_all(program: Program) -> tuple[tuple[str, int], ...]:
 
 
 def combine(kind: str, values: Sequence[Any]) -> Any:
-    """One number from each launch to one for all, in the order of the launches."""
-    if len(values) == 1:
-        return values[0]
-    join: Callable[[Any, Any], Any] = maximum if kind == "max_abs" else operator.add
-    result = values[0]
-    for value in values[1:]:
-        result = join(result, value.to(result.device) if isinstance(value, torch.Tensor) else value)
-    return result
+    """One number from each launch to one for all, in the order of the launches, where the first tensor is."""
+    device = next((value.device for value in values if isinstance(value, torch.Tensor)), None)
+    if device is None:
+        return functools.reduce(maximum if kind == "max_abs" else operator.add, values)
+    tensors = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values]
+    return functools.reduce(torch.maximum if kind == "max_abs" else torch.add, tensors)
 
 
-def maximum(a: Any, b: Any) -> Any:
-    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
-        return torch.maximum(torch.as_tensor(a), torch.as_tensor(b))
+def maximum(a: float, b: float) -> float:
     return a if a != a or a > b else b
