@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import os
 import subprocess
 import sys
 import weakref
@@ -687,6 +689,28 @@ def test_the_source_is_shown() -> None:
     for kernel in ("def pass0(", "def gather0(", "def pass1("):
         assert kernel in shown
     assert choose.BACKENDS == ("auto", "llvm", "triton", "eager")
+
+
+def test_kernels_compile_for_gpus_with_vector_loads_and_exact_division(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("compile_for_gpu.py")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [len(passes) for passes in found.values()] == [2, 2, 2, 1, 1, 1]
+    single, narrow, unaligned = (found[f"adamw {x}"][0] for x in ("float32", "bfloat16", "unaligned"))
+    # of 1024 elements, 128 threads take 8 each: 32 bytes of float32, 16 of bfloat16
+    assert (single["ld.global.v4.b32"], single["st.global.v4.b32"]) == (4 * 2, 3 * 2)
+    assert (narrow["ld.global.v4.b32"], narrow["st.global.v4.b32"]) == (4, 3)
+    assert not any(".v" in name for name in unaligned)
+    for kernel in (single, narrow, unaligned):
+        assert {name for name in kernel if name.startswith(("div", "sqrt", "fma"))} == {"div.rn.f32", "sqrt.rn.f32"}
 
 
 WITHOUT = """

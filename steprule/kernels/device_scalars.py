@@ -35,7 +35,6 @@ class DeviceScalars:
         entries: the T parameters.
         rows: their numbers as the host knows them.
         counters: for ``step`` and each scalar slot, T tensors of one element on the device.
-        kind: dtype of the scalars.
         device: where they live.
     """
 
@@ -45,11 +44,10 @@ class DeviceScalars:
         entries: Sequence[Entry],
         rows: Sequence[Row],
         counters: Sequence[Sequence[torch.Tensor]],
-        kind: torch.dtype,
         device: torch.device,
     ) -> None:
         count = len(entries)
-        self.source = scalar_source(program, NAMES[kind], NAMES[scalar_dtype()])
+        self.source = scalar_source(program, NAMES[scalar_dtype()])
         self.kernel = compiled(self.source)["advance"]
         self.paths = hyper_paths(program)
         self.used = sorted({e.group for e in entries})
@@ -63,7 +61,7 @@ class DeviceScalars:
         self.fresh = upload(new, device)
         shape = [[extent(real(e.param), dim) for e in entries] for dim in extents(program)]
         self.extents = upload(np.asarray(shape, np.float64).reshape(-1, count), device)
-        self.table = torch.empty(count, len(program.scalars), dtype=kind, device=device)
+        self.table = torch.empty(count, len(program.scalars), dtype=torch.float64, device=device)
 
     def advance(self, groups: Sequence[Group], found_inf: torch.Tensor | None) -> None:
         """Count a step and compute its scalars; where ``found_inf`` is not zero, the step is not counted."""

@@ -26,7 +26,16 @@ def keep(*tensors: torch.Tensor) -> None:
 
 
 def upload(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """A copy on the device, on its way when this returns."""
+    """A copy on the device, on its way when this returns.
+
+    Raises:
+        RuntimeError: while a CUDA graph is captured: its replays would copy from memory that is gone.
+    """
+    if capturing(device):
+        raise RuntimeError(
+            "something changed since the last step that can't be captured in a CUDA graph: take a step before the "
+            "capture, with the same parameters, gradients, options and kinds of hyperparameters"
+        )
     tensor = torch.from_numpy(array)
     if device.type == "cpu" or not tensor.numel():
         return tensor.to(device, copy=True)

@@ -47,6 +47,8 @@ def unavailable(device: torch.device) -> str | None:
         return f"the parameter is on {device}, and Triton is not installed (pip install triton)"
     if device.type == "cpu":
         return None if interpreting() else "Triton runs on the CPU only with TRITON_INTERPRET=1 in the environment"
+    if interpreting():
+        return f"Triton's interpreter (TRITON_INTERPRET=1) can't follow pointers to the memory of {device}"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
         return f"Triton needs a GPU of compute capability 7.0 or more, and {device} has less"
     return None
@@ -99,8 +101,7 @@ class TritonLaunch(Launch):
             pointers[-1, row.members] = k
         self.pointers = DeviceTable(pointers, self.device)
         self.aligned = self.offsets_aligned = True
-        wide = np.float64 if self.arithmetic == torch.float64 else np.float32
-        self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars)), wide), self.device)
+        self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars))), self.device)
         rows = len(program.inputs) + len(program.reductions)
         self.table = torch.zeros(rows, count, dtype=torch.float64, device=self.device)
         self.strange = self.strange_grads()
@@ -138,7 +139,7 @@ class TritonLaunch(Launch):
             [self.counter(state.get(name), new) for state, new in zip(self.states, line, strict=True)]
             for name, line in zip(self.counted, table, strict=True)
         ]
-        live = DeviceScalars(self.program, self.entries, self.rows, self.counter_views, self.arithmetic, self.device)
+        live = DeviceScalars(self.program, self.entries, self.rows, self.counter_views, self.device)
         self.rows, self.numbers = [], np.zeros((len(self.counted), 0), self.numbers.dtype)
         self.expected = self.numbers.tobytes()
         self.pointers.host[-1] = np.arange(len(self.params))
@@ -292,7 +293,7 @@ class TritonLaunch(Launch):
         tables = (
             upload(pointers, self.device),
             upload(chunk_table([elements], CHUNK), self.device),
-            torch.zeros(1, len(self.program.scalars), dtype=self.arithmetic, device=self.device),
+            torch.zeros(1, len(self.program.scalars), dtype=torch.float64, device=self.device),
             torch.zeros(len(self.table), 1, dtype=torch.float64, device=self.device),
             self.partials[stage],
             None,

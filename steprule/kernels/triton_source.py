@@ -192,11 +192,9 @@ def numbers_before(program: Program, phase: Phase, kind: str) -> tuple[list[str]
     def leaf(o: Operation, target: str) -> str:
         if o.op == "constant":
             return literal(o.detail, target)
-        table = f"scalars + {len(program.scalars)} * row + {o.detail}"
-        if o.op == "reduced":
-            table = f"reduced + {o.detail} * tensors + tensor"
-        stored = "float64" if o.op == "reduced" else kind
-        return widened(f"tl.load({table})", stored, target)
+        scalar = f"scalars + {len(program.scalars)} * row + {o.detail}"
+        place = scalar if o.op == "scalar" else f"reduced + {o.detail} * tensors + tensor"
+        return widened(f"tl.load({place})", "float64", target)
 
     for name in given:
         o = before[int(name[1:])]
@@ -298,12 +296,11 @@ def extents(program: Program) -> list[int | None]:
     return list(dict.fromkeys(e.detail for e in program.host_expressions() if e.op == "size"))
 
 
-def scalar_source(program: Program, kind: str, counter: str) -> str:
+def scalar_source(program: Program, counter: str) -> str:
     """The source of the kernel that computes the scalars on the device and counts the step, a tensor in each lane.
 
     Args:
         program: what to run.
-        kind: the name of the dtype of the scalar table.
         counter: the name of the dtype of ``step`` and the scalar slots.
     """
     paths, shape = hyper_paths(program), extents(program)
@@ -346,10 +343,7 @@ def scalar_source(program: Program, kind: str, counter: str) -> str:
         *(f"c{k} = {table('counters', k)}.to(tl.pointer_type(tl.{counter}))" for k in counters),
         *(["step = tl.load(c0, mask=mask, other=0.0).to(tl.float64) + 1.0"] if first else []),
         *text.lines,
-        *(
-            f"tl.store(scalars + {len(results)} * tensor + {k}, {value}.to(tl.{kind}), mask=mask)"
-            for k, value in enumerate(results)
-        ),
+        *(f"tl.store(scalars + {len(results)} * tensor + {k}, {value}, mask=mask)" for k, value in enumerate(results)),
         *([f"tl.store(c0, step.to(tl.{counter}), mask=kept)"] if first else []),
         *(f"tl.store(c{k}, {value}.to(tl.{counter}), mask=kept)" for k, value in updates.items()),
         "tl.store(fresh + tensor, 0, mask=kept)",

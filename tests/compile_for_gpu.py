@@ -1,0 +1,108 @@
+"""Compiles kernels for GPUs that need not be there, and prints how often each instruction stands in them (JSON).
+
+It runs as a process of its own, since Triton can't compile where its interpreter is switched on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+import steprule
+from steprule import Optimizer, rule
+from steprule.kernels.triton_source import NAMES, compiled, pass_source, scalar_source
+from steprule.rule.program import Program
+
+HOPPER, MI300 = GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)
+TYPES = {
+    "pointers": "*i64",
+    "chunks": "*i64",
+    "reduced": "*fp64",
+    "partials": "*fp64",
+    "spans": "*i64",
+    "hyper": "*fp64",
+    "groups": "*i64",
+    "counters": "*i64",
+    "fresh": "*i8",
+    "extents": "*fp64",
+    "found_inf": "*fp32",
+    "scalars": "*fp64",
+    "tensors": "i32",
+}
+MEMORY = re.compile(r"\b(?:(?:ld|st)\.global[.\w]*|global_(?:load|store)_\w+|buffer_(?:load|store)_\w+)")
+ARITHMETIC = re.compile(r"\b(?:div|sqrt|fma|ex2|lg2)\.[.\w]+")
+
+
+class Everything(Optimizer):
+    """Every operation, on elements, on what is reduced and on scalars, and every reduction."""
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        def all_of(x: Any, y: Any) -> Any:
+            both = (x < y) & (x <= y) | ~(x > y) | (x >= y) & (x == y) | (x != y) & ~rule.isnan(x)
+            one = rule.sqrt(x) + rule.exp(x) + rule.log(x) + rule.tanh(x) + rule.sin(x) + rule.cos(x) + rule.sign(x)
+            two = rule.power(x, y) * rule.minimum(x, y) - rule.maximum(x, y) / y + rule.floor(x) - rule.ceil(x)
+            return rule.where(both, one, -two) + abs(x) + float("inf") * y + (x < 1)
+
+        norms = rule.norm(p) + rule.sum(p, scope="all") + rule.max_abs(g) + rule.mean(g)
+        s.number = rule.stored(s.number) * all_of(h.lr, s.step) + rule.where(s.is_new, rule.size(p), 1.0)
+        return p - all_of(p, g) * all_of(norms, h.lr) - s.number
+
+
+Everything.slots = {"number": rule.scalar(1.0)}
+
+
+def program(optimizer: Optimizer) -> Program:
+    p = optimizer.param_groups[0]["params"][0]
+    p.grad = torch.ones_like(p)
+    optimizer.explain()
+    return optimizer._plan.launches[0].program  # type: ignore[union-attr]
+
+
+def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) -> Counter[str]:
+    """How often each instruction for memory and each approximate one stands in a kernel compiled for a GPU."""
+    signature = {name: "constexpr" if name in constants else TYPES[name] for name in function.arg_names}
+    places = {name: i for i, name in enumerate(function.arg_names)}
+    values = {(places[name],): value for name, value in constants.items()}
+    aligned = {(i,): [["tt.divisibility", 16]] for name, i in places.items() if signature[name].startswith("*")}
+    source = ASTSource(function, signature, values, aligned)
+    compiled_kernel = triton.compile(source, target=target, options=dict(enable_fp_fusion=False))
+    text = compiled_kernel.asm["ptx" if target.backend == "cuda" else "amdgcn"]
+    return Counter(MEMORY.findall(text) + ARITHMETIC.findall(text))
+
+
+def passes(made: Program, target: GPUTarget, dtype: torch.dtype, aligned: bool) -> list[Counter[str]]:
+    """The instructions of each pass; what joins its reductions is compiled too."""
+    kind = "float64" if dtype == torch.float64 else "float32"
+    found = []
+    for stage, phase in enumerate(made.phases):
+        functions = compiled(pass_source(made, stage, [NAMES[dtype]] * made.operands, kind))
+        constants = {"found_inf": None, "ALIGNED": aligned, "BLOCK": 1024}
+        found.append(instructions(functions[f"pass{stage}"], target, constants))
+        if phase.reductions:
+            instructions(functions[f"gather{stage}"], target, {"BLOCK": 1024})
+    return found
+
+
+def main() -> None:
+    start = lambda: torch.ones(4, requires_grad=True)
+    everything, adamw = program(Everything([start()], dict(lr=0.1))), program(steprule.AdamW([start()]))
+    results = {}
+    for target, dtype in ((HOPPER, torch.float32), (HOPPER, torch.float64), (MI300, torch.float32)):
+        results[f"everything {target.arch} {NAMES[dtype]}"] = passes(everything, target, dtype, True)
+    for target in (HOPPER, MI300):
+        instructions(compiled(scalar_source(everything, "float32"))["advance"], target, {"BLOCK": 128})
+    for dtype in (torch.float32, torch.bfloat16):
+        results[f"adamw {NAMES[dtype]}"] = passes(adamw, HOPPER, dtype, True)
+    results["adamw unaligned"] = passes(adamw, HOPPER, torch.float32, False)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

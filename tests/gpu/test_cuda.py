@@ -1,0 +1,374 @@
+"""What only a GPU can show: graphs, streams, no waiting, sizes, measured blocks. Skipped where there is none.
+
+The kernels' numbers are tested in tests/test_triton.py, which takes the GPU too where there is one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import steprule
+from steprule import Optimizer, rule
+from steprule.kernels import triton, tune
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
+pytestmark.append(pytest.mark.filterwarnings("default"))  # torch warns of graphs and profilers
+
+SHAPES = [(64, 33), (1000,), (), (5, 7, 3), (128, 128)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def parameters(shapes: Any = SHAPES, dtype: torch.dtype = torch.float32, device: str = "cuda") -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(shape, device=device).to(dtype).requires_grad_() for shape in shapes]
+
+
+def give_gradients(params: list[Tensor], step: int, scale: float = 1.0) -> None:
+    """New tensors for the gradients, as zero_grad() and backward() leave them."""
+    generator = torch.Generator("cuda").manual_seed(step)
+    for p in params:
+        value = torch.randn(p.shape, device="cuda", generator=generator) * scale
+        p.grad = value.to(p.device, p.dtype)
+
+
+def fill_gradients(params: list[Tensor], step: int) -> None:
+    """New numbers in the tensors that hold the gradients, as a captured backward() leaves them."""
+    generator = torch.Generator("cuda").manual_seed(step)
+    for p in params:
+        assert p.grad is not None
+        p.grad.copy_(torch.randn(p.shape, device="cuda", generator=generator))
+
+
+def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-6) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=tolerance, atol=tolerance)
+
+
+def launches(optimizer: Optimizer) -> list[Any]:
+    return list(optimizer._plan.launches)  # type: ignore[union-attr]
+
+
+class Lamb(Optimizer):
+    """Two passes: moments and norms, then the step of each parameter in proportion to its size."""
+
+    def __init__(self, params: Any, lr: Any = 1e-3, **options: Any) -> None:
+        super().__init__(params, dict(lr=lr), **options)
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.m = rule.lerp(s.m, g, 0.1)
+        s.v = rule.lerp(s.v, g * g, 0.001)
+        step = s.m / (1 - 0.9**s.step) / (rule.sqrt(s.v / (1 - 0.999**s.step)) + 1e-6)
+        return p - h.lr * rule.norm(p) / rule.maximum(rule.norm(step), 1e-12) * step
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "AdamW": steprule.AdamW,
+    "SGD": lambda params, **options: steprule.SGD(params, momentum=0.9, **options),
+    "AdamW clipped": lambda params, **options: steprule.AdamW(params, clip_norm=0.5, **options),
+    "Lamb": Lamb,
+}
+
+
+# -- a step that waits for nothing -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[Any]:
+    """Makes torch raise where the host would wait for the GPU."""
+    yield lambda on: torch.cuda.set_sync_debug_mode("error" if on else "default")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["numbers on the host", "numbers on the device"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_step_waits_for_the_gpu(name: str, on_device: bool, no_waiting: Any) -> None:
+    params = parameters()
+    lr = torch.tensor(0.01, device="cuda") if on_device else 0.01
+    optimizer = OPTIMIZERS[name](params, lr=lr, capturable=on_device)
+    for step in range(6):
+        give_gradients(params, step)
+        if step % 2 and not on_device:
+            optimizer.param_groups[0]["lr"] *= 0.9
+        no_waiting(step > 0)
+        optimizer.step()
+        no_waiting(False)
+    assert launches(optimizer)[0].backend == "triton"
+
+
+def test_a_scaled_step_does_not_wait_either(no_waiting: Any) -> None:
+    ours, theirs = parameters(), parameters()
+    optimizers = (steprule.AdamW(ours), torch.optim.AdamW(theirs, fused=True))
+    scalers = [torch.amp.GradScaler("cuda", init_scale=8.0) for _ in optimizers]
+    for step, finite in enumerate([True, False, True, False, True]):
+        for params, scaler, optimizer in zip((ours, theirs), scalers, optimizers, strict=True):
+            give_gradients(params, step, scaler.get_scale() if step else 8.0)
+            scaler.scale(torch.zeros((), device="cuda"))
+            if not finite:
+                params[0].grad[0, 0] = torch.inf  # type: ignore[index]
+            no_waiting(step > 0 and optimizer is optimizers[0])
+            scaler.step(optimizer)
+            no_waiting(False)
+            scaler.update()
+    assert_same(ours, theirs)
+    assert [float(optimizers[0].state[p]["step"]) for p in ours] == [3.0] * len(ours)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_number_of_kernels_does_not_depend_on_the_number_of_tensors(name: str) -> None:
+    counts = []
+    for tensors in (4, 400):
+        params = parameters([(100,)] * tensors)
+        optimizer = OPTIMIZERS[name](params)
+        for step in range(3):
+            give_gradients(params, step)
+            optimizer.step()
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            optimizer.step()
+            torch.cuda.synchronize()
+        counts.append(sum(e.count for e in profile.key_averages() if e.device_type.name == "CUDA"))
+    assert counts[0] == counts[1]
+    assert 0 < counts[0] <= 12
+
+
+# -- CUDA graphs -----------------------------------------------------------------------------------------------------
+
+
+def capture(step: Any) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph
+
+
+def warm_up(optimizer: Optimizer, params: list[Tensor], steps: int = 3) -> None:
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for step in range(steps):
+            fill_gradients(params, step)
+            optimizer.step()
+    torch.cuda.current_stream().wait_stream(side)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_captured_step_replays_with_the_learning_rate_changed_in_between(name: str) -> None:
+    lr = torch.tensor(0.01, device="cuda")
+    ours, theirs = parameters(), parameters()
+    optimizer = OPTIMIZERS[name](ours, lr=lr, capturable=True)
+    reference = OPTIMIZERS[name](theirs, lr=0.01, backend="eager")
+    for params in (ours, theirs):
+        for p in params:
+            p.grad = torch.zeros_like(p)
+    warm_up(optimizer, ours)
+    graph = capture(optimizer.step)
+    for step in range(8):
+        rate = 0.01 if step < 3 else 0.01 / step
+        reference.param_groups[0]["lr"] = rate
+        fill_gradients(theirs, step)
+        reference.step()
+        if step >= 3:
+            lr.fill_(rate)
+            fill_gradients(ours, step)
+            graph.replay()
+    assert_same(ours, theirs, 1e-5)
+    for p, q in zip(ours, theirs, strict=True):
+        for key, value in reference.state[q].items():
+            assert_same([optimizer.state[p][key]], [value.cuda()], 1e-5)
+
+
+def test_forward_backward_and_step_in_one_graph() -> None:
+    def model() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Tanh(), torch.nn.Linear(30, 1)).cuda()
+
+    ours, theirs = model(), model()
+    optimizers = (steprule.AdamW(ours, capturable=True), torch.optim.AdamW(theirs.parameters(), capturable=True))
+    x, y = torch.randn(16, 20, device="cuda"), torch.randn(16, 1, device="cuda")
+    for module, optimizer in zip((ours, theirs), optimizers, strict=True):
+
+        def train(module: Any = module, optimizer: Any = optimizer) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.mse_loss(module(x), y).backward()
+            optimizer.step()
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                train()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = capture(train)  # the gradients get new addresses in here
+        for _ in range(5):
+            graph.replay()
+    assert_same(ours.parameters(), theirs.parameters(), 1e-5)
+
+
+def test_steps_outside_of_a_graph_leave_it_as_it_is() -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = steprule.SGD(ours, lr=0.1, momentum=0.5, capturable=True)
+    reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.5)
+    for params in (ours, theirs):
+        for p in params:
+            p.grad = torch.zeros_like(p)
+    warm_up(optimizer, ours)
+    graph = capture(optimizer.step)
+    captured = [p.grad for p in ours]
+    for step in range(3):
+        fill_gradients(theirs, step)
+        reference.step()
+    for step in range(3, 9):
+        fill_gradients(theirs, step)
+        reference.step()
+        if step % 2:
+            for p, grad in zip(ours, captured, strict=True):
+                p.grad = grad
+            fill_gradients(ours, step)
+            for p in ours:
+                p.grad = None
+            graph.replay()
+        else:
+            give_gradients(ours, step)  # elsewhere
+            optimizer.step()
+    assert_same(ours, theirs, 1e-5)
+
+
+def test_what_cannot_be_captured_is_refused() -> None:
+    params = parameters()
+    give_gradients(params, 0)
+    optimizer = steprule.AdamW(params)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"capture of step\(\) for an instance of AdamW but .* capturable is False"):
+        capture(optimizer.step)
+    with pytest.raises(RuntimeError, match=r"first step .* can't be captured"):
+        capture(steprule.AdamW(params, capturable=True).step)
+    eager = steprule.AdamW(params, capturable=True, backend="eager")
+    eager.step()
+    with pytest.raises(RuntimeError, match="can't be captured in a CUDA graph, for its numbers live on the host"):
+        capture(eager.step)
+    torch.cuda.synchronize()
+    optimizer.step()
+
+
+# -- streams and devices ---------------------------------------------------------------------------------------------
+
+
+def test_steps_run_on_the_current_stream_whichever_it_is() -> None:
+    ours, theirs = parameters([(1 << 20,), (77,)]), parameters([(1 << 20,), (77,)])
+    optimizer, reference = steprule.AdamW(ours), torch.optim.AdamW(theirs)
+    streams = [torch.cuda.Stream(), torch.cuda.default_stream(), torch.cuda.Stream()]
+    for step, stream in zip(range(9), itertools.cycle(streams), strict=False):
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(1_000_000)  # what comes before on the stream is late
+            give_gradients(ours, step)
+            optimizer.step()
+            optimizer.zero_grad()
+            junk = [torch.full((1 << 18,), torch.nan, device="cuda") for _ in range(4)]  # takes memory that is free
+            del junk
+        torch.cuda.current_stream().wait_stream(stream)
+        give_gradients(theirs, step)
+        reference.step()
+    assert_same(ours, theirs)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameters_on_several_devices(name: str) -> None:
+    def mixed(device: str) -> list[Tensor]:
+        return [*parameters(), *parameters([(50, 3), (70,)], device=device)]
+
+    ours, theirs = mixed("cuda:1"), mixed("cuda:0")
+    optimizer, reference = OPTIMIZERS[name](ours), OPTIMIZERS[name](theirs, backend="eager")
+    for step in range(4):
+        give_gradients(ours, step)
+        give_gradients(theirs, step)
+        optimizer.step()
+        reference.step()
+    assert_same([p.cuda() for p in ours], theirs, 1e-5)
+    assert len(launches(optimizer)) == 2
+
+
+def test_parameters_on_the_cpu_and_on_a_gpu() -> None:
+    ours, theirs = parameters(), parameters()
+    with torch.no_grad():
+        ours[1] = ours[1].detach().cpu().requires_grad_()
+    optimizer = steprule.AdamW(ours, clip_norm=0.5)
+    reference = torch.optim.AdamW(theirs)
+    for step in range(4):
+        give_gradients(ours, step)
+        give_gradients(theirs, step)
+        torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+        optimizer.step()
+        reference.step()
+    assert {launch.backend for launch in launches(optimizer)} == {"llvm", "triton"}
+    assert_same([p.cuda() for p in ours], theirs, 1e-5)
+
+
+# -- size and speed --------------------------------------------------------------------------------------------------
+
+
+def test_a_tensor_of_more_than_31_bits_of_elements() -> None:
+    size = 2**31 + 4099
+    if torch.cuda.mem_get_info()[0] < 3 * 2 * size + 2**30:
+        pytest.skip("too little memory is free")
+    p = torch.ones(size, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+    p.grad = torch.ones(size, dtype=torch.bfloat16, device="cuda")
+    steprule.SGD([p], lr=0.5).step()
+    for part in p.detach().split(2**28):
+        assert bool((part == 0.5).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_large_tensors_are_those_of_the_reference(dtype: torch.dtype) -> None:
+    shapes = [(1 << 20,), (3000, 1001), (17,), (1 << 21,)]
+    ours, theirs = parameters(shapes, dtype), parameters(shapes, dtype)
+    optimizers = (steprule.AdamW(ours, clip_norm=1.0), steprule.AdamW(theirs, clip_norm=1.0, backend="eager"))
+    for step in range(3):
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            give_gradients(params, step)
+            optimizer.step()
+    assert_same(ours, theirs, 1e-6 if dtype == torch.float32 else 8e-3)
+
+
+def test_the_same_bits_every_time() -> None:
+    def run() -> list[Tensor]:
+        params = parameters([(1 << 20,), (1001,)])
+        optimizer = Lamb(params, clip_norm=0.1)
+        for step in range(3):
+            give_gradients(params, step)
+            optimizer.step()
+        return params
+
+    first = run()
+    assert all(torch.equal(a, b) for _ in range(3) for a, b in zip(first, run(), strict=True))
+
+
+def test_the_block_is_measured_once_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def block() -> tune.Block:
+        params = parameters([(2 * triton.WORTH_TUNING,)])
+        start = [p.detach().clone() for p in params]
+        optimizer = steprule.AdamW(params, lr=0.0, weight_decay=0.0)
+        give_gradients(params, 0)
+        optimizer.step()
+        assert_same(params, start, 0.0)  # measuring changed nothing
+        return launches(optimizer)[0].block  # type: ignore[no-any-return]
+
+    first = block()
+    assert first in tune.CANDIDATES
+    (key,) = json.loads(tune.cache_file().read_text())
+    assert torch.cuda.get_device_name() in key
+    monkeypatch.setattr(tune, "milliseconds", lambda run, device: pytest.fail("measured again"))
+    assert block() == first
