@@ -6,22 +6,25 @@ import functools
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
+from . import selectors
+from .globs import fold
 from .kernels.choose import BACKENDS, launches
 from .kernels.explain import explain
 from .kernels.launch import Entry, fresh
 from .kernels.plan import Plan
+from .names import nearest
 from .overrides import Scale, groups
 from .rule.program import Program, Slot
 from .rule.trace import trace
 from .schedules import plateaus, separate, write
-from .selectors import Selectable, select, untracked
+from .selectors import Selectable
 from .state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
 from .state_dict import Plan as LoadPlan
 
@@ -149,7 +152,8 @@ class Optimizer(torch.optim.Optimizer):
         self._validate(defaults)
         self._steps = 0
         self._tracked: tuple[str, ...] = ()
-        self._model = weakref.ref(params) if isinstance(params, nn.Module) else None
+        self._models = [weakref.ref(params)] if isinstance(params, nn.Module) else []
+        self._unchecked = bool(self._models)
         self._forget()
         if overrides:
             params = groups(params, defaults, overrides)
@@ -242,7 +246,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("_model", None)
+        self.__dict__.setdefault("_models", [])
+        self.__dict__.setdefault("_unchecked", False)
         self._forget()
         self._scheduled = any("schedules" in group for group in self.param_groups)
         for group in self.param_groups:
@@ -336,7 +341,7 @@ class Optimizer(torch.optim.Optimizer):
             inputs["found_inf"] = found_inf
         plan.run(groups, inputs, self.state)
         torch.autograd.graph.increment_version(plan.updated)
-        if self._steps == 0 and self._model is not None:
+        if self._unchecked:
             self._warn_of_untracked()
         self._steps += 1
 
@@ -409,15 +414,6 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- groups while training runs ------------------------------------------------------------------------------
 
-    def _named(self) -> Any:
-        """The parameters as selectors see them: the model where it is known, else what has names, else tensors."""
-        model = self._model() if self._model is not None else None
-        if model is not None:
-            return model
-        named = all("param_names" in group for group in self.param_groups)
-        pairs = [pair for g in self.param_groups for pair in zip(g.get("param_names", ()), g["params"], strict=False)]
-        return pairs if named else [p for group in self.param_groups for p in group["params"]]
-
     def freeze(self, what: Selectable) -> list[str]:
         """Stop training the parameters that a selector means: they get no gradient and keep their state.
 
@@ -428,7 +424,7 @@ class Optimizer(torch.optim.Optimizer):
             The names of the parameters.
 
         Raises:
-            ValueError: it matches nothing.
+            ValueError: it matches nothing, or needs names or modules that are not known.
         """
         return self._train(what, False)
 
@@ -442,27 +438,66 @@ class Optimizer(torch.optim.Optimizer):
             The names of the parameters.
 
         Raises:
-            ValueError: it matches nothing.
+            ValueError: it matches nothing, or needs names or modules that are not known.
         """
         return self._train(what, True)
 
     def _train(self, what: Selectable, train: bool) -> list[str]:
-        chosen = select(self._named(), what)
-        for _, p in chosen:
-            p.requires_grad_(train)
+        found = selectors.chosen(selectors.selector(what), self._entries())
+        for entry in found:
+            entry.parameter.requires_grad_(train)
             if not train:
-                p.grad = None
-        return [name for name, _ in chosen]
+                entry.parameter.grad = None
+        return [entry.name for entry in found]
+
+    def _entries(self) -> list[selectors.Entry]:
+        """The parameters as selectors see them: those of the modules that were given, then the others."""
+        found = {id(e.parameter): e for module in reversed(self._modules()) for e in selectors.entries(module)}
+        for group in self.param_groups:
+            for name, p in zip(group.get("param_names") or repeat(""), group["params"], strict=False):
+                found.setdefault(id(p), selectors.Entry(name, p))
+        return list(found.values())
+
+    def _modules(self) -> list[nn.Module]:
+        return [module for known in self._models if (module := known()) is not None]
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a model of which a parameter trains but is in no group, and so would stay as it is.
+
+        Args:
+            model: the module.
+
+        Raises:
+            ValueError: naming the parameters.
+
+        Example:
+            >>> import steprule
+            >>> model = nn.Sequential(nn.Linear(2, 2))
+            >>> optimizer = steprule.SGD(model)
+            >>> model.append(nn.Linear(2, 1))
+            Sequential(...)
+            >>> optimizer.check_model(model)
+            Traceback (most recent call last):
+            ValueError: of Sequential, 1.weight, 1.bias train but are in no group of this SGD: optimizer.add(...) takes
+            them in
+        """
+        if missing := self._missing(model):
+            raise ValueError(missing)
 
     def _warn_of_untracked(self) -> None:
-        model = self._model() if self._model is not None else None
-        missing = untracked(model, self._params()) if model is not None else []
-        if missing:
-            warnings.warn(
-                f"{', '.join(name for name, _ in missing)} of the model will not be trained: added after this "
-                f"{type(self).__name__} was made? Take it in with optimizer.add(...)",
-                stacklevel=4,
-            )
+        self._unchecked = False
+        for missing in filter(None, map(self._missing, self._modules())):
+            warnings.warn(missing, stacklevel=6)
+
+    def _missing(self, model: nn.Module) -> str | None:
+        names = [name for name, _ in selectors.untracked(model, self._params())]
+        if not names:
+            return None
+        listed = ", ".join(names if len(names) < 9 else fold(names))
+        return (
+            f"of {type(model).__name__}, {listed} train but are in no group of this {type(self).__name__}: "
+            "optimizer.add(...) takes them in"
+        )
 
     def _params(self) -> list[torch.Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -473,35 +508,38 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             what: a module, a tensor, or an iterable of tensors or (name, tensor) pairs. Parameters that are in a
                 group already are left where they are.
-            **hyper: the hyperparameters in which they differ from the defaults.
+            **hyper: the hyperparameters in which they differ from the defaults; :func:`steprule.scale` multiplies
+                the default.
 
         Raises:
-            ValueError: all of them are in a group already, or names are needed and not known.
+            ValueError: all of them are in a group already; names are needed and not known, or are taken.
             TypeError: an unknown hyperparameter.
         """
         for name in hyper:
             if name not in self.defaults:
-                raise TypeError(f"{type(self).__name__} has no hyperparameter {name!r}: {', '.join(self.defaults)}")
-        model = self._model() if self._model is not None else None
-        called = {id(p): name for name, p in model.named_parameters()} if model is not None else {}
-        given = (
-            what.named_parameters()
-            if isinstance(what, nn.Module)
-            else [what]
-            if isinstance(what, torch.Tensor)
-            else what
-        )
-        pairs = [item if isinstance(item, tuple) else ("", item) for item in given]
-        known = set(map(id, self._params()))
-        new = {id(p): (called.get(id(p), name), p) for name, p in pairs if id(p) not in known}
+                known = nearest(name, self.defaults) or f"; there are {', '.join(self.defaults)}"
+                raise TypeError(f"{type(self).__name__} has no hyperparameter {name!r}{known}")
+        given = what.named_parameters() if isinstance(what, nn.Module) else what
+        pairs = [
+            x if isinstance(x, tuple) else ("", x) for x in ([given] if isinstance(given, torch.Tensor) else given)
+        ]
+        grouped = set(map(id, self._params()))
+        full = {id(entry.parameter): entry.name for entry in self._entries()}
+        new = {id(p): (full.get(id(p)) or name, p) for name, p in pairs if id(p) not in grouped}
         if not new:
             raise ValueError("every one of these parameters is in a group already")
-        if any("param_names" in group for group in self.param_groups):
-            if not all(name for name, _ in new.values()):
-                raise ValueError("the optimizer knows its parameters by name: give (name, tensor) pairs or a module")
-            self.add_param_group({"params": list(new.values()), **hyper})
-        else:
-            self.add_param_group({"params": [p for _, p in new.values()], **hyper})
+        taken = [name for group in self.param_groups for name in group.get("param_names", ())]
+        if taken:
+            self._check_new_names([name for name, _ in new.values()], taken)
+        self.add_param_group({"params": list(new.values()) if taken else [p for _, p in new.values()], **hyper})
+        if isinstance(what, nn.Module):
+            self._models.append(weakref.ref(what))
+
+    def _check_new_names(self, names: list[str], taken: list[str]) -> None:
+        if not all(names):
+            raise ValueError("the optimizer knows its parameters by name: give (name, tensor) pairs or a module")
+        if double := sorted(set(names) & set(taken)):
+            raise ValueError(f"other parameters are called {', '.join(double)} already: give (name, tensor) pairs")
 
     def report_metric(self, value: float) -> None:
         """Tell every :func:`steprule.schedules.plateau` among the schedules how training goes.
@@ -522,48 +560,76 @@ class Optimizer(torch.optim.Optimizer):
     # -- what is measured in the step ----------------------------------------------------------------------------
 
     def track(self, *names: str) -> None:
-        """Compute norms in each step from now on, in the same passes over memory.
+        """Compute norms of each parameter in each step from now on, in the same passes over memory.
 
         Args:
-            *names: of ``"grad_norm"``, ``"param_norm"`` (before the update), ``"update_norm"`` and
-                ``"update_to_param"``, their ratio; none to stop.
+            *names: of ``"grad_norm"`` (as in ``backward``, without GradScaler's scale, before clipping),
+                ``"param_norm"`` (before the update), ``"update_norm"`` (of what the step adds to the parameter) and
+                ``"update_to_param"``, the ratio of these two; none to stop.
 
         Raises:
             ValueError: for another name.
+            RuntimeError: the algorithm has no update rule that could measure.
+
+        Example:
+            >>> import torch, steprule
+            >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+            >>> optimizer = steprule.SGD([("weight", weight)], lr=0.1)
+            >>> optimizer.track("grad_norm", "update_to_param")
+            >>> weight.sum().backward()
+            >>> optimizer.step()
+            >>> {name: round(value, 6) for name, value in optimizer.tracked().items()}
+            {'grad_norm/weight': 1.414214, 'update_to_param/weight': 0.028284}
         """
         for name in names:
             if name not in TRACKED:
                 raise ValueError(f"can't track {name!r}; there are {', '.join(TRACKED)}")
+        if names and type(self).update is Optimizer.update:
+            raise RuntimeError(f"{type(self).__name__} has no update rule, in which norms are computed on the way")
         self._tracked = names
 
     def tracked(self, by: str = "parameter") -> dict[str, float]:
         """What :meth:`track` asked for, in the last step.
 
         Args:
-            by: ``"parameter"`` or ``"group"``.
+            by: ``"parameter"``, or ``"group"`` for the norms over all that had a gradient in a group.
 
         Returns:
-            ``"grad_norm/NAME"`` to number, NAME being the parameter's, or ``"group 0"``.
+            ``"grad_norm/NAME"`` to number, for each parameter that had a gradient. NAME is the parameter's, and
+            ``group_0.3`` for the fourth of the first group if it has none; by group it is ``group_0``. Empty before
+            the first step that measured.
+
+        Raises:
+            ValueError: ``by`` is something else.
         """
         if by not in ("parameter", "group"):
             raise ValueError(f"tracked by 'parameter' or 'group', not by {by!r}")
         parts = dict.fromkeys(part for name in self._tracked for part in PARTS.get(name, (name,)))
         norms = {part: self._norms(part, by) for part in parts}
-        found: dict[str, float] = {}
-        for name in self._tracked:
-            values = norms.get(name) or {
-                key: _ratio(update, norms["param_norm"][key]) for key, update in norms["update_norm"].items()
-            }
-            found |= {f"{name}/{key}": value for key, value in values.items()}
-        return found
+        if "update_to_param" in self._tracked:
+            updates, sizes = norms["update_norm"], norms["param_norm"]
+            norms["update_to_param"] = {key: ratio(update, sizes[key]) for key, update in updates.items()}
+        return {f"{name}/{key}": value for name in self._tracked for key, value in norms[name].items()}
 
     def _norms(self, name: str, by: str) -> dict[str, float]:
+        found = self._plan.tracked(name) if self._plan is not None else []
+        called = self._plain_names() if by == "parameter" else {}
         squares: dict[str, float] = {}
-        for launch, values in self._plan.tracked(name) if self._plan is not None else []:
+        for launch, values in found:
             for entry, value in zip(launch.entries, values.tolist(), strict=True):
-                key = entry.name if by == "parameter" else f"group {entry.group}"
+                key = called[id(entry.param)] if called else f"group_{entry.group}"
                 squares[key] = squares.get(key, 0.0) + value
         return {key: value**0.5 for key, value in squares.items()}
+
+    def _plain_names(self) -> dict[int, str]:
+        """What the parameters are called where names are keys, by their identity."""
+        return {
+            id(p): name or f"group_{index}.{position}"
+            for index, group in enumerate(self.param_groups)
+            for position, (name, p) in enumerate(
+                zip(group.get("param_names") or repeat(""), group["params"], strict=False)
+            )
+        }
 
     # -- saving --------------------------------------------------------------------------------------------------
 
@@ -663,5 +729,5 @@ def check_capturable(entry: Entry) -> None:
         )
 
 
-def _ratio(a: float, b: float) -> float:
+def ratio(a: float, b: float) -> float:
     return a / b if b else float("inf") if a else 0.0

@@ -116,6 +116,11 @@ def check(program: Program, entry: Entry) -> None:
     if g.device != p.device:
         raise RuntimeError(f"parameter {entry.name} is on {p.device}, its gradient on {g.device}")
     if g.layout == torch.sparse_coo and not sparse_ready(program):
+        if "param_norm" in dict(program.tracked):
+            raise RuntimeError(
+                f"param_norm and update_to_param can't be tracked: they need the whole of parameter {entry.name}, whose "
+                "gradient is sparse; track grad_norm and update_norm, or make it dense"
+            )
         raise RuntimeError(
             f"{program.name} does not support sparse gradients, please consider SparseAdam instead: its rule needs "
             f"the whole of parameter {entry.name} at once"
@@ -126,11 +131,12 @@ def sparse_ready(program: Program) -> bool:
     """Whether a rule is elementwise, but for reductions of what is zero wherever the gradient has no rows."""
     if program.temporaries:
         return False
+    updates = dict(program.tracked).get("update_norm")  # what has no gradient is not updated
     for phase in program.phases:
         zero: list[bool] = []
         for o in phase.operations:
             zero.append(vanishes(o, [zero[a] for a in o.args]))
-        if not all(zero[value] for _, value in phase.reductions):
+        if not all(zero[value] or row == updates for row, value in phase.reductions):
             return False
     return True
 

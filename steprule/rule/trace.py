@@ -160,11 +160,11 @@ def trace(
     try:
         if scaled:
             g = g / Expression("input", detail="grad_scale", level=Level.REDUCED)
+        gradient = g
         if clipped:
             tracks["total_norm"] = norm(g, scope="all")
             if "clip_norm" not in own and h.clip_norm:
                 g = g * minimum(1.0, h.clip_norm / (tracks["total_norm"] + 1e-6))
-        gradient = g
         if "maximize" not in own and h.maximize:
             g = -g
         if "l1" not in own and h.l1:
