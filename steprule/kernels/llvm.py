@@ -254,7 +254,8 @@ def accumulate(out: Emitter, reduction: str, value: str, kind: str, k: int) -> s
     wide = convert(out, value, kind, "double")
     if reduction == "max_abs":
         size, _ = compute(out, "abs", [(wide, "double")], "double")
-        return compute(out, "maximum", [(f"%acc{k}", "double"), (size, "double")], "double")[0]
+        out.declared.add("declare double @llvm.maximum.f64(double, double)")
+        return out.let(f"call nsz double @llvm.maximum.f64(double %acc{k}, double {size})")
     if reduction == "sum_of_squares":
         wide = out.let(f"fmul double {wide}, {wide}")
     return out.let(f"fadd reassoc contract double %acc{k}, {wide}")
