@@ -16,7 +16,7 @@ ALGORITHMS.remove("Optimizer")
 SWITCHES = {"foreach", "fused", "capturable", "differentiable"}
 """What chooses between torch's implementations; the formulas are the same."""
 
-NO_COMPLEX = {"SparseAdam", "Adafactor", "Muon"}
+NO_COMPLEX = {"SparseAdam", "Adafactor", "Muon", "LBFGS"}
 ONLY_SPARSE = {"SparseAdam"}
 ONLY_MATRICES = {"Muon"}
 NEEDS_CLOSURE = {"LBFGS"}
@@ -86,6 +86,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"lr": tensor(0.05), "lambd": 0.1, "alpha": 0.6, "t0": 7, "weight_decay": 0.1},
         {"maximize": True, "t0": 0},
     ],
+    "LBFGS": [
+        {"line_search_fn": "strong_wolfe"},
+        {"lr": tensor(0.0625), "max_iter": 5, "history_size": 3},
+        {"lr": 0.0078125, "max_eval": 7, "tolerance_grad": 1e-3, "tolerance_change": 1e-5},
+    ],
     "SparseAdam": [
         {},
         {"lr": tensor(0.01), "betas": (0.7, 0.9), "eps": 1e-3},
@@ -149,7 +154,9 @@ def give_gradients(params: list[Tensor], step: int) -> None:
 def shapes_for(name: str) -> list[tuple[int, ...]]:
     if name in ONLY_MATRICES:
         return [(4, 4), (3, 5), (6, 2)]
-    return [(6,), (6, 3)] if name in ONLY_SPARSE else SHAPES
+    if name in ONLY_SPARSE | NEEDS_CLOSURE:
+        return [(6,), (6, 3)]
+    return SHAPES
 
 
 def take_step(name: str, optimizer: Any, params: list[Tensor], step: int) -> None:
