@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,60 +15,19 @@ import torch
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 import steprule
-from steprule.checkpoint import CheckpointError
 from steprule.cli import digits
 from steprule.cli.console import console, fail
-from steprule.cli.digits import Digits, LeNet
+from steprule.cli.demo_run import Run, Settings, algorithm, check_fits, new_run, resumed_run, train_step
+from steprule.cli.digits import Digits
 from steprule.cli.picture import draw_run
 from steprule.globs import fold
-from steprule.overrides import scale
-from steprule.schedules import exponential
-
-SGD_OPTIONS = {"lr": 0.015, "momentum": 0.9, "nesterov": True}  # other algorithms: their own defaults
-CLASSIFIER_RATE = 2.0  # times the rate of the features
-WEIGHT_DECAY = 1e-3  # of the classifier's weights, and of nothing else
-FALL = 0.85  # what is left of every rate after an epoch
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the weights that a run ends with."""
-
-    optimizer: str
-    seed: int
-    epochs: int
-
-
-@dataclass
-class History:
-    """Loss of each step, rates of each group at each step, held-out digits right after each epoch."""
-
-    loss: list[float] = field(default_factory=list)
-    rates: list[list[float]] = field(default_factory=list)
-    right: list[int] = field(default_factory=list)
-
-
-@dataclass
-class Run:
-    """Everything that a checkpoint holds."""
-
-    settings: Settings
-    model: LeNet
-    optimizer: steprule.Optimizer
-    history: History
-
-    def save(self, path: Path) -> None:
-        extra = {"settings": asdict(self.settings), "history": asdict(self.history)}
-        steprule.save(path, self.optimizer, self.model, **extra)
 
 
 def demo(
     context: typer.Context,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the digits.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the digits.")] = 15,
     seed: Annotated[int, typer.Option(min=0, max=2**32, help="Of first weights and data order.")] = 0,
     optimizer: Annotated[str, typer.Option(help="Any algorithm of steprule, by its name.")] = "SGD",
     device: Annotated[str, typer.Option(help="Where to train.")] = "cpu",
@@ -140,68 +98,6 @@ def writing_to(folder: Path) -> Iterator[None]:
         fail(f"cannot write to {folder}: {error.strerror or error}")
 
 
-def algorithm(name: str) -> type[steprule.Optimizer]:
-    """The algorithm of that name, in upper or lower case."""
-    algorithms = {
-        value.__name__.lower(): value
-        for value in vars(steprule).values()
-        if inspect.isclass(value) and issubclass(value, steprule.Optimizer) and value is not steprule.Optimizer
-    }
-    if name.lower() not in algorithms:
-        known = ", ".join(sorted(kind.__name__ for kind in algorithms.values()))
-        fail(f"there is no optimizer {name!r}; there are {known}")
-    return algorithms[name.lower()]
-
-
-def new_run(settings: Settings, device: torch.device) -> Run:
-    """A run at its start: the classifier has a rate of its own, and only its weights decay."""
-    kind = algorithm(settings.optimizer)
-    model = digits.build_model(settings.seed, device)
-    accepted = inspect.signature(kind).parameters
-    options: dict[str, Any] = dict(SGD_OPTIONS) if kind is steprule.SGD else {"lr": accepted["lr"].default}
-    options["lr"] *= exponential(FALL ** (1 / digits.STEPS))
-    overrides: dict[str, dict[str, Any]] = {"classifier.*": {"lr": scale(CLASSIFIER_RATE)}}
-    if "weight_decay" in accepted:
-        options["weight_decay"] = 0.0
-        overrides["classifier.*.weight"] = {"weight_decay": WEIGHT_DECAY}
-    try:
-        optimizer = kind(model, overrides=overrides, **options)
-    except (TypeError, ValueError) as error:
-        fail(f"{kind.__name__} does not fit this model: {error}")
-    return Run(settings, model, optimizer, History(rates=[[] for _ in optimizer.param_groups]))
-
-
-def check_fits(settings: Settings, batch: Digits) -> None:
-    """Refuse an algorithm that cannot train this model, with a step that nothing keeps."""
-    trial = new_run(settings, batch.images.device)
-    try:
-        train_step(trial, batch)
-    except RuntimeError as error:
-        fail(f"{settings.optimizer} does not fit this model: {error}")
-
-
-def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device) -> Run:
-    """The run that a checkpoint holds, where it was."""
-    try:
-        extra = steprule.load(checkpoint, None)
-        settings, history = Settings(**extra["settings"]), History(**extra["history"])
-    except (CheckpointError, OSError) as error:
-        fail(str(error))
-    except (KeyError, TypeError):
-        fail(f"{checkpoint} is not a checkpoint of the demo")
-    for name in ("optimizer", "seed"):
-        saved = getattr(settings, name)
-        if given.get(name, saved) != saved:
-            fail(f"{checkpoint} is of a run with --{name} {saved}; resume it with that, or without --{name}")
-    run = new_run(replace(settings, epochs=given.get("epochs", settings.epochs)), device)
-    run.history = history
-    try:
-        steprule.load(checkpoint, run.optimizer, run.model)
-    except CheckpointError as error:
-        fail(str(error))
-    return run
-
-
 def train_model(run: Run, train: Digits, held_out: Digits, checkpoint: Path) -> None:
     """Train to the end, with a checkpoint after each epoch."""
     history, settings = run.history, run.settings
@@ -222,22 +118,6 @@ def train_model(run: Run, train: Digits, held_out: Digits, checkpoint: Path) -> 
             history.right.append(digits.count_right(run.model, held_out))
             run.save(checkpoint)
             progress.update(task, accuracy=f"held-out {history.right[-1] / len(held_out.labels):.1%}")
-
-
-def train_step(run: Run, batch: Digits) -> float:
-    """One step; its loss and the rates that it was taken with go into the history."""
-
-    def closure() -> Tensor:
-        run.optimizer.zero_grad()
-        loss = cross_entropy(run.model(batch.images), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    loss: float = run.optimizer.step(closure).item()
-    run.history.loss.append(loss)
-    for rates, group in zip(run.history.rates, run.optimizer.param_groups, strict=True):
-        rates.append(group["lr"])
-    return loss
 
 
 def group_names(optimizer: steprule.Optimizer) -> list[str]:
