@@ -145,6 +145,7 @@ class Launch:
                 f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; "
                 "replace it with a tensor like the parameter, or delete it to start anew"
             )
+        value = plain(value)
         if p.layout == torch.strided and dense(p):
             value = like(value, p)
         return value
