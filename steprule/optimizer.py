@@ -15,7 +15,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from . import selectors
 from .globs import fold
-from .kernels.choose import BACKENDS, launches
+from .kernels.choose import BACKENDS, choose, launches
 from .kernels.explain import explain
 from .kernels.launch import Entry, fresh
 from .kernels.plan import Plan
@@ -27,6 +27,7 @@ from .schedules import plateaus, separate, write
 from .selectors import Selectable
 from .state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
 from .state_dict import Plan as LoadPlan
+from .table import group_table, plain_text, terminal_width
 
 __all__ = ["Optimizer"]
 
@@ -397,6 +398,27 @@ class Optimizer(torch.optim.Optimizer):
         clipped = any(group["clip_norm"] for group in self.param_groups)
         plan = self._plan or self._make_plan((False, clipped, self._tracked))
         return explain(plan.launches, source)
+
+    def __repr__(self) -> str:
+        """The groups as a table that fits the terminal, as plain text."""
+        width, kernels = terminal_width(), [self._kernels(index) for index in range(len(self.param_groups))]
+        table = group_table(type(self).__name__, self.param_groups, kernels, OPTIONS, self._steps, width)
+        return plain_text(table, width)
+
+    def _kernels(self, index: int) -> str:
+        """What serves a group's parameters; those without a gradient as if it were like them."""
+        group = self.param_groups[index]
+        if type(self).update is Optimizer.update:
+            return "torch"
+        try:
+            clipped = any(group["clip_norm"] for group in self.param_groups)
+            program = self._program(group, (False, clipped, self._tracked))
+            entries = [
+                Entry(p, p if p.grad is None else p.grad, self.state.get(p, {}), index, "") for p in group["params"]
+            ]
+            return ", ".join(dict.fromkeys(choose(program, entry, group)[0].backend for entry in entries))
+        except (RuntimeError, ValueError, TypeError):
+            return "none (explain() says why)"
 
     @property
     def grad_norm(self) -> torch.Tensor:
