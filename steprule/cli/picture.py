@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steprule.replacing import replacing
+from steprule.style import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, FAINT, LOSS, ACCURACY = "#22262e", "#c9ced8", "#2463b8", "#1c8a5b"
+LOSS, ACCURACY = "#2463b8", "#1c8a5b"
 GROUPS = ("#c2410c", "#7c3aed", "#0f766e", "#b45309", "#be185d")
-STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#eceff4",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
-    "font.size": 9,
-    "figure.facecolor": "white",
-}
 
 
 def draw_run(path: Path, title: str, loss: list[float], accuracy: list[float], rates: dict[str, list[float]]) -> None:

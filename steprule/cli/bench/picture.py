@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from steprule.cli.bench.cases import Result
 from steprule.cli.bench.table import PEERS
-from steprule.cli.picture import FAINT, INK, STYLE
 from steprule.replacing import replacing
+from steprule.style import FAINT, INK, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
