@@ -94,8 +94,9 @@ def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, s
     index: dict[int, int] = {}
     for param in params_of(groups):
         index.setdefault(id(param), len(index))
+    ordered = sorted(state.items(), key=lambda item: index.get(id(item[0]), len(index)))
     return {
-        "state": {index.get(id(key), key): _own(entry) for key, entry in state.items()},
+        "state": {index.get(id(key), key): _own(entry) for key, entry in ordered},
         "param_groups": [_packed_group(group, index) for group in groups],
         "steprule": describe(groups, state, algorithm, step),
     }
