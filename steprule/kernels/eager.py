@@ -152,7 +152,8 @@ class EagerLaunch(Launch):
         rows = [grad.values() if o == GRAD else t[index] for o, t in enumerate(tensors)]
         values = self.compute(phase, i, [real(t) for t in rows])
         for operand, value in phase.stores:
-            real(tensors[operand])[index] = values[value].to(tensors[operand].dtype)
+            target = real(tensors[operand])
+            target[index] = torch.as_tensor(values[value], dtype=target.dtype, device=target.device)
 
     def compute(self, phase: Phase, i: int, operands: list[torch.Tensor]) -> list[Any]:
         dtype = arithmetic(self.params[i].dtype)
