@@ -86,19 +86,24 @@ def save(
     """
     if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
         raise ValueError(f"keep must be a whole number from 1 on, got {keep!r}")
-    state = None if optimizer is None else described_state(optimizer)
-    encoder = Encoder(_tensor_name(state))
-    document = {
-        "optimizer": encoder.encode(state, ("optimizer",)),
-        "model": encoder.encode(None if model is None else dict(model.state_dict()), ("model",)),
-        "random": encoder.encode(_random_state() if rng else None, ("random",)),
-        "extra": encoder.encode(extra, ("extra",)),
+    parts = {
+        "optimizer": None if optimizer is None else _described_state(optimizer),
+        "model": None if model is None else dict(model.state_dict()),
+        "random": _random_state() if rng else None,
+        "extra": extra,
     }
-    with replacing(Path(path), keep or 1) as file:
+    write_parts(Path(path), parts, keep or 1)
+
+
+def write_parts(path: Path, parts: Mapping[str, Any], keep: int = 1) -> None:
+    """Writes what :func:`read` reads: ``optimizer``, ``model``, ``random`` and ``extra``."""
+    encoder = Encoder(_tensor_name(parts["optimizer"]))
+    document = {part: encoder.encode(parts[part], (part,)) for part in PARTS}
+    with replacing(path, keep) as file:
         write(file, document, encoder.tensors)
 
 
-def described_state(optimizer: torch.optim.Optimizer) -> StateDict:
+def _described_state(optimizer: torch.optim.Optimizer) -> StateDict:
     """The optimizer's ``state_dict()``, with steprule's part where it is one of torch's."""
     state = optimizer.state_dict()
     if "steprule" in state:
@@ -295,8 +300,15 @@ def read(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         header = read_header(file, path)
         tensors = read_tensors(file, header, path)
+    given: set[str] = set()
+
+    def find(name: str, is_complex: bool) -> torch.Tensor:
+        tensor = tensors[name].clone() if name in given else tensors[name]
+        given.add(name)
+        return torch.view_as_complex(tensor) if is_complex else tensor
+
     with _naming(path):
-        content = {part: decode(header.document.get(part), tensors) for part in PARTS}
+        content = {part: decode(header.document.get(part), find) for part in PARTS}
         for part, value in content.items():
             if not isinstance(value, dict) and (value is not None or part == "extra"):
                 raise ValueError(f"damaged: its {part} is a {type(value).__name__}")

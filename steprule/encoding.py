@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-__all__ = ["Encoder", "decode"]
+__all__ = ["Encoder", "Find", "decode"]
+
+Find: TypeAlias = Callable[[str, bool], Any]
 
 _TAG = "$"
 
@@ -92,42 +94,37 @@ class Encoder:
         return plain | {"name": self._seen[place]}
 
 
-def decode(plain: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def decode(plain: Any, find: Find) -> Any:
     """The value again.
+
+    Args:
+        plain: from :meth:`Encoder.encode`.
+        find: the tensor by its name, and by whether it is the real view of a complex one.
 
     Raises:
         ValueError: ``plain`` is not from an :class:`Encoder`, or refers to a tensor that is not there.
 
     Example:
-        >>> decode([{"$": "tuple", "items": [1, 2]}, {"$": "float", "value": "inf"}], {})
-        [(1, 2), inf]
+        >>> decode([{"$": "tuple", "items": [1, 2]}, {"$": "tensor", "name": "w"}], lambda name, is_complex: name)
+        [(1, 2), 'w']
     """
     if isinstance(plain, list):
-        return [decode(item, tensors) for item in plain]
+        return [decode(item, find) for item in plain]
     if not isinstance(plain, dict):
         return plain
     if _TAG not in plain:
-        return {key: decode(item, tensors) for key, item in plain.items()}
+        return {key: decode(item, find) for key, item in plain.items()}
     try:
-        return _DECODERS[plain[_TAG]](plain, tensors)
+        return _DECODERS[plain[_TAG]](plain, find)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot make sense of {str(plain)[:80]}: {error!r}") from error
 
 
-def _decoded_tensor(plain: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    tensor = tensors[plain["name"]]
-    return torch.view_as_complex(tensor) if plain.get("complex") else tensor
-
-
-def _decoded_dict(plain: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[Any, Any]:
-    return {decode(key, tensors): decode(item, tensors) for key, item in plain["items"]}
-
-
-_DECODERS: dict[str, Callable[[dict[str, Any], Mapping[str, torch.Tensor]], Any]] = {
-    "tensor": _decoded_tensor,
-    "dict": _decoded_dict,
-    "tuple": lambda plain, tensors: tuple(decode(plain["items"], tensors)),
-    "float": lambda plain, tensors: float(plain["value"]),
-    "complex": lambda plain, tensors: complex(*decode(plain["items"], tensors)),
-    "bytes": lambda plain, tensors: bytes.fromhex(plain["value"]),
+_DECODERS: dict[str, Callable[[dict[str, Any], Find], Any]] = {
+    "tensor": lambda plain, find: find(plain["name"], bool(plain.get("complex"))),
+    "dict": lambda plain, find: {decode(key, find): decode(item, find) for key, item in plain["items"]},
+    "tuple": lambda plain, find: tuple(decode(plain["items"], find)),
+    "float": lambda plain, find: float(plain["value"]),
+    "complex": lambda plain, find: complex(*decode(plain["items"], find)),
+    "bytes": lambda plain, find: bytes.fromhex(plain["value"]),
 }

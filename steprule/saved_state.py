@@ -130,7 +130,10 @@ class _Section(NamedTuple):
 
 
 def _section(section: Any, size: int) -> _Section:
-    """What stands under the key "steprule"; torch's own dictionaries have none."""
+    """What stands under the key "steprule"; torch's own dictionaries have none.
+
+    One that was made from torch's does not know the parameters.
+    """
     if section is None:
         return _Section(None, None, None)
     _expect(section, Mapping, "'steprule'")
@@ -144,6 +147,8 @@ def _section(section: Any, size: int) -> _Section:
         )
     algorithm = _expect(section["algorithm"], str, "'algorithm' of the state dictionary")
     step = count(section["step"], "'step' of the state dictionary")
+    if section["parameters"] is None:
+        return _Section(algorithm, step, None)
     parameters = _expect(section["parameters"], (list, tuple), "'parameters' of the state dictionary")
     if len(parameters) != size:
         raise ValueError(f"the state dictionary describes {len(parameters)} parameters, its groups list {size}")

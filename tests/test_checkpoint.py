@@ -149,6 +149,17 @@ def test_shared_tensors_are_stored_once_and_views_alone(tmp_path: Path) -> None:
     assert same(dict(extra), {"whole": base[:10], "again": base[:10], "other": base[10:20]})
 
 
+def test_what_was_shared_is_not_shared_after_loading(tmp_path: Path) -> None:
+    model, optimizer = made()
+    train(model, optimizer)
+    slot = optimizer.state[model.norm.weight]["exp_avg"]
+    save(tmp_path / "run", optimizer, model, slot=slot, again=slot)
+    extra = load(tmp_path / "run", optimizer, model)
+    found = [extra["slot"], extra["again"], optimizer.state[model.norm.weight]["exp_avg"]]
+    assert len({tensor.data_ptr() for tensor in found}) == 3
+    assert all(torch.equal(tensor, slot) for tensor in found)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype_and_layout(tmp_path: Path, dtype: torch.dtype) -> None:
     whole = torch.arange(24).view(2, 3, 4)

@@ -1,0 +1,155 @@
+"""`steprule convert`: the state of an optimizer from our file to torch's and back."""
+
+from __future__ import annotations
+
+from enum import Enum
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from steprule.checkpoint import CheckpointError, read, write_parts
+from steprule.cli.console import console, fail
+from steprule.cli.state_files import StateFile, StoredTensor, open_state
+from steprule.replacing import replacing
+from steprule.saved_state import VERSION
+from steprule.state_dict import StateDict, highest_count
+
+__all__ = ["convert"]
+
+_OURS = {"schedules": {}, "l1": 0.0, "clip_norm": None, "backend": "auto"}
+"""What groups of torch do not have, and the values of which nothing is lost."""
+
+
+class Form(str, Enum):
+    """What to make."""
+
+    checkpoint = "checkpoint"
+    torch = "torch"
+    torch_by_name = "torch-by-name"
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint of steprule, or a file of torch.save.")],
+    target: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    to: Annotated[
+        Form,
+        typer.Option(
+            help="A checkpoint of steprule; torch's state_dict, whose parameters are known by position; the same with "
+            "their names."
+        ),
+    ],
+    names: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Names of the parameters in order, one in each line.")
+    ] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="The optimizer's class, where the file does not say it.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Take the model and other values along.")] = False,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Which of several states in a file of torch.save.")
+    ] = None,
+) -> None:
+    """Turn the optimizer state in a file into a checkpoint of steprule or into torch's state_dict."""
+    try:
+        if target.exists():
+            fail(f"{target} exists; name another file, or remove it")
+        file = open_state(source, key)
+        content = _content(file)
+        left = [] if whole else [part for part in ("model", "extra", "random") if content[part]]
+        content |= dict.fromkeys(left)
+        state = _named(content["optimizer"], names)
+        if to is Form.checkpoint:
+            write_parts(
+                target, {**content, "optimizer": _described(state, file, algorithm), "extra": content["extra"] or {}}
+            )
+        else:
+            state, lost = _plain(state, to is Form.torch_by_name)
+            left += lost
+            with replacing(target) as opened:
+                torch.save(_together({**content, "optimizer": state}) if whole else state, opened)
+    except (CheckpointError, TypeError, ValueError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}")
+    console.print(
+        f"{target}: {_algorithm(file, algorithm)}, {len(file.saved.parameters):,} parameters", highlight=False
+    )
+    if left:
+        console.print(f"left out: {', '.join(left)}", highlight=False)
+
+
+def _together(content: dict[str, Any]) -> dict[str, Any]:
+    """One dictionary, as people save them with torch."""
+    extra = content["extra"] or {}
+    parts = {part: content[part] for part in ("optimizer", "model", "random") if content[part]}
+    if clashing := parts.keys() & extra:
+        raise ValueError(f"an extra value is called {min(clashing)!r}, as a part of what is written is")
+    return {**parts, **extra}
+
+
+def _content(file: StateFile) -> dict[str, Any]:
+    """The parts of a file with their tensors; of ours, after the checksum was compared."""
+    if file.version is not None:
+        return read(file.path)
+    return {
+        "optimizer": _read(file.state),
+        "model": _read(file.model) or None,
+        "random": None,
+        "extra": _read(file.others),
+    }
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, StoredTensor):
+        return value.tensor()
+    if isinstance(value, dict):
+        return {key: _read(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_read(item) for item in value)
+    return value
+
+
+def _named(state: StateDict, path: Path | None) -> StateDict:
+    """The state with names from a file."""
+    if path is None:
+        return state
+    names = iter(path.read_text().splitlines())
+    groups = [{**group, "param_names": list(islice(names, len(group["params"])))} for group in state["param_groups"]]
+    short = any(len(group["param_names"]) < len(group["params"]) for group in groups)
+    if short or next(names, None) is not None:
+        wanted = sum(len(group["params"]) for group in groups)
+        raise ValueError(f"{path} must have {wanted} names, one for each parameter")
+    return {**state, "param_groups": groups}
+
+
+def _algorithm(file: StateFile, given: str | None) -> str:
+    known = file.saved.algorithm
+    if given is not None and known not in (None, given):
+        raise ValueError(f"{file.path} is of {known}, not of {given}")
+    found = known or given or file.guessed
+    if found is None:
+        raise ValueError(f"{file.path} does not say of which optimizer it is; say it with --algorithm")
+    return found
+
+
+def _described(state: StateDict, file: StateFile, algorithm: str | None) -> StateDict:
+    """The state with steprule's own part."""
+    if "steprule" in state:
+        _algorithm(file, algorithm)
+        return state
+    step = highest_count(state["state"].values())
+    known = {"version": VERSION, "algorithm": _algorithm(file, algorithm), "step": step, "parameters": None}
+    return {**state, "steprule": known}
+
+
+def _plain(state: StateDict, by_name: bool) -> tuple[StateDict, list[str]]:
+    """What torch's optimizer itself would give, and what is lost on the way."""
+    if by_name and not all("param_names" in group for group in state["param_groups"]):
+        raise ValueError("the source has no names; give them with --names")
+    dropped = [*_OURS, *([] if by_name else ["param_names"])]
+    groups = [{key: v for key, v in group.items() if key not in dropped} for group in state["param_groups"]]
+    lost = [key for key, none in _OURS.items() if any(group.get(key, none) != none for group in state["param_groups"])]
+    return {"state": state["state"], "param_groups": groups}, lost

@@ -1,0 +1,258 @@
+"""`steprule inspect`: what is in a file with the state of an optimizer, and what differs between two."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from steprule.checkpoint import CheckpointError
+from steprule.cli import inspection
+from steprule.cli.console import console, fail
+from steprule.cli.inspection import Differences, Row
+from steprule.cli.state_files import StateFile, open_state
+from steprule.globs import compile_glob, fold
+from steprule.schedules import from_dict
+
+__all__ = ["inspect"]
+
+
+class Order(str, Enum):
+    """How the table of parameters is sorted."""
+
+    file = "file"
+    name = "name"
+    size = "size"
+    step = "step"
+    norm = "norm"
+    nan = "nan"
+
+
+_KEYS: dict[Order, Callable[[Row], Any]] = {
+    Order.file: lambda row: 0,
+    Order.name: lambda row: row.name,
+    Order.size: lambda row: -row.size,
+    Order.step: lambda row: -(row.step or 0),
+    Order.norm: lambda row: -max((s.norm if s.norm == s.norm else math.inf for s in row.found), default=0.0),
+    Order.nan: lambda row: (-row.nan, -row.inf),
+}
+
+
+def inspect(
+    files: Annotated[list[Path], typer.Argument(help="Checkpoints of steprule, or files of torch.save.")],
+    glob: Annotated[str, typer.Option("--filter", "-f", metavar="GLOB", help="Only parameters with such names.")] = "*",
+    sort: Annotated[Order, typer.Option("--sort", "-s", help="Order of the parameters.")] = Order.file,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Which of several states in a file of torch.save.")
+    ] = None,
+) -> None:
+    """Show the optimizer state in a file: groups, steps, norms, NaNs. With two files: what differs.
+
+    Files are read piece by piece, however large they are, and nothing in them is run.
+    """
+    pattern = compile_glob(glob)
+    try:
+        opened = [open_state(path, key) for path in files]
+        if len(opened) == 2:
+            differences = inspection.differences(opened[0], opened[1], pattern)
+            _print_json(_differences_as_json(opened, differences)) if as_json else _compare(opened, differences)
+            return
+        reports = [(file, sorted(inspection.rows(file, pattern), key=_KEYS[sort])) for file in opened]
+    except CheckpointError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}")
+    if as_json:
+        found = [inspection.summary(file, table) for file, table in reports]
+        _print_json(found[0] if len(found) == 1 else found)
+        return
+    for file, table in reports:
+        _report(file, table)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(_finite(value), indent=2))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# -- one file ----------------------------------------------------------------------------------------------------
+
+
+def _report(file: StateFile, table: Sequence[Row]) -> None:
+    found = inspection.summary(file, ())
+    version = "" if file.version is None else f", version {file.version}"
+    step = "" if found["step"] is None else f" after {_count(found['step'], 'step')}"
+    console.print(Text(str(file.path), style="bold"))
+    console.print(f"{file.kind}{version}: {file.algorithm}{step}", highlight=False)
+    counted = f"{_count(found['parameters'], 'parameter')} in {_count(len(found['groups']), 'group')}"
+    sizes = ", ".join(f"{part} {_bytes(size)}" for part, size in found["bytes"].items() if size)
+    console.print(f"{counted}, {found['numbers']:,} numbers", highlight=False)
+    console.print(sizes, highlight=False)
+    if file.others:
+        console.print(f"also in it: {', '.join(file.others)}", highlight=False)
+    _groups(file, found["groups"])
+    _parameters(table)
+
+
+def _count(n: float, word: str) -> str:
+    return f"{int(n):,} {word}{'' if n == 1 else 's'}"
+
+
+def _bytes(n: float) -> str:
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while n >= 1000 and len(units) > 1:
+        n, units = n / 1000, units[1:]
+    return f"{n:.0f} {units[0]}" if units[0] == "bytes" or n >= 100 else f"{n:.1f} {units[0]}"
+
+
+def _print_table(columns: Mapping[str, Sequence[str]], names: str, notes: Sequence[str]) -> None:
+    """A table of columns; the one of names takes the room that is left, and breaks where names have dots."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    others = {title: max(map(len, [title, *cells])) for title, cells in columns.items() if title != names}
+    room = console.width - sum(others.values()) - 2 * len(columns) - 2
+    for title in columns:
+        table.add_column(Text(title), justify="left" if title == names else "right", overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        named = zip(columns, row, strict=True)
+        table.add_row(*(Text(_broken(cell, max(room, 20)) if title == names else cell) for title, cell in named))
+    console.print(table)
+    for note in notes:
+        console.print(Text(note))
+    console.print()
+
+
+def _broken(text: str, width: int) -> str:
+    """Lines that are no wider where a dot or a comma allows it."""
+    lines = [""]
+    for part in re.findall(r"\n|[^.,\n]*[.,]?", text):
+        if part == "\n" or len(lines[-1]) + len(part) > width > len(lines[-1]) > 0:
+            lines.append("" if part == "\n" else "  ")
+        lines[-1] += part.strip("\n")
+    return "\n".join(lines)
+
+
+def _groups(file: StateFile, groups: Sequence[dict[str, Any]]) -> None:
+    """The groups, with what differs between them in columns and the rest below."""
+    keys = list(dict.fromkeys(key for group in groups for key in group["hyperparameters"]))
+    shown = {key: [_shown(group, key) for group in groups] for key in keys}
+    differing = {key: cells for key, cells in shown.items() if len(set(cells)) > 1}
+    common = ", ".join(f"{key}={cells[0]}" for key, cells in shown.items() if key not in differing)
+    every = [inspection.name_of(parameter) for parameter in file.saved.parameters]
+    named = [fold(group["parameters"], every) if file.saved.names else ["not saved"] for group in groups]
+    columns = {
+        "group": [str(i) for i in range(len(groups))],
+        "parameters": [f"{len(group['parameters']):,}" for group in groups],
+        **differing,
+        "names": ["\n".join(globs) for globs in named],
+    }
+    notes = [f"{'in all groups: ' if len(groups) > 1 else ''}{common}"]
+    followed = [(path, plain) for group in groups for path, plain in group["schedules"].items()]
+    notes += dict.fromkeys(f"* {path} follows {_schedule(plain)}" for path, plain in followed)
+    _print_table(columns, "names", notes)
+
+
+def _shown(group: dict[str, Any], key: str) -> str:
+    scheduled = any(path.partition("[")[0] == key for path in group["schedules"])
+    return inspection.shown(group["hyperparameters"].get(key, "-")) + ("*" if scheduled else "")
+
+
+def _schedule(plain: Any) -> str:
+    try:
+        return repr(from_dict(plain))
+    except ValueError:
+        return "a function, which is not in the file"
+
+
+def _parameters(rows: Sequence[Row]) -> None:
+    """A line for each parameter; a step count that all have stands below."""
+    slots = dict.fromkeys(slot for row in rows for slot in row.slots)
+    columns = {
+        "parameter": [row.name for row in rows],
+        "group": [str(row.group) for row in rows],
+        "shape": ["?" if row.shape is None else _dimensions(row.shape) for row in rows],
+        "step": ["" if row.step is None else f"{row.step:.0f}" for row in rows],
+        "weight": ["" if row.weight is None else f"{row.weight.norm:.3g}" for row in rows],
+        **{slot: [f"{row.slots[slot].norm:.3g}" if slot in row.slots else "" for row in rows] for slot in slots},
+        "NaN": [f"{row.nan:,}" if row.nan else "" for row in rows],
+        "Inf": [f"{row.inf:,}" if row.inf else "" for row in rows],
+    }
+    caption = ["norms of weights and state"]
+    for title in ("group", "step"):
+        if len(set(columns[title])) == 1 and rows:
+            (only,) = set(columns.pop(title))
+            caption += [f"all in {title} {only}" if title == "group" else f"all at step {only}"] if only else []
+    caption += [f"no {title}" for title in ("NaN", "Inf") if not any(columns[title])]
+    kept = {title: cells for title, cells in columns.items() if title == "parameter" or any(cells)}
+    _print_table(kept, "parameter", ["; ".join(caption)])
+
+
+def _dimensions(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "number"
+
+
+# -- two files ---------------------------------------------------------------------------------------------------
+
+
+def _compare(files: Sequence[StateFile], found: Differences) -> None:
+    for mark, file in zip("ab", files, strict=True):
+        console.print(f"{mark}: {file.path} ({file.algorithm}, {file.kind})", highlight=False)
+    if found.none:
+        console.print(f"nothing differs: {_count(found.compared, 'tensor')} compared", highlight=False)
+        return
+    for fact, (a, b) in found.facts.items():
+        console.print(f"{fact}: {a} -> {b}", highlight=False)
+    for change, names in found.changes.items():
+        whose = "all parameters" if len(names) == found.parameters else ", ".join(fold(names))
+        console.print(f"{change} ({whose})", highlight=False)
+    for mark, names in zip("ab", found.only, strict=True):
+        if names:
+            console.print(f"only in {mark}: {', '.join(fold(names))}", highlight=False)
+    if found.tensors:
+        _differing(found)
+    same = found.compared - len(found.tensors)
+    console.print(f"{len(found.tensors):,} of {_count(found.compared, 'tensor')} differ, {same:,} are the same")
+
+
+def _differing(found: Differences) -> None:
+    numbers = [
+        (f"{d.largest:.3g}", f"{d.relative:.3g}") if d.shapes is None else tuple(map(_dimensions, d.shapes))
+        for d in found.tensors
+    ]
+    columns = {
+        "parameter": [d.name for d in found.tensors],
+        "slot": [d.slot for d in found.tensors],
+        "largest": [largest for largest, _ in numbers],
+        "relative": [relative for _, relative in numbers],
+    }
+    note = "largest difference between two numbers; norm of the difference over the norm in a"
+    _print_table(columns, "parameter", [note])
+
+
+def _differences_as_json(files: Sequence[StateFile], found: Differences) -> dict[str, Any]:
+    return {
+        "files": [str(file.path) for file in files],
+        "same": found.none,
+        "facts": {fact: list(values) for fact, values in found.facts.items()},
+        "changes": found.changes,
+        "only": list(found.only),
+        "compared": found.compared,
+        "tensors": [difference._asdict() for difference in found.tensors],
+    }
