@@ -1,0 +1,261 @@
+"""Kernels touch their tensors and nothing else: guard bytes round every buffer, and pages that may not be read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import FLOATS, give, normal, optimizer_of
+from torch import Tensor
+
+from steprule import Optimizer
+from steprule.rule import array, lerp, max_abs, norm, where
+
+GUARD = 0xA5
+F32, F64, BF16, F16 = FLOATS
+C64, C128 = torch.complex64, torch.complex128
+DTYPES = [(F32, F32, F32), (F64, F64, F64), (BF16, BF16, BF16), (F16, F16, F16), (C64, C64, C64), (C128, C64, C128)]
+DTYPES += [(BF16, F32, F32), (F32, F16, BF16), (F64, F16, BF16), (F16, F64, F32)]
+"""Of parameter, gradient and state."""
+
+
+class Arena:
+    """Memory filled with guard bytes, from which tensors are cut at any byte.
+
+    They are filled and read as bytes: torch itself does not copy what is not aligned.
+    """
+
+    def __init__(self) -> None:
+        self.buffers: dict[int, tuple[Any, int, int]] = {}
+
+    def place(self, value: Tensor, offset: int, order: list[int] | None = None) -> Tensor:
+        """A copy of a tensor so many bytes into a buffer of its own, its dimensions in any order in memory."""
+        if value.numel() == 0:
+            return value.clone()
+        order = order or list(range(value.ndim))
+        content = value.detach().permute(order).contiguous().flatten().view(torch.uint8).numpy()
+        buffer = np.full(offset + len(content) + 67, GUARD, np.uint8)
+        buffer[offset : offset + len(content)] = content
+        flat = torch.frombuffer(buffer, dtype=value.dtype, offset=offset, count=value.numel())
+        self.buffers[flat.data_ptr()] = (buffer, offset, len(content))
+        return flat.view([value.shape[i] for i in order]).permute([order.index(i) for i in range(value.ndim)])
+
+    def copy(self, placed: Tensor) -> Tensor:
+        """What a tensor that was placed holds now, elsewhere."""
+        if placed.numel() == 0:
+            return placed.clone()
+        buffer, offset, nbytes = self.buffers[placed.data_ptr()]
+        flat = torch.frombuffer(bytearray(buffer[offset : offset + nbytes]), dtype=placed.dtype)
+        return flat.as_strided(placed.shape, placed.stride())
+
+    def outside(self) -> list[Any]:
+        """All bytes that belong to no tensor."""
+        return [np.delete(b, np.s_[at : at + n]) for b, at, n in self.buffers.values()]
+
+    def intact(self) -> bool:
+        return all((guards == GUARD).all() for guards in self.outside())
+
+
+@dataclass
+class Case:
+    """One parameter: what it is and where it, its gradient and its state lie."""
+
+    shape: list[int]
+    dtype: torch.dtype
+    grad_dtype: torch.dtype
+    state_dtype: torch.dtype
+    offsets: tuple[int, int, int, int]
+    order: list[int]
+    grad_order: list[int]
+    seed: int
+
+
+@st.composite
+def cases(draw: Any, max_dims: int = 4, permuted: bool = True) -> Case:
+    shape = draw(st.lists(st.integers(0, 9), min_size=1, max_size=max_dims))
+    shape[-1] *= draw(st.sampled_from([1, 1, 7, 40]))
+    order, grad_order = (draw(st.permutations(range(len(shape)))) for _ in range(2))
+    plain = list(range(len(shape)))
+    return Case(
+        shape,
+        *draw(st.sampled_from(DTYPES)),
+        draw(st.tuples(*[st.integers(0, 65)] * 4)),
+        list(order) if permuted else plain,
+        list(grad_order) if permuted and draw(st.booleans()) else list(order) if permuted else plain,
+        draw(st.integers(0, 1000)),
+    )
+
+
+def elementwise(p: Any, g: Any, s: Any, h: Any) -> Any:
+    s.m = h.mu * s.m + g
+    s.v = where(g > 0, s.v + s.m, s.v)
+    return p - h.lr * s.m
+
+
+def reducing(p: Any, g: Any, s: Any, h: Any) -> Any:
+    s.m = lerp(s.m, g, 1 - h.mu)
+    s.v = s.v + max_abs(g) * p
+    return p - h.lr * s.m / (1 + norm(s.m) + max_abs(g, "all"))
+
+
+RULES = {"elementwise": elementwise, "reducing": reducing}
+
+
+def close(found: Tensor, expected: Tensor, dtypes: list[torch.dtype]) -> None:
+    eps = max(torch.finfo(d).eps for d in dtypes)
+    torch.testing.assert_close(found, expected, rtol=8 * eps, atol=8 * eps)
+
+
+def optimizers(cases: list[Case], rule: str, params: list[Tensor], backend: str) -> Optimizer:
+    slots = {"m": array(), "v": array()}
+    optimizer = optimizer_of(RULES[rule], params, backend, slots, mu=0.75, lr=0.5)
+    for case, p in zip(cases, params, strict=True):
+        optimizer.state[p]["m"] = normal(*case.shape, seed=case.seed + 1, dtype=case.state_dtype)
+    return optimizer
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(cases(), min_size=1, max_size=4), st.sampled_from(sorted(RULES)))
+def test_plain_tensors_anywhere_in_memory(given_cases: list[Case], rule: str) -> None:
+    arena, references, placed = Arena(), [], []
+    for c in given_cases:
+        value, grad = normal(*c.shape, seed=c.seed, dtype=c.dtype), normal(*c.shape, seed=-c.seed, dtype=c.grad_dtype)
+        references.append(value.clone().requires_grad_())
+        placed.append(arena.place(value, c.offsets[0], c.order).requires_grad_())
+        give(references[-1], grad)
+        # torch makes the copy of a gradient that lies otherwise than its parameter
+        offset = c.offsets[1] if c.grad_order == c.order else 16 * (c.offsets[1] // 16)
+        give(placed[-1], arena.place(grad, offset, c.grad_order))
+    theirs = optimizers(given_cases, rule, references, "eager")
+    ours = optimizers(given_cases, rule, placed, "llvm")
+    for c, p in zip(given_cases, placed, strict=True):
+        ours.state[p]["m"] = arena.place(ours.state[p]["m"], c.offsets[2], c.order)
+        ours.state[p]["v"] = arena.place(torch.zeros(c.shape, dtype=c.dtype), c.offsets[3], c.order)
+    kept = [dict(ours.state[p]) for p in placed]
+
+    for _ in range(2):
+        ours.step()
+        theirs.step()
+
+    assert arena.intact()
+    for c, p, q, before in zip(given_cases, placed, references, kept, strict=True):
+        assert torch.equal(arena.copy(p.grad), q.grad)
+        close(arena.copy(p.detach()), q.detach(), [c.dtype, c.state_dtype])
+        for name in ("m", "v"):
+            assert ours.state[p][name] is before[name]
+            close(arena.copy(ours.state[p][name]), theirs.state[q][name], [c.dtype, c.state_dtype])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(cases(max_dims=3, permuted=False), min_size=1, max_size=3), st.integers(1, 2), st.data())
+def test_sparse_gradients_anywhere_in_memory(given_cases: list[Case], depth: int, data: Any) -> None:
+    arena, references, placed = Arena(), [], []
+    for c in given_cases:
+        sparse_dim = min(depth, len(c.shape))
+        extents, width = c.shape[:sparse_dim], c.shape[sparse_dim:]
+        every = int(np.prod(extents))
+        rows = sorted(data.draw(st.sets(st.integers(0, every - 1)))) if every else []
+        index = torch.tensor(np.array(np.unravel_index(np.array(rows, int), extents)), dtype=torch.int64)
+        values = normal(len(rows), *width, seed=-c.seed, dtype=c.grad_dtype)
+        value = normal(*c.shape, seed=c.seed, dtype=c.dtype)
+        for made, keep in ((references, lambda t, _: t.clone()), (placed, arena.place)):
+            p = keep(value, c.offsets[0]).requires_grad_()
+            grad = torch.sparse_coo_tensor(
+                index, keep(values, c.offsets[1]), c.shape, is_coalesced=True, check_invariants=True
+            )
+            give(p, grad)
+            made.append(p)
+    theirs = optimizers(given_cases, "elementwise", references, "eager")
+    ours = optimizers(given_cases, "elementwise", placed, "llvm")
+    for c, p in zip(given_cases, placed, strict=True):
+        ours.state[p]["m"] = arena.place(ours.state[p]["m"], c.offsets[2])
+        ours.state[p]["v"] = arena.place(torch.zeros(c.shape, dtype=c.dtype), c.offsets[3])
+
+    for _ in range(2):
+        ours.step()
+        theirs.step()
+
+    assert arena.intact()
+    for c, p, q in zip(given_cases, placed, references, strict=True):
+        close(arena.copy(p.detach()), q.detach(), [c.dtype, c.state_dtype])
+        for name in ("m", "v"):
+            close(arena.copy(ours.state[p][name]), theirs.state[q][name], [c.dtype, c.state_dtype])
+
+
+@pytest.mark.parametrize("touched", [2, 23])
+def test_the_guards_see_a_byte_that_is_touched(touched: int) -> None:
+    arena = Arena()
+    placed = arena.place(torch.ones(5), 3)
+    [(buffer, _, _)] = arena.buffers.values()
+    buffer[3:23] = 0
+    assert arena.copy(placed).tolist() == [0] * 5
+    assert arena.intact()
+    buffer[touched] = 0
+    assert not arena.intact()
+
+
+ON_THE_EDGE = """
+import ctypes, mmap
+import torch
+from steprule.rule import array, max_abs, norm
+from kernel_cases import FLOATS, give, optimizer_of
+
+PAGE = mmap.PAGESIZE
+protect = ctypes.CDLL(None, use_errno=True).mprotect
+maps = []
+
+def on_an_edge(value, at_end):
+    nbytes = value.numel() * value.element_size()
+    pages = -(-nbytes // PAGE) + 2
+    area = mmap.mmap(-1, pages * PAGE)
+    maps.append(area)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    offset = (pages - 1) * PAGE - nbytes if at_end else PAGE
+    made = torch.frombuffer(area, dtype=value.dtype, offset=offset, count=value.numel()).copy_(value.flatten())
+    for page in (0, pages - 1):
+        assert protect(ctypes.c_void_p(start + page * PAGE), PAGE, 0) == 0
+    return made.view(value.shape)
+
+def rule(p, g, s, h):
+    s.m = 0.5 * s.m + g
+    return p - h.lr * s.m
+
+def reducing(p, g, s, h):
+    s.m = 0.5 * s.m + g / (1 + norm(g) + max_abs(p))
+    return p - h.lr * s.m
+
+for dtype in (*FLOATS, torch.complex64):
+    for grad_dtype in {dtype} if dtype.is_complex else {dtype, torch.float32}:
+        for count in (1, 3, 8, 15, 17, 33, 64, 127, 1000):
+            for at_end in (False, True):
+                p = on_an_edge(torch.ones(count, 1, dtype=dtype), at_end).requires_grad_()
+                q = on_an_edge(torch.ones(count, 1, dtype=dtype), at_end).requires_grad_()
+                grad = on_an_edge(torch.ones(count, 1, dtype=grad_dtype), at_end)
+                index = torch.arange(count).reshape(1, -1)
+                for update in (rule, reducing):
+                    give(p, grad)
+                    give(q, torch.sparse_coo_tensor(index, grad, is_coalesced=True, check_invariants=False))
+                    optimizer = optimizer_of(update, [p, q] if update is rule else [p], "llvm", {"m": array()})
+                    for x in (p, q):
+                        optimizer.state[x]["m"] = on_an_edge(torch.zeros(count, 1, dtype=dtype), at_end)
+                    for _ in range(2):
+                        optimizer.step()
+                assert torch.equal(q.detach()[0].real.float(), torch.tensor([1 - 0.1 - 0.15]).to(q.dtype).real.float())
+                maps.clear()
+print("untouched")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages with Linux's mprotect")
+def test_nothing_is_read_beyond_a_tensor_at_the_edge_of_a_page() -> None:
+    code = f"import sys; sys.path.insert(0, {str(__file__).rpartition('/')[0]!r}); {ON_THE_EDGE}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert result.stdout.strip() == "untouched", result.stderr[-2000:]
+    assert result.returncode == 0
