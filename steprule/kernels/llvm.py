@@ -479,7 +479,9 @@ class LLVMLaunch(Launch):
             grad = self.grads[i].coalesce()
             depth = grad.sparse_dim()
             extents = p.shape[:depth]
-            rows = np.ravel_multi_index(tuple(grad.indices().numpy()), extents) if grad._nnz() else np.empty(0, int)
+            rows = np.zeros(grad._nnz(), np.int64)
+            if depth and len(rows):
+                rows = np.ravel_multi_index(tuple(grad.indices().numpy()), extents)
             width = real(p).numel() // max(int(np.prod(extents)), 1)
             tables.append(row_chunks(i, rows.astype(np.int64), width))
             values.append(plain(grad.values()).contiguous())
