@@ -79,6 +79,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                     )
                 (_, *args), kwargs = result  # type: ignore[assignment]
         out = step(self, *args, **kwargs)
+        if self._unchecked:
+            self._warn_of_untracked()
         self._optimizer_step_code()
         for post_hook in chain(
             self._optimizer_step_post_hooks.values(), torch_optimizer._global_optimizer_post_hooks.values()
@@ -342,8 +344,6 @@ class Optimizer(torch.optim.Optimizer):
             inputs["found_inf"] = found_inf
         plan.run(groups, inputs, self.state)
         torch.autograd.graph.increment_version(plan.updated)
-        if self._unchecked:
-            self._warn_of_untracked()
         self._steps += 1
 
     def _make_plan(self, key: PlanKey) -> Plan:
@@ -474,7 +474,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _entries(self) -> list[selectors.Entry]:
         """The parameters as selectors see them: those of the modules that were given, then the others."""
-        found = {id(e.parameter): e for module in reversed(self._modules()) for e in selectors.entries(module)}
+        found: dict[int, selectors.Entry] = {}
+        for entry in chain.from_iterable(map(selectors.entries, self._modules())):
+            found.setdefault(id(entry.parameter), entry)
         for group in self.param_groups:
             for name, p in zip(group.get("param_names") or repeat(""), group["params"], strict=False):
                 found.setdefault(id(p), selectors.Entry(name, p))
@@ -509,7 +511,7 @@ class Optimizer(torch.optim.Optimizer):
     def _warn_of_untracked(self) -> None:
         self._unchecked = False
         for missing in filter(None, map(self._missing, self._modules())):
-            warnings.warn(missing, stacklevel=6)
+            warnings.warn(missing, stacklevel=4)
 
     def _missing(self, model: nn.Module) -> str | None:
         names = [name for name, _ in selectors.untracked(model, self._params())]

@@ -118,8 +118,8 @@ def check(program: Program, entry: Entry) -> None:
     if g.layout == torch.sparse_coo and not sparse_ready(program):
         if "param_norm" in dict(program.tracked):
             raise RuntimeError(
-                f"param_norm and update_to_param can't be tracked: they need the whole of parameter {entry.name}, whose "
-                "gradient is sparse; track grad_norm and update_norm, or make it dense"
+                f"param_norm and update_to_param can't be tracked: they need the whole of parameter {entry.name}, "
+                "whose gradient is sparse; track grad_norm and update_norm, or make it dense"
             )
         raise RuntimeError(
             f"{program.name} does not support sparse gradients, please consider SparseAdam instead: its rule needs "

@@ -74,6 +74,12 @@ class Schedule:
             raise ValueError(f"step must not be negative, got {step}")
         return self.at(step)
 
+    def __float__(self) -> float:
+        raise TypeError(
+            f"{self} is no number: a schedule is given to an optimizer when it is made or in add_param_group(); what "
+            "stands in param_groups is its present value"
+        )
+
     def then(self, other: Schedule | At | float) -> Schedule:
         """This schedule to its end, and ``other`` from there on, which starts counting at 0.
 
