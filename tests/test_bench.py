@@ -26,6 +26,7 @@ from steprule.cli import bench as command
 from steprule.cli.bench import contenders
 from steprule.cli.bench.cases import MEMORY, OURS, FirstStep, Result, Settings, Sizes, Steps, Target, cases, first_step
 from steprule.cli.bench.contenders import Lion, clipped, in_place, parameters, torch_peers, traffic
+from steprule.cli.bench.gpu_cases import gpu_cases
 from steprule.cli.bench.shapes import SHAPES, elements
 from steprule.cli.bench.table import PEERS, Grid, figures, targets
 from steprule.cli.bench.timing import CLOCKS, Pace, Spread, Times, alternate, ratio, spread
@@ -70,6 +71,7 @@ def contend(seconds: dict[str, float], pace: Pace) -> tuple[FakeTime, dict[str, 
         ("resnet50", 161, 25_557_032),
         ("gpt2", 146, 124_439_808 - 2 * 768),  # without the norm behind the blocks
         ("gpt2-hidden", 48, 12 * 12 * 768**2),
+        ("gpt-1.3b", 2 + 24 * 12, (50257 + 2048) * 2048 + 24 * (12 * 2048**2 + 13 * 2048)),
         ("small", 10_000, 1_000_000),
     ],
 )
@@ -245,7 +247,7 @@ def test_every_algorithm_with_a_rule_is_measured() -> None:
 
 
 def test_every_target_is_against_something_that_is_measured() -> None:
-    for case in cases():
+    for case in [*cases(), *gpu_cases()]:
         if isinstance(case, Steps):
             assert {t.against for t in case.targets} <= {*case.peers, "fastest", MEMORY}, case.name
             assert set(case.peers) <= set(PEERS), case.name
@@ -275,6 +277,39 @@ def test_a_case_is_judged_by_its_ratios() -> None:
     assert reached.median == max(result.ratios[name].median for name in ("fused", "foreach", "default"))
     assert memory == result.ratios[MEMORY]
     assert [row[-1] for row in targets([result]).rows] == ["met", "missed"]
+
+
+def test_an_implementation_that_torch_does_not_have_for_a_device_is_left_out() -> None:
+    def nowhere(params: list[Any]) -> Callable[[], object]:
+        raise RuntimeError("only on other devices")
+
+    targets_of_all = [Target("fused", 0.0), Target("default", 1e9)]
+    case = Steps("sgd", "lenet", steprule.SGD, torch_peers(torch.optim.SGD) | {"fused": nowhere}, targets_of_all)
+    (result,) = case.run(SHORT)
+    assert list(result.times) == [OURS, MEMORY, "foreach", "default"]
+    assert [target.against for target, _ in result.targets] == ["default"]
+
+
+def test_a_copy_moves_as_many_numbers() -> None:
+    copied = contenders.copied(parameters([(3, 4), (5,)], torch.bfloat16, "cpu"))()
+    assert (copied.shape, copied.dtype) == ((17,), torch.bfloat16)  # type: ignore[attr-defined]
+    assert copied.tolist() == [1.0] * 17  # type: ignore[attr-defined]
+
+
+def test_the_cases_on_a_gpu_have_names_of_their_own() -> None:
+    names = [case.name for case in gpu_cases()]
+    assert len(names) == len(set(names))
+    assert {
+        f"{rule}/{shapes}" for rule in ("adamw", "adamw-bf16", "sgd-momentum") for shapes in ("gpt2", "gpt-1.3b")
+    } < {*names}
+    assert run("--list", "--device", "cuda").output.split() == names
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_where_there_is_no_gpu_nothing_is_measured_on_it() -> None:
+    outcome = run("--device", "cuda")
+    assert outcome.exit_code == 2
+    assert "there is no GPU" in outcome.stderr
 
 
 def test_memory_is_no_target_of_a_rule_with_two_passes() -> None:
@@ -423,7 +458,7 @@ def test_what_was_measured_is_shown_when_a_case_fails(
         return type("Case", (), {"name": name, "run": lambda *_: ran.append(name) or [result]})()
 
     chosen: Sequence[Any] = [case("one/x"), Broken(error), case("two/x")]
-    monkeypatch.setattr(command, "cases", lambda: chosen)
+    monkeypatch.setitem(command.CASES, "cpu", lambda: chosen)
     outcome = run()
     assert outcome.exit_code == status
     assert len(ran) == measured

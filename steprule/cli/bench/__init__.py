@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,13 +18,15 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from steprule.cli.bench.cases import Case, Result, Settings, Steps, cases
+from steprule.cli.bench.gpu_cases import gpu_cases
 from steprule.cli.bench.picture import draw
 from steprule.cli.bench.shapes import SHAPES
 from steprule.cli.bench.table import LEGEND, as_dictionary, figures, targets
-from steprule.cli.bench.timing import CLOCKS, Pace
+from steprule.cli.bench.timing import Pace
 from steprule.cli.console import console, fail
 from steprule.replacing import replacing
 
+CASES: dict[str, Callable[[], list[Case]]] = {"cpu": cases, "cuda": gpu_cases}
 STOPPED = "stopped"
 WIDE = 150  # columns from which on the peers' milliseconds find room
 
@@ -42,24 +45,26 @@ def bench(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Let torch.compile take part; it compiles for a minute a case.")
     ] = False,
-    device: Annotated[str, typer.Option(help=f"Where to measure: {', '.join(CLOCKS)}.")] = "cpu",
+    device: Annotated[str, typer.Option(help=f"Where to measure: {', '.join(CASES)}.")] = "cpu",
     names: Annotated[bool, typer.Option("--list", help="Print the names of the cases, and measure nothing.")] = False,
 ) -> None:
     """Measure the time of a step, in turns with torch's optimizers and with the machine's memory."""
-    if device not in CLOCKS:
-        fail(f"--device is one of {', '.join(CLOCKS)}, not {device!r}")
-    chosen = choose(case, shapes)
+    if device not in CASES:
+        fail(f"--device is one of {', '.join(CASES)}, not {device!r}")
+    chosen = choose(case, shapes, device)
     if names:
         for item in chosen:
             print(item.name)
         return
+    if device == "cuda" and not torch.cuda.is_available():
+        fail("there is no GPU that torch can use here")
     for path in (json_file, picture, markdown):
         check_writable(path)
     if picture:
         check_matplotlib()
     if threads is not None:
         torch.set_num_threads(threads)
-    about = machine()
+    about = machine(device)
     pace = Pace(3, block=0.03) if quick else Pace(repeats)
     results, failed = measure(chosen, Settings(pace, device, compiled))
     show(results, about)
@@ -75,9 +80,9 @@ def bench(
         raise typer.Exit(130 if STOPPED in failed.values() else 1)
 
 
-def choose(pattern: str, shapes: str | None) -> list[Case]:
+def choose(pattern: str, shapes: str | None, device: str = "cpu") -> list[Case]:
     """The cases of a name, on other shapes if that is asked for; a case that has no targets there loses them."""
-    every = {case.name: case for case in cases()}
+    every = {case.name: case for case in CASES[device]()}
     chosen = [case for name, case in every.items() if fnmatchcase(name, pattern)]
     if not chosen:
         fail(f"no case is named {pattern!r}; there are {', '.join(every)}")
@@ -121,18 +126,20 @@ def measure(chosen: Sequence[Case], settings: Settings) -> tuple[list[Result], d
                     results += case.run(settings)
                 except Exception as error:  # minutes of other cases are not to be lost with it
                     failed[case.name] = f"{type(error).__name__}: {error}"
+                gc.collect()  # the next case needs the memory
                 progress.advance(task)
         except KeyboardInterrupt:
             failed[case.name] = STOPPED
     return results, failed
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     """Where and with what it is measured."""
     from importlib.metadata import version
 
     return {
         "processor": processor(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "processors": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),
@@ -153,7 +160,8 @@ def processor() -> str:
 
 
 def describe(about: dict[str, Any]) -> str:
-    return "{processor}, {threads} threads, torch {torch}, steprule {steprule}".format(**about)
+    where = about["gpu"] or "{processor}, {threads} threads".format(**about)
+    return f"{where}, torch {about['torch']}, steprule {about['steprule']}"
 
 
 def disturbed(about: dict[str, Any]) -> str | None:

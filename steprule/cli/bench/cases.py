@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,10 +20,12 @@ from steprule.cli.bench.contenders import (
     Make,
     algorithms,
     clipped,
+    copied,
     in_place,
     parameters,
     torch_peers,
     traffic,
+    works,
 )
 from steprule.cli.bench.shapes import SHAPES, SIZES, elements
 from steprule.cli.bench.timing import CLOCKS, Pace, Spread, Times, alternate, ratio, spread
@@ -131,17 +136,29 @@ class Steps:
         return f"{self.rule}/{self.shapes}"
 
     def run(self, settings: Settings) -> list[Result]:
+        gc.collect()  # of the case before
         params = parameters(SHAPES[self.shapes], self.dtype, settings.device, self.tokens)
         ours = self.ours(params)
-        peers = {name: make for name, make in self.peers.items() if settings.compiled or name != "compile"}
-        contenders = {OURS: ours.step, MEMORY: in_place(params)} | {n: make(params) for n, make in peers.items()}
+        peers = self.taking_part(settings)
+        memory = (in_place if settings.device == "cpu" else copied)(params)
+        contenders = {OURS: ours.step, MEMORY: memory} | {name: make(params) for name, make in peers.items()}
         times = alternate(contenders, settings.pace, CLOCKS[settings.device])
         known = traffic(ours)
         count = elements(SHAPES[self.shapes])
         in_place_bytes = 2 * self.dtype.itemsize * count
         result = Result(self.name, count, times, known.bytes if known else None, in_place_bytes)
         one_pass = known is not None and known.passes == 1
-        return [judged(result, [t for t in self.targets if t.against != MEMORY or one_pass])]
+        absent = {*self.peers} - {*peers} | (set() if one_pass else {MEMORY})
+        return [judged(result, [t for t in self.targets if t.against not in absent])]
+
+    def taking_part(self, settings: Settings) -> dict[str, Make]:
+        """The peers that are there on the device; torch.compile only if it is asked for."""
+        dense = self.tokens is None
+        return {
+            name: make
+            for name, make in self.peers.items()
+            if (settings.compiled if name == "compile" else not dense or works(make, settings.device))
+        }
 
 
 def judged(result: Result, targets: Sequence[Target]) -> Result:
@@ -220,7 +237,11 @@ def first_step(make: Any, shapes: str, tokens: int | None, device: str) -> float
     def construct_and_step() -> None:
         make(params).step()
 
-    return CLOCKS[device](construct_and_step, 1)
+    if device == "cpu":
+        return CLOCKS[device](construct_and_step, 1)
+    with tempfile.TemporaryDirectory() as nothing_known:
+        os.environ |= {"TRITON_CACHE_DIR": nothing_known, "XDG_CACHE_HOME": nothing_known}
+        return CLOCKS[device](construct_and_step, 1)
 
 
 class Where(NamedTuple):

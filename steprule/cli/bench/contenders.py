@@ -16,7 +16,19 @@ from steprule.cli.bench.shapes import Shape
 from steprule.cli.bench.timing import Step
 from steprule.kernels.explain import traffic as bytes_per_element
 
-__all__ = ["Lion", "Make", "Traffic", "algorithms", "clipped", "in_place", "parameters", "torch_peers", "traffic"]
+__all__ = [
+    "Lion",
+    "Make",
+    "Traffic",
+    "algorithms",
+    "clipped",
+    "copied",
+    "in_place",
+    "parameters",
+    "torch_peers",
+    "traffic",
+    "works",
+]
 
 Make = Callable[[list[Tensor]], Step]
 """Parameters whose gradients are in place, to the step of a contender."""
@@ -107,6 +119,22 @@ def in_place(params: list[Tensor]) -> Step:
     """Read and write as many numbers as the parameters hold, in one operation of torch."""
     x = torch.ones(sum(p.numel() for p in params), dtype=params[0].dtype, device=params[0].device)
     return lambda: x.mul_(-1.0)
+
+
+def copied(params: list[Tensor]) -> Step:
+    """Read as many numbers as the parameters hold, and write as many others: how a GPU's bandwidth is told."""
+    x = torch.ones(sum(p.numel() for p in params), dtype=params[0].dtype, device=params[0].device)
+    y = torch.empty_like(x)
+    return lambda: y.copy_(x)
+
+
+def works(make: Make, device: str) -> bool:
+    """Whether torch has this implementation for a device: some of the fused ones are for few."""
+    try:
+        make(parameters([(4, 4)], torch.float32, device))()
+    except RuntimeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,16 @@ def resnet50() -> list[Shape]:
     return shapes + with_biases([(1000, inputs)])
 
 
-GPT2_BLOCK: list[Shape] = [(2304, 768), (768, 768), (3072, 768), (768, 3072)]  # out, in
-NORM: list[Shape] = [(768,), (768,)]
+def gpt_block(width: int) -> list[Shape]:
+    """The matrices of a block, out by in."""
+    return [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
+
+
+def gpt(width: int, blocks: int, positions: int) -> list[Shape]:
+    """The two embeddings, and each block with its biases and norms."""
+    block = [*with_biases(gpt_block(width)), *4 * [(width,)]]
+    return [(50257, width), (positions, width), *blocks * block]
+
 
 SHAPES: Mapping[str, Sequence[Shape]] = {
     # for images of 3x32x32 and ten classes: 10 tensors, 62,006 parameters
@@ -45,8 +53,10 @@ SHAPES: Mapping[str, Sequence[Shape]] = {
     # 161 tensors, 25.6 million parameters
     "resnet50": resnet50(),
     # the two embeddings and twelve blocks of GPT-2 small: 146 tensors, 124.4 million parameters
-    "gpt2": [(50257, 768), (1024, 768), *12 * (with_biases(GPT2_BLOCK) + 2 * NORM)],
-    "gpt2-hidden": 12 * GPT2_BLOCK,
+    "gpt2": gpt(768, 12, 1024),
+    "gpt2-hidden": 12 * gpt_block(768),
+    # as GPT-3 XL: 290 tensors, 1.32 billion parameters
+    "gpt-1.3b": gpt(2048, 24, 2048),
     "embedding": [(50257, 768)],
     "small": 10_000 * [(100,)],
 }

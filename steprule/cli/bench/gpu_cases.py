@@ -1,0 +1,62 @@
+"""The cases on a GPU, with what each is to reach there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+import steprule
+from steprule.cli.bench.cases import MEMORY, WHERE, Case, FirstStep, Steps, Target
+from steprule.cli.bench.contenders import Lion, Make, algorithms, clipped, torch_peers
+
+__all__ = ["gpu_cases"]
+
+LARGE = ("resnet50", "gpt2", "gpt-1.3b")
+IN_PLACE = Target(MEMORY, 1.1)
+
+
+def gpu_peers(kind: type[torch.optim.Optimizer], **options: Any) -> dict[str, Make]:
+    """Each of torch's implementations; on a GPU its default is ``foreach``."""
+    return {name: make for name, make in torch_peers(kind, **options).items() if name != "default"}
+
+
+def with_fused(rule: str, ours: Any, peers: Mapping[str, Make]) -> list[Case]:
+    """What torch fused by hand, in two dtypes."""
+    fused = Target("fused", 1.0)
+    return [
+        Steps(f"{rule}{suffix}", shapes, ours, peers, [fused, IN_PLACE], dtype=dtype)
+        for dtype, suffix in ((torch.float32, ""), (torch.bfloat16, "-bf16"))
+        for shapes in LARGE
+    ]
+
+
+def gpu_cases() -> list[Case]:
+    """Every case on a GPU."""
+    adamw = gpu_peers(torch.optim.AdamW)
+    momentum, theirs = partial(steprule.SGD, momentum=0.9), gpu_peers(torch.optim.SGD, momentum=0.9)
+    norm = {name: clipped(make, 1.0) for name, make in adamw.items() if name != "compile"}
+    named: Sequence[Case] = [
+        *with_fused("adamw", steprule.AdamW, adamw),
+        *with_fused("sgd-momentum", momentum, theirs),
+        Steps("adamw", "lenet", steprule.AdamW, adamw),
+        Steps("adamw", "small", steprule.AdamW, adamw),
+        Steps("adamw-clip", "gpt2", partial(steprule.AdamW, clip_norm=1.0), norm),
+        Steps("lion-rule", "gpt2", Lion, {}, [IN_PLACE]),
+        FirstStep("adamw", steprule.AdamW, "gpt2", limit=3.0),
+    ]
+    return [*named, *(every for every in every_algorithm() if every.name not in {case.name for case in named})]
+
+
+def every_algorithm() -> list[Case]:
+    """Each algorithm with its defaults."""
+    found: list[Case] = []
+    for name, kind in algorithms().items():
+        where, theirs = WHERE.get(name), getattr(torch.optim, name, None)
+        peers = gpu_peers(theirs) if theirs else {}
+        half = [Target("foreach", 0.5)] if "foreach" in peers and "fused" not in peers else []
+        shapes, tokens = (where.steps, where.tokens) if where else ("gpt2", None)
+        found.append(Steps(name.lower(), shapes, kind, peers, [*half, IN_PLACE], tokens=tokens))
+    return found
