@@ -140,7 +140,7 @@ def _section(section: Any, size: int) -> _Section:
     for key in ("version", "algorithm", "step", "parameters"):
         if key not in section:
             raise KeyError(f"'steprule' of the state dictionary has no {key!r}")
-    if section["version"] != VERSION or isinstance(section["version"], bool):
+    if type(section["version"]) is not int or section["version"] != VERSION:
         raise ValueError(
             f"the state dictionary has version {section['version']!r}, and this steprule reads version "
             f"{VERSION}: use the steprule that saved it, or a newer one"

@@ -133,6 +133,8 @@ def _packed_group(group: Group, index: Mapping[int, int]) -> Group:
 def _own(value: Any) -> Any:
     """The value in new containers, and tensors with memory of their own."""
     if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided:
+            return value
         whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
         return value if whole and value.ndim else value.detach().clone()
     if isinstance(value, dict):
@@ -235,8 +237,9 @@ def _check_group(i: int, group: Group, check: Callable[[Group], None] | None) ->
     try:
         if check is not None:
             check(group)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"group {i} as it was saved: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"group {i} as it was saved: {error}") from error
 
 
 def _placed(groups: Sequence[Group], places: Sequence[int | None]) -> Iterator[tuple[torch.Tensor, int]]:

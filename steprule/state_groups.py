@@ -17,7 +17,7 @@ __all__ = ["Group", "Hyperparameters", "Merged", "merge"]
 Group: TypeAlias = dict[str, Any]
 Hyperparameters: TypeAlias = Literal["saved", "current"]
 
-_NOT_HYPERPARAMETERS = ("params", "param_names", "schedules")
+_SWITCHES = ("foreach", "fused")  # of torch, which are True, False or None
 
 
 class Merged(NamedTuple):
@@ -81,9 +81,11 @@ def merge(
             continue
         plain = values.pop("schedules", None)
         for key, value in values.items():
-            group[key] = _taken(group.get(key), value, f"{key!r} of group {i}", checked)
+            now = group.get(key)
+            optional = key in _SWITCHES or (checked and not isinstance(now, bool))
+            group[key] = _taken(now, value, f"{key!r} of group {i}", optional)
         if sources:
-            _merge_schedules(i, plain or {}, merged)
+            _merge_schedules(i, {} if plain is None else plain, merged)
     if conflicts:
         raise ValueError(
             "the groups here are made of parts of saved groups that differ: " + "; ".join(conflicts) + ". Make "
@@ -116,13 +118,13 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and not isinstance(a, torch.Tensor) and bool(a == b)
 
 
-def _taken(now: Any, then: Any, what: str, checked: bool) -> Any:
-    """A copy of the saved value, which must be of the kind of the present one."""
+def _taken(now: Any, then: Any, what: str, optional: bool) -> Any:
+    """A copy of the saved value, which must be of the kind of the present one, or None where that is possible."""
     if isinstance(now, (list, tuple)) and isinstance(then, (list, tuple)):
         if len(now) != len(then):
             raise ValueError(f"{what} was saved as {then!r} and is {now!r} here")
-        return type(now)(_taken(a, b, what, checked) for a, b in zip(now, then, strict=True))
-    if not _of_one_kind(now, then, checked):
+        return type(now)(_taken(a, b, what, optional) for a, b in zip(now, then, strict=True))
+    if not (optional or now is None if then is None else _of_one_kind(now, then)):
         raise TypeError(f"{what} was saved as {then!r} and is {now!r} here")
     found = number(then)
     if found is not None and math.isnan(found):
@@ -130,14 +132,12 @@ def _taken(now: Any, then: Any, what: str, checked: bool) -> Any:
     return then.detach().clone() if isinstance(then, torch.Tensor) else deepcopy(then)
 
 
-def _of_one_kind(now: Any, then: Any, checked: bool) -> bool:
-    if now is None:
-        return True
-    if then is None:
-        return checked or number(now) is None
-    if isinstance(now, bool) or isinstance(then, bool):
-        return type(now) is type(then)
-    return number(then) is not None if number(now) is not None else isinstance(then, type(now))
+def _of_one_kind(now: Any, then: Any) -> bool:
+    if isinstance(then, bool):
+        return now is None or isinstance(now, bool)
+    if isinstance(then, (int, torch.Tensor)) or number(now) is not None:
+        return number(then) is not None and (now is None or number(now) is not None)
+    return now is None or isinstance(then, type(now))
 
 
 def _merge_schedules(i: int, saved: Any, merged: Merged) -> None:

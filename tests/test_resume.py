@@ -23,7 +23,7 @@ ALGORITHMS = [
     and found is not steprule.Optimizer
 ]
 DENSE = [name for name in ALGORITHMS if name not in ("SparseAdam", "LBFGS", "Muon")]
-SPARSE = [name for name in ALGORITHMS if name not in ("LBFGS", "Muon", "Adafactor", "LAMB")]
+SPARSE = [name for name in ALGORITHMS if name not in ("LBFGS", "Muon", "Adafactor", "Lamb")]
 OPTIONS = {
     "SGD": [{"momentum": 0.9, "nesterov": True}],
     "RMSprop": [{"momentum": 0.9, "centered": True}],
