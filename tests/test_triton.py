@@ -578,6 +578,109 @@ def test_a_launch_does_not_keep_gradients_alive(backend: str) -> None:
         assert not any(reference() is not None for reference in known)
 
 
+def test_a_recorded_step_reads_copies_and_leaves_the_tables_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a capture does, but for the capture itself."""
+    ours = steprule.NAdam(params := parameters(SHAPES), lr=0.1, capturable=True, backend="triton")
+    theirs = steprule.NAdam(reference := parameters(SHAPES), lr=0.1, backend="eager")
+    for step in range(4):
+        recording = step == 2
+        for who, optimizer in ((params, ours), (reference, theirs)):
+            give_gradients(who, step)
+            optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
+            if recording and optimizer is ours:
+                launch = launches(ours)[0]
+                before = [launch.pointers.tensor, launch.live.hyper.tensor]
+                values = [table.clone() for table in before]
+                for module in (triton, device_table):
+                    monkeypatch.setattr(module, "capturing", lambda device: True)
+            optimizer.step()
+            if recording and optimizer is ours:
+                assert launch.pointers.tensor is before[0]
+                assert launch.live.hyper.tensor is before[1]
+                assert all(map(torch.equal, before, values))
+                assert all(any(kept is table for kept in device_table._kept) for table in launch.tables())
+                for module in (triton, device_table):
+                    monkeypatch.setattr(module, "capturing", lambda device: False)
+    assert_same(params, reference, 1e-6)
+
+
+def test_what_a_graph_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parameters([(4, 4)])
+    give_gradients(params, 0)
+    counts, eager = steprule.AdamW(params, backend="triton"), steprule.SGD(params, backend="eager")
+    sparse = steprule.SGD(params, backend="triton")
+    for optimizer in (counts, sparse, eager):
+        optimizer.step()
+    assert counts._plan is not None
+    assert sparse._plan is not None
+    assert eager._plan is not None
+    with pytest.raises(RuntimeError, match=r"Attempting CUDA graph capture of step\(\) for an instance of AdamW but"):
+        counts._plan.check_capture(counts.param_groups)
+    counts.param_groups[0]["capturable"] = True
+    counts._plan.check_capture(counts.param_groups)
+    sparse._plan.check_capture(sparse.param_groups)
+    with pytest.raises(RuntimeError, match=r"0 of group 0 can't be captured .* its numbers live on the host: eager"):
+        eager._plan.check_capture(eager.param_groups)
+    start = params[0].detach().clone()
+    sparse_gradients(params, 0)
+    sparse.step()
+    for module in (triton, device_table):
+        monkeypatch.setattr(module, "capturing", lambda device: True)
+    with pytest.raises(RuntimeError, match="sparse gradient of parameter 0 of group 0 can't be captured"):
+        sparse.step()
+    give_gradients(params, 0)
+    with pytest.raises(RuntimeError, match="first step over parameter 0 of group 0 can't be captured"):
+        steprule.AdamW(params, backend="triton", capturable=True).step()
+    with pytest.raises(RuntimeError, match="take a step before the capture"):
+        counts.step()  # whose numbers would have to move to the device
+    assert not torch.equal(params[0], start)
+
+
+def test_counts_that_are_on_the_device_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parameters(SHAPES)
+    first = steprule.NAdam(params, capturable=True, backend="triton")
+    give_gradients(params, 0)
+    first.step()
+    state = {p: dict(first.state[p]) for p in params}
+    second = steprule.NAdam(params, backend="triton")
+    second.state.update(state)
+    monkeypatch.setattr(triton, "on_gpu", lambda value: isinstance(value, Tensor))  # as it is on a GPU
+    give_gradients(params, 1)
+    second.step()
+    for p in params:
+        assert second.state[p]["step"] is state[p]["step"]
+        assert float(state[p]["step"]) == 2.0
+
+
+def test_a_trial_runs_in_memory_of_its_own() -> None:
+    params = parameters([(50,)], torch.bfloat16)
+    optimizer = steprule.AdamW(params, backend="triton")
+    give_gradients(params, 0)
+    optimizer.step()
+    before = [*states(optimizer), params[0].detach().clone()]
+    launches(optimizer)[0].trial(0, 70)(tune.Block(32, 1))
+    assert all(map(torch.equal, before, [*states(optimizer), params[0].detach()]))
+
+
+def test_stacks_of_matrices_do_not_outlive_the_step() -> None:
+    seen: list[weakref.ref[Tensor]] = []
+
+    def function(stack: Tensor) -> Tensor:
+        result = stack * 2
+        seen.extend(map(weakref.ref, (stack, result)))
+        return result
+
+    class Doubling(Optimizer):
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return p - rule.matrix(function, g)
+
+    optimizer = Doubling(params := parameters([(3, 4)]), backend="triton")
+    give_gradients(params, 0)
+    optimizer.step()
+    assert len(seen) == 2
+    assert not any(reference() is not None for reference in seen)
+
+
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 

@@ -123,7 +123,7 @@ class Launch:
         self.updated = [i for i, u in enumerate(program.updates) if u is not None]
         self.inputs: dict[str, Any] = {}
         self.grads = [e.grad for e in entries]
-        self.temporaries: list[list[torch.Tensor]] = [self.params[:] for _ in range(program.temporaries)]
+        self.drop_temporaries()
         self.remember()
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -322,6 +322,10 @@ class Launch:
                 )
             self.place(step.operand, members, result.to(buffer.dtype).contiguous())
         return None
+
+    def drop_temporaries(self) -> None:
+        """Let go of the stacks between passes; until there are others, parameters stand in their place."""
+        self.temporaries = [self.params[:] for _ in range(self.program.temporaries)]
 
     def place(self, operand: int, members: Sequence[int], stack: torch.Tensor) -> None:
         """Let an operand's tensors be the members of a stack."""

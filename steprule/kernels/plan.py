@@ -93,6 +93,8 @@ class Plan:
         else:
             for stage in range(self.stages):
                 self.run_stage(stage)
+            for launch in self.launches:
+                launch.drop_temporaries()
         for launch in self.launches:
             launch.commit()
             if not launch.installed:
@@ -105,14 +107,15 @@ class Plan:
         """Refuse to be captured in a CUDA graph where a replay would not do what the step does.
 
         Raises:
-            RuntimeError: if a group is not ``capturable``, or torch operations serve a parameter.
+            RuntimeError: if a group that counts steps is not ``capturable``, or torch operations serve a parameter.
         """
-        if not all(group["capturable"] for group in groups):
-            raise RuntimeError(
-                f"Attempting CUDA graph capture of step() for an instance of {self.programs[0].name} but param_groups' "
-                "capturable is False."
-            )
         for launch in self.launches:
+            # where no number depends on the step, those of the host are right in every replay
+            if launch.counted and not all(groups[entry.group]["capturable"] for entry in launch.entries):
+                raise RuntimeError(
+                    f"Attempting CUDA graph capture of step() for an instance of {launch.program.name} but "
+                    "param_groups' capturable is False."
+                )
             if not launch.asynchronous:
                 raise RuntimeError(
                     f"a step over parameter {launch.entries[0].name} can't be captured in a CUDA graph, for its "

@@ -100,12 +100,13 @@ class TritonLaunch(Launch):
         for k, row in enumerate(self.rows):
             pointers[-1, row.members] = k
         self.pointers = DeviceTable(pointers, self.device)
-        self.aligned = self.offsets_aligned = True
+        self.aligned, self.offsets_aligned = False, True
         self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars))), self.device)
         rows = len(program.inputs) + len(program.reductions)
         self.table = torch.zeros(rows, count, dtype=torch.float64, device=self.device)
         self.strange = self.strange_grads()
-        self.hyper = [(g, path) for g in sorted({e.group for e in entries}) for path in hyper_paths(program)]
+        self.used = sorted({e.group for e in entries})
+        self.paths = hyper_paths(program)
         self.found_inf: torch.Tensor | None = None
         self.live: DeviceScalars | None = None
         self.stream: Any = None
@@ -128,9 +129,10 @@ class TritonLaunch(Launch):
 
     def asked_for(self, groups: Sequence[Group]) -> bool:
         """Whether something asks for numbers on the device."""
-        if self.found_on_device or self.found_inf is not None or groups[self.entries[0].group]["capturable"]:
+        if self.found_on_device or self.found_inf is not None:
             return True
-        return any(on_gpu(lookup(groups[group], path)) for group, path in self.hyper)
+        used = [groups[i] for i in self.used]
+        return any(g["capturable"] or any(on_gpu(lookup(g, path)) for path in self.paths) for g in used)
 
     def move_numbers(self) -> DeviceScalars:
         """Let step counts, scalar slots and scalars live on the device from now on."""
@@ -199,21 +201,21 @@ class TritonLaunch(Launch):
             for k, row in enumerate(self.rows):
                 self.scalars.host[k] = row.scalars
         for k, name in enumerate(self.program.inputs):
-            self.table[k].copy_(self.inputs[name], non_blocking=True)
+            self.put(k, self.inputs[name])
         self.pointers.host[GRAD] = self.take_rows() if self.sparse else self.grad_pointers(self.strange)
 
     def follow_stream(self) -> None:
         """Tell torch's allocator when the tables, made on one stream, are used on another."""
-        if self.device.type != "cuda":
-            return
         if capturing(self.device):
-            keep(*self.tables())
-            return
+            return keep(*self.tables())
+        if self.device.type == "cpu":
+            return None
         stream = torch.cuda.current_stream(self.device)
         if self.stream not in (None, stream):
             for table in self.tables():
                 table.record_stream(stream)
         self.stream = stream
+        return None
 
     def tables(self) -> list[torch.Tensor]:
         tables = [self.pointers.tensor, self.scalars.tensor, self.chunks, self.spans, self.table, *self.partials]
@@ -244,10 +246,13 @@ class TritonLaunch(Launch):
         host = self.pointers.host
         for k, tensors in enumerate(self.temporaries):
             host[FIRST_SLOT + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
-        if self.pointers.stale():
-            self.aligned = not (host[:-1] & 15).any()
+        pointers = self.pointers.send()
+        if self.pointers.changed:
+            aligned = not (host[:-1] & 15).any()
+            # what only a graph reads says nothing of the next step outside of it
+            self.aligned = aligned if not capturing(self.device) else self.aligned and aligned
         scalars = self.live.table if self.live is not None else self.scalars.send()
-        tables = (self.pointers.send(), self.chunks, scalars, self.table, self.partials[stage], self.found_inf)
+        tables = (pointers, self.chunks, scalars, self.table, self.partials[stage], self.found_inf)
         with self.context():
             if len(self.chunks):
                 self.start(stage, tables, len(self.params), self.aligned and self.offsets_aligned, self.block)
@@ -299,7 +304,7 @@ class TritonLaunch(Launch):
             None,
         )
 
-        def run(block: Block, _alive: Any = operands) -> None:
+        def run(block: Block, operands: Any = operands) -> None:  # which live as long as this function
             with self.context():
                 self.start(stage, tables, 1, True, block)
 

@@ -96,7 +96,8 @@ def no_waiting() -> Iterator[Any]:
 def test_no_step_waits_for_the_gpu(name: str, on_device: bool, no_waiting: Any) -> None:
     params = parameters()
     lr = torch.tensor(0.01, device="cuda") if on_device else 0.01
-    optimizer = OPTIMIZERS[name](params, lr=lr, capturable=on_device)
+    optimizer = OPTIMIZERS[name](params, lr=lr)
+    optimizer.param_groups[0]["capturable"] = on_device
     for step in range(6):
         give_gradients(params, step)
         if step % 2 and not on_device:
@@ -167,7 +168,8 @@ def warm_up(optimizer: Optimizer, params: list[Tensor], steps: int = 3) -> None:
 def test_a_captured_step_replays_with_the_learning_rate_changed_in_between(name: str) -> None:
     lr = torch.tensor(0.01, device="cuda")
     ours, theirs = parameters(), parameters()
-    optimizer = OPTIMIZERS[name](ours, lr=lr, capturable=True)
+    optimizer = OPTIMIZERS[name](ours, lr=lr)
+    optimizer.param_groups[0]["capturable"] = True
     reference = OPTIMIZERS[name](theirs, lr=0.01, backend="eager")
     for params in (ours, theirs):
         for p in params:
@@ -218,7 +220,7 @@ def test_forward_backward_and_step_in_one_graph() -> None:
 
 def test_steps_outside_of_a_graph_leave_it_as_it_is() -> None:
     ours, theirs = parameters(), parameters()
-    optimizer = steprule.SGD(ours, lr=0.1, momentum=0.5, capturable=True)
+    optimizer = steprule.SGD(ours, lr=0.1, momentum=0.5)
     reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.5)
     for params in (ours, theirs):
         for p in params:
