@@ -10,6 +10,7 @@ from .algorithms.asgd import ASGD
 from .algorithms.lamb import Lamb
 from .algorithms.lbfgs import LBFGS
 from .algorithms.lion import Lion
+from .algorithms.muon import Muon
 from .algorithms.nadam import NAdam
 from .algorithms.radam import RAdam
 from .algorithms.rmsprop import RMSprop
@@ -34,6 +35,7 @@ __all__ = [
     "CheckpointError",
     "Lamb",
     "Lion",
+    "Muon",
     "NAdam",
     "Optimizer",
     "RAdam",

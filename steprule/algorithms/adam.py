@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from ..optimizer import Optimizer
-from ..rule import maximum, sqrt
-from .parts import Number, Params, check_betas, check_signs, decayed, mean_of, mean_square_of
+from .parts import Number, Params, adam_step, check_betas, check_signs, decayed
 
 __all__ = ["Adam"]
 
@@ -83,12 +82,5 @@ class Adam(Optimizer):
                     raise ValueError(f"{name} as a Tensor is not supported for capturable=False and foreach=True")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
-        beta1, beta2 = h.betas
         p, g = decayed(p, g, h)
-        s.exp_avg = mean_of(s.exp_avg, g, beta1)
-        s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
-        square = s.exp_avg_sq
-        if h.amsgrad:
-            square = s.max_exp_avg_sq = maximum(s.max_exp_avg_sq, s.exp_avg_sq)
-        denominator = sqrt(square) / sqrt(1 - beta2**s.step) + h.eps
-        return p - h.lr / (1 - beta1**s.step) * s.exp_avg / denominator
+        return p - adam_step(g, s, h, h.lr, h.amsgrad)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..optimizer import Optimizer
-from ..rule import norm, sqrt, where
-from .parts import Number, Params, check_betas, check_signs, mean_of, mean_square_of
+from ..rule import norm, where
+from .parts import Number, Params, adam_step, check_betas, check_signs
 
 __all__ = ["Lamb"]
 
@@ -65,10 +65,6 @@ class Lamb(Optimizer):
         check_betas(h)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
-        beta1, beta2 = h.betas
-        s.exp_avg = mean_of(s.exp_avg, g, beta1)
-        s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
-        denominator = sqrt(s.exp_avg_sq / (1 - beta2**s.step)) + h.eps
-        u = s.exp_avg / (1 - beta1**s.step) / denominator + h.weight_decay * p
+        u = adam_step(g, s, h, 1.0) + h.weight_decay * p
         ratio = where((norm(p) > 0) & (norm(u) > 0), norm(p) / norm(u), 1.0)
         return p - h.lr * ratio * u

@@ -8,10 +8,20 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from ..rule import lerp
+from ..rule import lerp, maximum, sqrt
 from ..schedules import Schedule
 
-__all__ = ["Number", "Params", "check_betas", "check_signs", "decayed", "mean_of", "mean_square_of", "penalized"]
+__all__ = [
+    "Number",
+    "Params",
+    "adam_step",
+    "check_betas",
+    "check_signs",
+    "decayed",
+    "mean_of",
+    "mean_square_of",
+    "penalized",
+]
 
 Number: TypeAlias = float | torch.Tensor | Schedule
 Params: TypeAlias = nn.Module | Iterable[Any]
@@ -25,6 +35,17 @@ def mean_of(mean: Any, x: Any, beta: Any) -> Any:
 def mean_square_of(mean: Any, x: Any, beta: Any) -> Any:
     """The running mean of squares ``beta * mean + (1 - beta) * x**2``."""
     return beta * mean + (1 - beta) * x * x
+
+
+def adam_step(g: Any, s: Any, h: Any, rate: Any, amsgrad: bool = False) -> Any:
+    """Adam's step of a rate: the corrected mean of the gradient over the corrected root of its mean square."""
+    beta1, beta2 = h.betas
+    s.exp_avg = mean_of(s.exp_avg, g, beta1)
+    s.exp_avg_sq = square = mean_square_of(s.exp_avg_sq, g, beta2)
+    if amsgrad:
+        s.max_exp_avg_sq = square = maximum(s.max_exp_avg_sq, square)
+    denominator = sqrt(square) / sqrt(1 - beta2**s.step) + h.eps
+    return rate / (1 - beta1**s.step) * s.exp_avg / denominator
 
 
 def penalized(g: Any, p: Any, h: Any) -> Any:

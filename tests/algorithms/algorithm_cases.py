@@ -91,6 +91,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"lr": tensor(0.0625), "max_iter": 5, "history_size": 3},
         {"lr": 0.0078125, "max_eval": 7, "tolerance_grad": 1e-3, "tolerance_change": 1e-5},
     ],
+    "Muon": [
+        {},
+        {"weight_decay": 0.0, "momentum": 0.8, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"},
+        {"ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 8, "eps": 1e-3},
+    ],
     "SparseAdam": [
         {},
         {"lr": tensor(0.01), "betas": (0.7, 0.9), "eps": 1e-3},
