@@ -10,15 +10,18 @@ import re
 from collections import Counter
 from typing import Any
 
+import pytest
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 import steprule
 from steprule import Optimizer, rule
 from steprule.kernels.triton_source import NAMES, compiled, pass_source, scalar_source
 from steprule.rule.program import Program
+
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
 
 HOPPER, MI300 = GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)
 TYPES = {

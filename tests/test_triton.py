@@ -453,6 +453,22 @@ def test_whole_matrices_between_passes() -> None:
     assert launches(ours)[0].live is not None
 
 
+def test_numbers_that_only_the_device_knows_cannot_be_handed_to_a_matrix_function() -> None:
+    class Warm(Optimizer):
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            s.m = g
+            return p - rule.matrix(lambda stack, number: stack * number, g, 1 / s.step, rule.size(p, 0))
+
+    params = parameters([(3, 4)])
+    give_gradients(params, 0)
+    start = params[0].detach().clone()
+    optimizer = Warm(params, capturable=True, backend="triton")
+    with pytest.raises(RuntimeError, match=r"Warm hands \(1 / step\) to a matrix function, but with capturable=True"):
+        optimizer.step()
+    assert torch.equal(params[0], start)
+    assert not optimizer.state
+
+
 # -- a step that waits for nothing -----------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from .device_table import DeviceTable, upload
 from .launch import Entry, Group, Row, real, scalar_dtype
 from .triton_source import NAMES, compiled, extents, hyper_paths, scalar_source
 
-__all__ = ["DeviceScalars", "lookup"]
+__all__ = ["DeviceScalars", "extent", "lookup"]
 
 BLOCK = 128
 """Tensors that one program of the kernel takes."""
@@ -87,4 +87,5 @@ class DeviceScalars:
 
 
 def extent(tensor: torch.Tensor, dim: int | None) -> int:
+    """How long a tensor is along a dimension, or how many elements it has."""
     return tensor.numel() if dim is None else tensor.shape[dim]

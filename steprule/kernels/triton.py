@@ -15,7 +15,7 @@ import torch
 
 from ..rule.host import evaluate
 from ..rule.program import FIRST_SLOT, GRAD, Matrix, Program
-from .device_scalars import DeviceScalars, lookup
+from .device_scalars import DeviceScalars, extent, lookup
 from .device_table import DeviceTable, capturing, device_row_chunks, flat_rows, keep, upload
 from .launch import Entry, Group, Launch, arithmetic, real
 from .tables import chunk_table, plain
@@ -162,9 +162,15 @@ class TritonLaunch(Launch):
         return {i: tuple(self.known(n, i) for n in step.numbers) for i in range(len(self.params))}
 
     def known(self, column: int, i: int) -> float:
-        """A scalar of a tensor that is handed to a matrix function, if the host can know it."""
+        """A scalar of a tensor that is handed to a matrix function, as far as the host can know it.
+
+        Raises:
+            RuntimeError: if it depends on what only the device knows.
+        """
 
         def leaf(e: Any) -> float:
+            if e.op == "size":
+                return extent(real(self.params[i]), e.detail)
             value = lookup(self.groups[self.entries[i].group], e.detail) if e.op == "hyper" else None
             if value is None or on_gpu(value):
                 raise RuntimeError(
@@ -194,6 +200,8 @@ class TritonLaunch(Launch):
             self.live = self.move_numbers()
         self.follow_stream()
         if self.live is not None:
+            for phase in self.program.phases:
+                list(map(self.matrix_numbers, phase.matrices))  # which may refuse, while nothing has changed
             with self.context():
                 self.live.advance(groups, self.found_inf)
         else:
