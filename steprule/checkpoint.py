@@ -190,10 +190,12 @@ def load(
     own = () if optimizer is None else [name for g in optimizer.param_groups for name in g.get("param_names", ())]
     weights = {} if model is None else model.state_dict()
     _refuse_unused(rename, resize, [*names, *(content["model"] or ())], [*own, *weights])
-    with _naming(path):
-        if model is not None:
+    problems: list[str] = []
+    if model is not None:
+        with _gathering(problems):
             weights, loaded.model = _fitting_weights(model, content["model"], strict, rename, resize)
-        if optimizer is not None:
+    if optimizer is not None:
+        with _gathering(problems):
             plan = optimizer._plan_load if isinstance(optimizer, Optimizer) else partial(prepare, optimizer)
             new = plan(
                 content["optimizer"],
@@ -204,6 +206,8 @@ def load(
                 copy=False,
             )
             loaded.optimizer = new.result
+    if problems:
+        raise CheckpointError(f"{path}: " + "\n".join(problems))
     if model is not None:
         model.load_state_dict(weights, strict=strict)
     if optimizer is not None:
@@ -222,6 +226,15 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error.args[0]}") from error
+
+
+@contextmanager
+def _gathering(problems: list[str]) -> Iterator[None]:
+    """Errors as lines, so that the next thing is checked too."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        problems.append(str(error.args[0]))
 
 
 def _refuse_absent(content: Mapping[str, Any], **wanted: Any) -> None:

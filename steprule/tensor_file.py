@@ -131,7 +131,7 @@ def _header(document: Document, tensors: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[memoryview]:
-    flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().cpu().reshape(-1)
     data = flat.view(torch.uint8).numpy().data
     return (data[i : i + _PIECE] for i in range(0, len(data), _PIECE))
 

@@ -413,8 +413,10 @@ class TestFit:
         twin, other = made(words=9, seed=2)
         train(twin, other)
         before = snapshot(twin, other)
-        with pytest.raises(CheckpointError, match=r"misshapen: head\.weight was saved as \(7, 4\) float32"):
+        with pytest.raises(CheckpointError, match=r"misshapen: head\.weight was saved as \(7, 4\) float32") as error:
             load(tmp_path / "run", other, twin)
+        assert "the saved model does not fit this Tied" in str(error.value)
+        assert "the saved state does not fit this Adam" in str(error.value)
         assert same(before, snapshot(twin, other))
         fits, unfit = made(seed=3)
         unfit = torch.optim.Adam([("norm.weight", fits.norm.weight)])
