@@ -652,6 +652,32 @@ def test_what_a_graph_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert not torch.equal(params[0], start)
 
 
+def test_numbers_move_to_the_device_in_the_middle_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    # on a GPU the tensors of the state are others after the move, in the interpreter only if they are made so
+    monkeypatch.setattr(triton.TritonLaunch, "counter", lambda self, known, new: new)
+    ours, theirs = (steprule.NAdam(parameters(SHAPES), lr=0.1, backend=backend) for backend in ("triton", "eager"))
+    for step in range(4):
+        for optimizer in (ours, theirs):
+            give_gradients(optimizer.param_groups[0]["params"], step)
+            optimizer.param_groups[0]["capturable"] = step >= 2 and optimizer is ours
+            optimizer.step()
+    assert launches(ours)[0].live is not None
+    assert_same(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], 1e-6)
+    assert_same(states(ours), states(theirs), 1e-6)
+
+
+def test_a_number_is_rounded_on_the_device_as_a_slot_holds_it() -> None:
+    class Rounding(Optimizer):
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return p + (rule.stored(h.lr) - h.lr) * 1e9
+
+    def make(params: list[Any], backend: str) -> Optimizer:
+        return Rounding(params, dict(lr=0.1), backend=backend, capturable=backend == "triton")
+
+    ours = compare(make, lambda: [torch.zeros(5, device=DEVICE, requires_grad=True)], steps=1, tolerance=1e-6)
+    assert ours.param_groups[0]["params"][0][0] > 1.0
+
+
 def test_counts_that_are_on_the_device_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     params = parameters(SHAPES)
     first = steprule.NAdam(params, capturable=True, backend="triton")
