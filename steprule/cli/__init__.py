@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import typer
 
-from steprule.cli import bench, demo
+from steprule.cli import bench, compare, demo
 
-COMMANDS: tuple[Callable[..., None], ...] = (bench.bench, demo.demo)
+COMMANDS: tuple[Callable[..., None], ...] = (bench.bench, compare.compare, demo.demo)
 
 app = typer.Typer(name="steprule", no_args_is_help=True, add_completion=False)
 

@@ -1,0 +1,132 @@
+"""What the terminal shows: curves, and a table of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from steprule.cli.compare.curves import STYLES, curves
+from steprule.cli.compare.run import Run
+
+__all__ = ["Result", "results", "screen", "smoothing", "target_of", "window_of"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has come to.
+
+    Attributes:
+        setting: the text of its setting.
+        steps: the number of steps that it took.
+        loss: the mean of its last losses, :func:`window_of` many; None before the first.
+        steps_to_target: after how many steps that mean was at most the target; None if it never was.
+        seconds: of training.
+        state_bytes: what the optimizer keeps between steps; 0 before the end.
+        failed: why it ended before its time, or None.
+    """
+
+    setting: str
+    steps: int
+    loss: float | None
+    steps_to_target: int | None
+    seconds: float
+    state_bytes: int
+    failed: str | None
+
+
+def window_of(steps: int) -> int:
+    """Over how many steps a loss is averaged before it is compared."""
+    return max(1, steps // 20)
+
+
+def smoothing(steps: int) -> int:
+    """Over how many steps a loss is averaged where it is drawn."""
+    return max(1, steps // 30)
+
+
+def target_of(runs: Sequence[Run], steps: int, target: float | None) -> float | None:
+    """The loss to reach: the one that was asked for, else where the worst complete run ended; None before that."""
+    if target is not None:
+        return target
+    window = window_of(steps)
+    if not all(run.failed or len(run.losses) >= steps for run in runs):
+        return None
+    return max((run.mean(window)[-1] for run in runs if not run.failed), default=None)
+
+
+def results(runs: Sequence[Run], steps: int, target: float | None) -> list[Result]:
+    """What each run has come to so far."""
+    window, goal = window_of(steps), target_of(runs, steps, target)
+    return [
+        Result(
+            run.setting.text,
+            len(run.losses),
+            run.mean(window)[-1] if run.losses else None,
+            None if goal is None else run.reaches(goal, window),
+            run.seconds[-1] if run.losses else 0.0,
+            run.state_bytes,
+            run.failed,
+        )
+        for run in runs
+    ]
+
+
+def cells(result: Result, steps: int, target: float | None) -> list[str]:
+    """A result's row of the table."""
+    if not result.steps:
+        return [result.setting, "failed" if result.failed else "", "", "", "", ""]
+    reached = "" if target is None or result.failed else str(result.steps_to_target or "never")
+    return [
+        result.setting,
+        str(steps) if result.steps >= steps else f"{result.steps}/{steps}",
+        "failed" if result.failed else f"{result.loss:.4g}",
+        reached,
+        f"{result.seconds:.1f}",
+        short_bytes(result.state_bytes) if result.state_bytes or result.steps >= steps else "",
+    ]
+
+
+def screen(runs: Sequence[Run], steps: int, target: float | None, width: int, height: int) -> RenderableType:
+    """The curves so far above the table so far, which leave a few rows of the terminal free."""
+    smooth = [run.mean(smoothing(steps)) for run in runs]
+    drawn = curves(smooth, steps, min(width, 140), min(16, max(7, height - len(runs) - 9)))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("")
+    table.add_column("setting", overflow="fold")
+    for name in ("steps", "loss", "to target", "seconds", "state"):
+        table.add_column(name, justify="right", no_wrap=True)
+    found, goal = results(runs, steps, target), target_of(runs, steps, target)
+    best = min((r.loss for r in found if r.loss is not None and r.steps >= steps and not r.failed), default=None)
+    for number, result in enumerate(found):
+        style = "red" if result.failed else "bold" if result.loss == best else ""
+        mark = Text(str(number + 1), f"bold {STYLES[number % len(STYLES)]}")
+        table.add_row(mark, *(Text(cell, style) for cell in cells(result, steps, goal)))
+    failures = [Text(f"{number}: {run.failed}", "red") for number, run in enumerate(runs, 1) if run.failed]
+    return Group(drawn, Text(), table, Text(legend(runs, steps, target), "dim"), *failures)
+
+
+def legend(runs: Sequence[Run], steps: int, target: float | None) -> str:
+    goal = target_of(runs, steps, target)
+    window = window_of(steps)
+    mean = f"loss: the mean of the last {window} steps" if window > 1 else "loss: of the last step"
+    if goal is None:
+        return f"{mean}."
+    return f"{mean}; target: {goal:.4g}{'' if target is not None else ', where the worst ended'}."
+
+
+def short_bytes(count: int) -> str:
+    """A number of bytes in a few characters.
+
+    >>> [short_bytes(n) for n in (0, 999, 496_088, 12_345_678)]
+    ['0 B', '999 B', '496 kB', '12.3 MB']
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000  # type: ignore[assignment]
+    return f"{count:.3g} {unit}"
