@@ -276,6 +276,29 @@ class TestFiles:
         save(tmp_path / "run", None, keep=3, n=3)
         assert self.contents(tmp_path) == {"run": 3, "run.1": 2, "run.2": 1}
 
+    def test_after_every_single_step_of_replacing_there_is_a_whole_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save(tmp_path / "run", None, n=0)
+        seen: list[tuple[str, int]] = []
+
+        def watched(name: str) -> Callable[..., object]:
+            original = getattr(os, name)
+
+            def call(*arguments: object, **more: object) -> object:
+                result = original(*arguments, **more)
+                seen.append((name, load(tmp_path / "run", None)["n"]))
+                return result
+
+            return call
+
+        for name in ("replace", "rename", "link", "unlink", "remove", "fsync"):
+            monkeypatch.setattr(os, name, watched(name))
+        for n in range(1, 5):
+            save(tmp_path / "run", None, keep=3, n=n)
+        assert {"replace", "link", "fsync"} <= {name for name, _ in seen}
+        assert [n for _, n in seen] == sorted(n for _, n in seen)
+
     def test_without_hard_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object) -> None:
             raise PermissionError("no links here")

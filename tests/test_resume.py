@@ -166,6 +166,41 @@ def test_with_sparse_gradients(tmp_path: Path, algorithm: str) -> None:
     assert same(optimizer.state_dict(), other.state_dict())
 
 
+@pytest.mark.parametrize("algorithm", [name for name in ("Muon", "Adafactor", "Lamb", "LBFGS") if name in ALGORITHMS])
+@pytest.mark.parametrize("form", ["file", "dictionary"])
+def test_those_that_are_not_elementwise(tmp_path: Path, algorithm: str, form: str) -> None:
+    options = {"LBFGS": {"line_search_fn": "strong_wolfe", "history_size": 3}}.get(algorithm, {})
+
+    def made(seed: int) -> tuple[nn.Module, steprule.Optimizer]:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 5), nn.Flatten(), nn.Linear(25, 4))
+        return model, getattr(steprule, algorithm)(model, lr=0.02, **options)
+
+    def train(model: nn.Module, optimizer: steprule.Optimizer, begin: int, end: int) -> None:
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = (model(batch(0)) - 1).square().sum()
+            loss.backward()
+            return loss
+
+        for _ in range(begin, end):
+            optimizer.step(closure)
+
+    model, optimizer = made(1)
+    train(model, optimizer, 0, 3)
+    twin, other = made(2)
+    if form == "file":
+        save(tmp_path / "run", optimizer, model)
+        load(tmp_path / "run", other, twin)
+    else:
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        twin.load_state_dict(model.state_dict())
+    train(model, optimizer, 3, 6)
+    train(twin, other, 3, 6)
+    assert same(dict(model.state_dict()), dict(twin.state_dict()))
+    assert same(optimizer.state_dict(), other.state_dict())
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_in_every_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     def made(seed: int) -> tuple[nn.Module, steprule.Optimizer]:
