@@ -57,20 +57,24 @@ PlanKey = tuple[bool, bool, tuple[str, ...]]
 """Whether gradients are scaled, whether any group clips, what is tracked."""
 
 
+profiling = torch._C._autograd._profiler_enabled
+increment_version = torch._C._increment_version
+
+
 def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     """``step`` with torch's pre and post hooks around it, and visible to the profiler while one runs."""
 
     @functools.wraps(step)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if torch._C._autograd._profiler_enabled():
+        if profiling():
             with torch.autograd.profiler.record_function(f"Optimizer.step#{type(self).__name__}.step"):
                 return run(self, args, kwargs)
         return run(self, args, kwargs)
 
     def run(self: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for pre_hook in chain(
-            torch_optimizer._global_optimizer_pre_hooks.values(), self._optimizer_step_pre_hooks.values()
-        ):
+        before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
+        after = self._optimizer_step_post_hooks, torch_optimizer._global_optimizer_post_hooks
+        for pre_hook in [*before[0].values(), *before[1].values()]:
             result = pre_hook(self, (self, *args), kwargs)
             if result is not None:
                 if not isinstance(result, tuple) or len(result) != 2:
@@ -82,9 +86,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._unchecked:
             self._warn_of_untracked()
         self._optimizer_step_code()
-        for post_hook in chain(
-            self._optimizer_step_post_hooks.values(), torch_optimizer._global_optimizer_post_hooks.values()
-        ):
+        for post_hook in [*after[0].values(), *after[1].values()]:
             post_hook(self, (self, *args), kwargs)
         return out
 
@@ -325,11 +327,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def _skips(self, plan: Plan | None) -> bool:
         """Whether GradScaler found infinite gradients, where the kernels don't look at its flag themselves."""
-        found_inf = getattr(self, "found_inf", None)
+        found_inf = self.__dict__.get("found_inf")
         return found_inf is not None and not (plan is not None and plan.asynchronous) and bool(found_inf.item())
 
     def _apply(self) -> None:
-        groups, scale = self.param_groups, getattr(self, "grad_scale", None)
+        groups, scale = self.param_groups, self.__dict__.get("grad_scale")
         if self._scheduled:
             write(groups, self._steps)
         key = (scale is not None, any([group["clip_norm"] for group in groups]), self._tracked)  # noqa: C419 (a list is faster)
@@ -339,11 +341,11 @@ class Optimizer(torch.optim.Optimizer):
             if self._skips(plan):
                 return
         inputs = {} if scale is None else {"grad_scale": scale}
-        found_inf = getattr(self, "found_inf", None) if plan.asynchronous else None
+        found_inf = self.__dict__.get("found_inf") if plan.asynchronous else None
         if found_inf is not None:
             inputs["found_inf"] = found_inf
         plan.run(groups, inputs, self.state)
-        torch.autograd.graph.increment_version(plan.updated)
+        increment_version(plan.updated)
         self._steps += 1
 
     def _make_plan(self, key: PlanKey) -> Plan:

@@ -88,6 +88,10 @@ def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
     return torch.full_like(param, value, dtype=dtype, requires_grad=False)
 
 
+END = (object(),)
+"""Stands behind a sequence that is compared with another one, so that neither can be the shorter."""
+
+
 class Launch:
     """The tensors of one launch and their numbers; a subclass for each kernel says how it runs.
 
@@ -178,7 +182,7 @@ class Launch:
                 state[p] = own
         for entry in self.entries:
             entry.grad = NO_GRAD  # a launch outlives its step, and must not keep gradients alive
-        self.entries_of_states = [value for own in self.states for value in own.values()]
+        self.kept = [*chain.from_iterable(map(dict.values, self.states)), *END]
         self.installed = True
 
     def classify(self, new: Sequence[bool]) -> list[Row]:
@@ -212,12 +216,10 @@ class Launch:
 
     def refresh(self) -> bool:
         """Look up parameters, gradients and state again; False if anything but gradients' addresses has changed."""
-        states = self.states
         grads = [p.grad for p in self.params]
         if (
             not self.unchanged(*self.params, *grads)
-            or sum(map(len, states)) != len(self.entries_of_states)
-            or not all(map(operator.is_, chain.from_iterable(map(dict.values, states)), self.entries_of_states))
+            or not all(map(operator.is_, chain(chain.from_iterable(map(dict.values, self.states)), END), self.kept))
             or list(map(torch.Tensor.data_ptr, self.held)) != self.held_pointers
             or self.numbers.tobytes() != self.expected
         ):

@@ -17,7 +17,7 @@ import torch
 from ..rule.expression import Level
 from ..rule.program import GRAD, Operation, Phase, Program
 from .launch import Entry, Group, Launch, arithmetic, real
-from .pool import run_on_threads
+from .pool import ALONE, run_on_threads
 from .tables import chunk_table, plain, row_chunks
 
 __all__ = ["LLVMLaunch", "assembly"]
@@ -426,6 +426,7 @@ class LLVMLaunch(Launch):
         self.table = np.zeros((len(program.inputs) + len(program.reductions), count))
         self.counter = np.zeros(1, np.int64)
         self.strange = self.strange_grads()
+        self.grads_at: list[int] = []
         self.written: list[tuple[float, ...]] = [()] * len(self.rows)
         self.every = [slice(None) if len(self.rows) == 1 else np.asarray(row.members) for row in self.rows]
         self.frames: list[Any] = []
@@ -469,7 +470,9 @@ class LLVMLaunch(Launch):
         if self.sparse:
             self.take_rows()
             return
-        self.pointers[GRAD] = self.grad_pointers(self.strange)
+        pointers = self.grad_pointers(self.strange)
+        if pointers != self.grads_at:
+            self.pointers[GRAD] = self.grads_at = pointers
 
     def take_rows(self) -> None:
         """Lay chunks over the rows that sparse gradients hold."""
@@ -490,13 +493,15 @@ class LLVMLaunch(Launch):
         self.lay(np.concatenate(tables))
 
     def run(self, stage: int) -> None:
-        for k, tensors in enumerate(self.temporaries):
-            self.pointers[2 + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
-        phase = self.program.phases[stage]
-        if len(self.chunks):
-            self.counter[0] = 0
-            run_on_threads(self.kernels[stage], self.addresses[stage], self.elements, self.batch, len(self.chunks))
-        for k, (row, _) in enumerate(phase.reductions):
+        if self.temporaries:
+            for k, tensors in enumerate(self.temporaries):
+                self.pointers[2 + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
+        self.counter[0] = 0
+        if self.elements < ALONE:
+            self.kernels[stage](self.addresses[stage])
+        else:
+            run_on_threads(self.kernels[stage], self.addresses[stage], -(-len(self.chunks) // self.batch))
+        for k, (row, _) in enumerate(self.program.phases[stage].reductions):
             self.gather(row, self.partials[stage][:, k])
 
     def gather(self, row: int, partials: Any) -> None:

@@ -89,7 +89,7 @@ class Plan:
             launch.advance(groups)
         if self.simple:
             for launch in self.launches:
-                launch.run_stage(0)
+                launch.run(0)
         else:
             for stage in range(self.stages):
                 self.run_stage(stage)

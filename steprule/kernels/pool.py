@@ -78,13 +78,13 @@ def renew() -> None:
 os.register_at_fork(after_in_child=renew)
 
 
-def run_on_threads(kernel: Any, frame: int, elements: int, batch: int, chunks: int) -> None:
-    """Call ``kernel(frame)`` on as many threads as :func:`torch.get_num_threads` says and there is work for.
+def run_on_threads(kernel: Any, frame: int, batches: int) -> None:
+    """Call ``kernel(frame)`` on as many threads as :func:`torch.get_num_threads` says and there are batches for.
 
     A thread that finds the workers taken by another launch does all of its chunks itself: who computes a chunk
     makes no difference to its bits.
     """
-    helpers = 0 if elements < ALONE else min(torch.get_num_threads(), -(-chunks // batch)) - 1
+    helpers = min(torch.get_num_threads(), batches) - 1
     if helpers > 0 and pool.busy.acquire(blocking=False):
         mine = pool
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .expression import Expression
@@ -212,5 +213,5 @@ def compile_guards(guards: Sequence[Guard]) -> Callable[[Mapping[str, Any]], boo
     asked = [subscript(g.path) if g.expression is None else f"({source.name(g.expression)} != 0)" for g in others]
     source.lines[:0] = [f"if {' or '.join(numbers)}: return False"] if numbers else []
     answers = tuple(g.answer for g in others)
-    check = source.function("group, answers", f"({''.join(a + ', ' for a in asked)}) == answers")
-    return lambda group: check(group, answers)
+    check = source.function("group, *, answers", f"({''.join(a + ', ' for a in asked)}) == answers")
+    return partial(check, answers=answers)
