@@ -213,7 +213,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         raise NotImplementedError(f"{type(self).__name__} has no rule: define update(self, p, g, s, h)")
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    def validate(self, h: Mapping[str, Any]) -> None:
         """Refuse hyperparameters out of range; called with the defaults and with each group.
 
         Raises:
@@ -289,10 +289,10 @@ class Optimizer(torch.optim.Optimizer):
         self._plan = None
 
     def _validate(self, hyper: Mapping[str, Any]) -> None:
-        """:meth:`check` hyperparameters among which there may be schedules."""
+        """:meth:`validate` hyperparameters among which there may be schedules."""
         present = {name: value for name, value in hyper.items() if name not in NOT_HYPER}
         separate(present, self.__dict__.get("_steps", 0))
-        self.check(present)
+        self.validate(present)
 
     def _refuse(self, params: list[Any]) -> None:
         """torch's refusals, with the parameter's name."""
@@ -487,7 +487,7 @@ class Optimizer(torch.optim.Optimizer):
     def _modules(self) -> list[nn.Module]:
         return [module for known in self._models if (module := known()) is not None]
 
-    def check_model(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module) -> None:
         """Refuse a model of which a parameter trains but is in no group, and so would stay as it is.
 
         Args:
@@ -502,7 +502,7 @@ class Optimizer(torch.optim.Optimizer):
             >>> optimizer = steprule.SGD(model)
             >>> model.append(nn.Linear(2, 1))
             Sequential(...)
-            >>> optimizer.check_model(model)
+            >>> optimizer.check(model)
             Traceback (most recent call last):
             ValueError: of Sequential, 1.weight, 1.bias train but are in no group of this SGD: optimizer.add(...) takes
             them in

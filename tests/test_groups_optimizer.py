@@ -556,10 +556,9 @@ def test_a_resumed_optimizer_warns_too() -> None:
 
 
 def test_check_names_what_trains_and_is_in_no_group() -> None:
-    """The method becomes ``check`` when the hook of that name has made room."""
     model = Net()
     optimizer = steprule.SGD(model, lr=0.1)
-    check = optimizer.check_model
+    check = optimizer.check
     check(model)
     model.extra = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
     model.extra[1].requires_grad_(False)

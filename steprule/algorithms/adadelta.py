@@ -63,8 +63,8 @@ class Adadelta(Optimizer):
     ) -> None:
         super().__init__(params, dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay), foreach=foreach, **options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate")
         if not 0.0 <= h["rho"] <= 1.0:
             raise ValueError(f"Invalid rho value: {h['rho']}")

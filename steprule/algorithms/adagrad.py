@@ -77,8 +77,8 @@ class Adagrad(Optimizer):
                 self.state[p]["step"] = torch.zeros((), dtype=scalar_dtype())
                 self.state[p]["sum"] = fresh(self.slots["sum"], p, group)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate", lr_decay="lr_decay value", weight_decay="weight_decay value")
         check_signs(h, initial_accumulator_value="initial_accumulator_value value", eps="epsilon value")
 

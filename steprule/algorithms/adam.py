@@ -69,8 +69,8 @@ class Adam(Optimizer):
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
         super().__init__(params, dict(defaults, decoupled_weight_decay=decoupled_weight_decay), **options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate", eps="epsilon value")
         check_betas(h)
         check_signs(h, weight_decay="weight_decay value")

@@ -62,8 +62,8 @@ class Adamax(Optimizer):
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(params, defaults, foreach=foreach, **options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate", eps="epsilon value")
         check_betas(h)
         check_signs(h, weight_decay="weight_decay value")

@@ -73,8 +73,8 @@ class ASGD(Optimizer):
         options |= dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
         super().__init__(params, defaults, **options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate", weight_decay="weight_decay value")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:

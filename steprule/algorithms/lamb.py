@@ -59,8 +59,8 @@ class Lamb(Optimizer):
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), **options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate", eps="epsilon value", weight_decay="weight_decay value")
         check_betas(h)
 

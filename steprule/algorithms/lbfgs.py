@@ -5,15 +5,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..optimizer import Optimizer
 from ..schedules import write
+from .by_torch import OptimizerByTorch
 from .line_search import Trial, strong_wolfe
 from .parts import Number, Params, check_signs
 
 __all__ = ["LBFGS"]
 
 
-class LBFGS(Optimizer):
+class LBFGS(OptimizerByTorch):
     r"""A quasi-Newton method: the last changes of parameters and gradient stand in for the second derivatives.
 
     .. math::
@@ -82,18 +82,12 @@ class LBFGS(Optimizer):
         if len(self.param_groups) != 1:
             raise ValueError("LBFGS doesn't support per-parameter options (parameter groups)")
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate")
         for option in ("l1", "clip_norm"):
             if h[option]:
                 raise ValueError(f"LBFGS does not support {option}: its directions come from unchanged gradients")
-        if h["backend"] not in ("auto", "eager"):
-            raise ValueError(f"LBFGS works by torch operations; backend={h['backend']!r} does not apply to it")
-
-    def explain(self, source: bool = False) -> str:
-        """Which kernel serves which parameters: none, here."""
-        return "LBFGS works on all parameters as one vector, by torch operations"
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]

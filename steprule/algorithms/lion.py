@@ -57,8 +57,8 @@ class Lion(Optimizer):
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay), **options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate", weight_decay="weight_decay value")
         check_betas(h)
 

@@ -116,8 +116,8 @@ class Muon(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_sides": self._sides}
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         if isinstance(h["lr"], torch.Tensor) and h["lr"].numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
         for name, words in {"lr": "Learning rate", "momentum": "momentum", "weight_decay": "weight decay"}.items():

@@ -75,8 +75,8 @@ class RMSprop(Optimizer):
         options |= dict(capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable)
         super().__init__(params, defaults, **options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate", eps="epsilon value", momentum="momentum value")
         check_signs(h, weight_decay="weight_decay value", alpha="alpha value")
 

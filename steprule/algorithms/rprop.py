@@ -63,8 +63,8 @@ class Rprop(Optimizer):
     ) -> None:
         super().__init__(params, dict(lr=lr, etas=etas, step_sizes=step_sizes), **options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate")
         smaller, larger = h["etas"]
         if not 0.0 < smaller < 1.0 < larger:

@@ -67,8 +67,8 @@ class SparseAdam(Optimizer):
         if complex_ := [[i, j] for i, j, p in places if p.is_complex()]:
             raise ValueError(f"Complex params at indices {complex_}: SparseAdam does not support complex parameters")
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        super().check(h)
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
         check_signs(h, lr="learning rate", eps="epsilon value")
         for name, words in {"lr": "learning rate", "eps": "epsilon value"}.items():
             if h[name] == 0.0:
