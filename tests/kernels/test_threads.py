@@ -1,0 +1,321 @@
+"""Threads: torch's number of them, forks before and after steps, several optimizers at once, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from kernel_cases import leaf, normal
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from steprule import AdamW, Lamb
+from steprule.kernels import llvm, pool
+from steprule.kernels.pool import Pool, run_on_threads
+
+ELEMENTS = 3 * pool.ALONE
+
+
+@pytest.fixture(autouse=True)
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+# made beforehand: in a forked child torch's own threads (OpenMP's) wait for ever
+STARTS = [normal(ELEMENTS, seed=seed) for seed in range(4)]
+GRADS = [normal(ELEMENTS, seed=1000 + step) for step in range(4)]
+
+
+def train(steps: int, seed: int = 0, algorithm: Callable[..., Any] = AdamW) -> tuple[Any, Tensor]:
+    p = leaf(STARTS[seed].clone())
+    optimizer = algorithm([p], lr=0.01, clip_norm=1.0)
+    go_on(optimizer, p, range(steps))
+    return optimizer, p
+
+
+def go_on(optimizer: Any, p: Tensor, steps: range) -> None:
+    for step in steps:
+        p.grad = GRADS[step]
+        optimizer.step()
+
+
+def sample(p: Tensor) -> list[float]:
+    numbers: list[float] = p.detach()[::997].tolist()
+    return numbers
+
+
+# How many threads.
+
+
+class Recorded(Pool):
+    """Notes how many helpers each run asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    def run(self, kernel: Any, frame: int, helpers: int) -> None:
+        self.asked.append(helpers)
+        super().run(kernel, frame, helpers)
+
+
+def test_the_number_of_threads_is_torchs_and_small_steps_take_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded()
+    monkeypatch.setattr(pool, "pool", recorded)
+    for threads in (1, 3, 2):
+        torch.set_num_threads(threads)
+        p = leaf(normal(ELEMENTS), normal(ELEMENTS, seed=1))
+        AdamW([p]).step()
+    assert recorded.asked == [2, 1]
+    assert len(recorded.threads) == 2
+    p = leaf(normal(pool.ALONE - 1), normal(pool.ALONE - 1))
+    AdamW([p]).step()
+    assert recorded.asked == [2, 1]
+
+
+def test_every_helper_works_and_the_kernel_has_ended_when_the_run_has() -> None:
+    running: list[int] = []
+    seen: set[str] = set()
+    lock = threading.Lock()
+
+    def kernel(frame: int) -> None:
+        with lock:
+            running.append(frame)
+            seen.add(threading.current_thread().name)
+        time.sleep(0.02)
+        with lock:
+            running.remove(frame)
+
+    mine = Pool()
+    for _ in range(5):
+        mine.run(kernel, 7, 3)
+        assert not running
+    assert len(mine.threads) == 3
+    assert {"steprule", threading.current_thread().name} <= seen
+
+
+# Forks.
+
+
+def in_a_fork(action: Callable[[], Any]) -> Any:
+    """What a function returns in a forked child."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on warns of forks with threads
+        child = os.fork()
+    if child == 0:
+        os.close(reader)
+        try:
+            result = pickle.dumps(action())
+        except BaseException as error:
+            result = pickle.dumps(repr(error))
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(result)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        result = pipe.read()
+    os.waitpid(child, 0)
+    return pickle.loads(result)
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+
+@needs_fork
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_child_steps_on_and_both_get_the_same_bits(threads: int) -> None:
+    _, expected = train(4)
+    optimizer, p = train(2)
+    start = p.detach().clone()
+
+    def in_child() -> list[float]:
+        torch.set_num_threads(threads)
+        go_on(optimizer, p, range(2, 4))
+        assert len(pool.pool.threads) == threads - 1
+        return sample(p)
+
+    assert in_a_fork(in_child) == sample(expected)
+    assert torch.equal(p.detach(), start)
+    go_on(optimizer, p, range(2, 4))
+    assert torch.equal(p, expected)
+
+
+@needs_fork
+def test_a_fork_while_another_thread_compiles() -> None:
+    _, expected = train(2)
+    optimizer, p = train(1)
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def busy() -> None:
+        small = leaf(torch.ones(3), torch.ones(3))
+        try:
+            while not stop.is_set():
+                llvm.compiled.cache_clear()
+                AdamW([small]).step()
+        except BaseException as error:
+            errors.append(error)
+
+    def in_child() -> list[float]:
+        llvm.compiled.cache_clear()
+        p.grad = None
+        optimizer.step()
+        go_on(optimizer, p, range(1, 2))
+        return sample(p)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        assert [in_a_fork(in_child) for _ in range(4)] == [sample(expected)] * 4
+    finally:
+        stop.set()
+        thread.join()
+    assert not errors
+
+
+class Rows(torch.utils.data.Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.full((3,), float(index))
+
+
+@needs_fork
+def test_a_data_loader_with_workers_before_between_and_after_steps() -> None:
+    def epoch() -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of more workers than processors, and of forks with threads
+            return sum(batch.sum().item() for batch in DataLoader(Rows(), 2, num_workers=2))
+
+    _, expected = train(4)
+    assert epoch() == 45
+    optimizer, p = train(2)
+    assert epoch() == 45
+    go_on(optimizer, p, range(2, 4))
+    assert epoch() == 45
+    assert torch.equal(p, expected)
+
+
+# Several optimizers at once.
+
+
+@pytest.mark.parametrize("algorithm", [AdamW, Lamb])
+def test_optimizers_in_several_python_threads_get_the_bits_of_one_after_another(algorithm: Any) -> None:
+    expected = [train(3, seed, algorithm)[1] for seed in range(4)]
+    llvm.compiled.cache_clear()
+    llvm.machine.cache_clear()
+    found: dict[int, Tensor] = {}
+    ready = threading.Barrier(4)
+
+    def work(seed: int) -> None:
+        torch.set_num_threads(4)
+        ready.wait()
+        found[seed] = train(3, seed, algorithm)[1]
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, p in enumerate(expected):
+        assert torch.equal(found[seed], p)
+
+
+def test_one_engine_is_made_however_many_threads_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Slow(llvm.Machine):
+        def __init__(self) -> None:
+            made.append(self)
+            time.sleep(0.05)
+            super().__init__()
+
+    monkeypatch.setattr(llvm, "Machine", Slow)
+    known = llvm.machine()
+    llvm.machine.cache_clear()
+    llvm.compiled.cache_clear()
+    try:
+        threads = [threading.Thread(target=train, args=(1, seed)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        llvm.kept = [known, *made]  # code of theirs may still be held by optimizers elsewhere
+    assert len(made) == 1
+
+
+# Ctrl-C.
+
+INTERRUPTED = """
+import signal, threading, time, os
+from steprule.kernels import pool
+
+working, ended = [], []
+
+def kernel(frame):
+    working.append(frame)
+    if threading.current_thread() is not threading.main_thread():
+        time.sleep(0.3)
+    ended.append(frame)
+
+first = pool.pool
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    first.run(kernel, 1, 2)
+except KeyboardInterrupt:
+    assert len(ended) == 3, "the workers still wrote"
+    assert pool.pool is not first
+    for round in range(3):
+        ended.clear()
+        pool.pool.run(kernel, 2, 2)
+        assert len(ended) == 3, "a later run came back too early"
+    print("waited")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+def test_ctrl_c_in_a_step_waits_for_the_workers_and_later_steps_are_whole() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.stdout.strip() == "waited", result.stderr
+
+
+def test_an_error_in_a_kernel_leaves_the_next_run_a_pool() -> None:
+    def failing(frame: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise RuntimeError("no")
+
+    mine = Pool()
+    before = pool.pool
+    with pytest.raises(RuntimeError, match="no"):
+        mine.run(failing, 0, 2)
+    assert not any(thread.is_alive() for thread in mine.threads)
+    assert pool.pool is not before
+    calls: list[int] = []
+    run_on_threads(calls.append, 3, 100)
+    assert calls == [3] * 4
+
+
+def test_a_launch_that_finds_the_workers_taken_does_all_alone() -> None:
+    calls: list[int] = []
+    with pool.pool.busy:
+        run_on_threads(calls.append, 5, 100)
+    assert calls == [5]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
