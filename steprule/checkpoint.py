@@ -28,6 +28,7 @@ from steprule.state_dict import (
     highest_count,
     prepare,
 )
+from steprule.state_groups import refuse_choice
 from steprule.tensor_file import CheckpointError, read_header, read_tensors, write
 
 __all__ = ["CheckpointError", "Loaded", "load", "save"]
@@ -44,8 +45,10 @@ class Loaded(dict[str, Any]):
         model: what of the model did not fit.
     """
 
-    optimizer: LoadResult = LoadResult([], [], [])
-    model: LoadResult = LoadResult([], [], [])
+    def __init__(self, extra: Mapping[str, Any]) -> None:
+        super().__init__(extra)
+        self.optimizer = LoadResult([], [], [])
+        self.model = LoadResult([], [], [])
 
 
 def save(
@@ -141,14 +144,20 @@ def _check_random_state(state: Mapping[str, Any] | None) -> None:
         torch.Generator().set_state(state["cpu"])
     except RuntimeError as error:
         raise ValueError(f"damaged: its random state: {error}") from error
-    if not isinstance(state["cuda"], list):
-        raise TypeError(f"damaged: its random state of CUDA is a {type(state['cuda']).__name__}")
+    here = [tensor.shape for tensor in _random_state()["cuda"]]
+    whole = all(isinstance(tensor, torch.Tensor) and tensor.dtype == torch.uint8 for tensor in state["cuda"])
+    if not whole or any(tensor.shape != shape for tensor, shape in zip(state["cuda"], here, strict=False)):
+        raise ValueError("damaged: its random state of CUDA")
 
 
 def _restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    devices = torch.cuda.device_count()
+    for device, saved in enumerate(state["cuda"][:devices]):
+        torch.cuda.set_rng_state(saved, device)
+    if state["cuda"] and len(state["cuda"]) != devices:
+        what = f"{len(state['cuda'])} CUDA devices was saved, and there are {devices}"
+        warnings.warn(f"the random state of {what} here", stacklevel=3)
 
 
 def load(
@@ -181,6 +190,7 @@ def load(
             fit: another algorithm, other parameters, other shapes. All that does not fit is named.
         OSError: the file cannot be read.
     """
+    refuse_choice(hyperparameters)
     path = Path(path)
     content = read(path)
     loaded = Loaded(content["extra"])

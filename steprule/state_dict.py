@@ -20,7 +20,7 @@ from steprule.names import Rename, match, plain, refuse_unknown
 from steprule.saved_state import VERSION, Saved, number, read
 from steprule.schedules import Schedule
 from steprule.state_fit import Fit, Fresh, LoadResult, Misshapen, Slots, is_flat, kinds
-from steprule.state_groups import Group, Hyperparameters, merge
+from steprule.state_groups import Group, Hyperparameters, merge, refuse_choice
 
 __all__ = [
     "Hyperparameters",
@@ -186,8 +186,7 @@ def plan(
             its hyperparameters are not clear for the groups here.
         TypeError, KeyError: ``saved`` is not a state dictionary.
     """
-    if hyperparameters not in ("saved", "current"):
-        raise ValueError(f"hyperparameters must be 'saved' or 'current', got {hyperparameters!r}")
+    refuse_choice(hyperparameters)
     source = read(saved)
     if source.algorithm not in (None, algorithm):
         raise ValueError(f"the saved state is of {source.algorithm}, and this is {algorithm}")

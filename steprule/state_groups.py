@@ -12,12 +12,22 @@ import torch
 from steprule.saved_state import Saved, number
 from steprule.schedules import Schedule, Scheduled
 
-__all__ = ["Group", "Hyperparameters", "Merged", "merge"]
+__all__ = ["Group", "Hyperparameters", "Merged", "merge", "refuse_choice"]
 
 Group: TypeAlias = dict[str, Any]
 Hyperparameters: TypeAlias = Literal["saved", "current"]
 
 _SWITCHES = ("foreach", "fused")  # of torch, which are True, False or None
+
+
+def refuse_choice(hyperparameters: object) -> None:
+    """Refuses what is not one of the two choices.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if hyperparameters not in ("saved", "current"):
+        raise ValueError(f"hyperparameters must be 'saved' or 'current', got {hyperparameters!r}")
 
 
 class Merged(NamedTuple):

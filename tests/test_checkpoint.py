@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
 
-from steprule.checkpoint import CheckpointError, load, save
+from steprule.checkpoint import CheckpointError, load, save, write_parts
 from steprule.state_dict import LoadResult
 from steprule.tensor_file import read_header
 
@@ -252,6 +252,14 @@ def test_random_state_is_restored_when_it_was_saved(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     load(tmp_path / "without", None)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shapes are checked where there is CUDA")
+def test_random_state_of_devices_that_are_not_here_is_said(tmp_path: Path) -> None:
+    state = {"cpu": torch.get_rng_state(), "cuda": [torch.zeros(16, dtype=torch.uint8)] * 2}
+    write_parts(tmp_path / "run", {"optimizer": None, "model": None, "random": state, "extra": {}})
+    with pytest.warns(UserWarning, match="the random state of 2 CUDA devices was saved, and there are 0 here"):
+        load(tmp_path / "run", None)
 
 
 class TestFiles:
@@ -527,6 +535,8 @@ class TestFit:
         assert other.param_groups[0]["lr"] == 7.0
         load(tmp_path / "run", other)
         assert other.param_groups[0]["lr"] == 0.01
+        with pytest.raises(ValueError, match="hyperparameters must be 'saved' or 'current', got 'both'"):
+            load(tmp_path / "run", other, hyperparameters="both")
 
 
 def test_the_header_alone_is_read_before_the_size_is_known_to_fit(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ import copy
 import random
 import re
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from steprule import schedules
@@ -92,6 +95,43 @@ def test_any_order_and_any_split_into_groups(algorithm: str, form: str) -> None:
     train(model, optimizer, 3)
     train(twin, other, 3)
     assert same(by_name(model, optimizer), by_name(twin, other))
+
+
+NAMES = ["embed.weight", "blocks.0.attn.weight", "blocks.0.attn.bias", "blocks.1.module.weight", "norm", "head.bias"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    orders=st.tuples(st.permutations(NAMES), st.permutations(NAMES)),
+    cuts=st.tuples(*(st.sets(st.integers(1, len(NAMES) - 1)) for _ in range(2))),
+    wraps=st.tuples(*(st.lists(st.sampled_from(["{}", *WRAPPERS]), min_size=6, max_size=6) for _ in range(2))),
+)
+def test_any_names_any_order_any_split(
+    orders: tuple[list[str], list[str]], cuts: tuple[set[int], set[int]], wraps: tuple[list[str], list[str]]
+) -> None:
+    def split(
+        order: list[str], cut: set[int], wrap: list[str]
+    ) -> tuple[dict[str, torch.Tensor], torch.optim.Optimizer]:
+        params = {name: torch.zeros(2 + NAMES.index(name) % 3, requires_grad=True) for name in order}
+        named = [(form.format(name), params[name]) for form, name in zip(wrap, order, strict=True)]
+        ends = [0, *sorted(cut), len(named)]
+        groups = [{"params": named[a:b]} for a, b in pairwise(ends)]
+        return params, made("Adam", groups)
+
+    params, optimizer = split(orders[0], cuts[0], wraps[0])
+    for name, p in params.items():
+        number = float(NAMES.index(name))
+        optimizer.state[p] = {slot: torch.full_like(p, number) for slot in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p]["step"] = torch.tensor(number)
+    twins, other = split(orders[1], cuts[1], wraps[1])
+    load(other, packed(optimizer))
+    for name, p in twins.items():
+        number = float(NAMES.index(name))
+        assert {slot: set(value.view(-1).tolist()) for slot, value in other.state[p].items()} == {
+            "exp_avg": {number},
+            "exp_avg_sq": {number},
+            "step": {number},
+        }
 
 
 @pytest.mark.parametrize("wrapped", WRAPPERS)
