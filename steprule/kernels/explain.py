@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .launch import Launch, real
+from .launch import Launch, arithmetic, real
 
 __all__ = ["explain"]
 
@@ -22,10 +22,11 @@ def paragraph(launch: Launch, source: bool) -> str:
     passes = len(launch.program.phases)
     kind = str(launch.params[0].dtype).removeprefix("torch.") + (", sparse gradients" if launch.sparse else "")
     device = launch.params[0].device
+    compiled = f"{traffic(launch):g} bytes an element in {passes} pass{'es' * (passes != 1)} over memory"
     lines = [
         f"{launch.backend}: {launch.reason}",
         f"    {len(names)} tensor{'s' * (len(names) != 1)}, {elements:,} elements of {kind} on {device}",
-        f"    {traffic(launch):g} bytes an element in {passes} pass{'es' * (passes != 1)} over memory",
+        f"    {'torch operations, tensor by tensor' if launch.backend == 'eager' else compiled}",
         f"    {shortened(names)}",
     ]
     if source:
@@ -43,6 +44,6 @@ def traffic(launch: Launch) -> float:
     """Bytes read and written for each element of the parameter."""
     dtypes = [launch.params[0].dtype, launch.grad_dtype, *(slot[0].dtype for slot in launch.slots)]
     sizes = [dtype.itemsize / (2 if dtype.is_complex else 1) for dtype in dtypes]
-    temporaries = [m.dtype for phase in launch.program.phases for m in phase.matrices]
-    sizes += [getattr(torch, dtype).itemsize if dtype else 4 for dtype in temporaries]
+    wide = arithmetic(launch.params[0].dtype)
+    sizes += [(getattr(torch, m.dtype) if m.dtype else wide).itemsize for m in launch.program.matrices]
     return launch.program.bytes_per_element(dict(enumerate(sizes)))

@@ -408,16 +408,15 @@ class LLVMLaunch(Launch):
         count = len(entries)
         self.arithmetic = arithmetic(self.params[0].dtype)
         kind = NAMES[self.arithmetic]
-        temporaries = [
-            getattr(torch, m.dtype) if m.dtype else self.arithmetic for phase in program.phases for m in phase.matrices
-        ]
+        temporaries = [getattr(torch, m.dtype) if m.dtype else self.arithmetic for m in program.matrices]
         dtypes = [
             self.params[0].dtype,
             entries[0].grad.dtype,
             *(slot[0].dtype for slot in self.slots),
             *temporaries,
         ]
-        self.kernels = compiled(program, tuple(NAMES[d] for d in dtypes), kind)
+        self.types = tuple(NAMES[d] for d in dtypes)
+        self.kernels = compiled(program, self.types, kind)
         self.pointers = np.zeros((program.operands, count), np.int64)
         self.pointers[0] = self.param_pointers
         for k, pointers in enumerate(self.slot_pointers):
@@ -431,6 +430,11 @@ class LLVMLaunch(Launch):
         self.every = [slice(None) if len(self.rows) == 1 else np.asarray(row.members) for row in self.rows]
         self.frames: list[Any] = []
         self.lay(chunk_table([real(p).numel() for p in self.params]))
+
+    @property
+    def source(self) -> str:
+        """The LLVM IR, before LLVM has optimized it."""
+        return assembly(self.program, self.types, NAMES[self.arithmetic])
 
     def lay(self, chunks: Any) -> None:
         """Take a chunk table and prepare the frames that point at all tables."""

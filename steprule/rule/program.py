@@ -144,6 +144,11 @@ class Program:
     """Whether ``step`` is kept though the rule does not compute with it."""
 
     @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrix steps, in the order of their operands, which need not be that of the passes."""
+        return tuple(sorted((m for phase in self.phases for m in phase.matrices), key=lambda m: m.operand))
+
+    @property
     def operands(self) -> int:
         """How many pointers a tensor brings."""
         return FIRST_SLOT + len(self.slots) + self.temporaries
