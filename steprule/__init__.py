@@ -2,6 +2,7 @@
 
 from . import schedules
 from .algorithms.adadelta import Adadelta
+from .algorithms.adafactor import Adafactor
 from .algorithms.adagrad import Adagrad
 from .algorithms.adam import Adam
 from .algorithms.adamax import Adamax
@@ -28,6 +29,7 @@ __all__ = [
     "LBFGS",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",

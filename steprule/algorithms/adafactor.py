@@ -162,8 +162,8 @@ def update(p: torch.Tensor, gradient: Gradient, state: dict[str, Any], h: Mappin
     step, lr = state["step"].item(), float(h["lr"])
     least = torch.finfo(p.dtype).eps if h["eps"][0] is None else h["eps"][0]
     alpha = max(h["eps"][1], rms(p)) * min(lr, step**-0.5)
-    parts = parts_of(p)
-    divided = (factored if p.ndim > 1 else whole)(gradient, parts, state, step ** h["beta2_decay"], least)
+    parts, weight = parts_of(p), step ** h["beta2_decay"]
+    divided = (factored if p.ndim > 1 else whole)(gradient, parts, state, weight, least)
     squares = torch.zeros((), dtype=torch.float64, device=p.device)
     for part in parts:
         u, factor = divided(part)
@@ -184,18 +184,13 @@ Divided: TypeAlias = Callable[[slice], tuple[torch.Tensor, Any]]
 """Gives for a part of the gradient, over the root of its mean square, two factors: an array like it and another."""
 
 
-def whole(gradient: Gradient, parts: Sequence[slice], state: dict[str, Any], weight: float, least: float) -> Divided:
+def whole(gradient: Gradient, _: Sequence[slice], state: dict[str, Any], weight: float, least: float) -> Divided:
     """With the whole second moment of a vector."""
-    variance = state["variance"]
-    for part in parts:
-        x = gradient[part]
-        variance[part] = torch.lerp(variance[part].to(x.dtype), x * x, weight)
-
-    def divided(part: slice) -> tuple[torch.Tensor, Any]:
-        x = gradient[part]
-        return x * variance[part].to(x.dtype).clamp(min=least * least).rsqrt(), 1.0
-
-    return divided
+    x = gradient[:]
+    variance = torch.lerp(state["variance"].to(x.dtype), x.square(), weight)
+    state["variance"].copy_(variance)
+    root = variance.clamp_(min=least * least).rsqrt_()
+    return lambda part: (gradient[part] * root[part], 1.0)
 
 
 def factored(gradient: Gradient, parts: Sequence[slice], state: dict[str, Any], weight: float, least: float) -> Divided:
@@ -203,12 +198,12 @@ def factored(gradient: Gradient, parts: Sequence[slice], state: dict[str, Any], 
     p, kind = gradient.param, arithmetic(gradient.param.dtype)
     rows, columns = (p.new_zeros(shape, dtype=kind) for shape in (row_shape(p), column_shape(p)))
     for part in parts:
-        x = gradient[part]
-        own(rows, part, p).copy_(torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_())
-        own(columns, part, p).add_(torch.linalg.vector_norm(x, dim=-2, keepdim=True).square_())
+        square = gradient[part].square()
+        own(rows, part, p).copy_(square.sum(dim=-1, keepdim=True))
+        own(columns, part, p).add_(square.sum(dim=-2, keepdim=True))
     for name, squares, count in (("row_var", rows, p.shape[-1]), ("col_var", columns, p.shape[-2])):
-        state[name].copy_(torch.lerp(state[name].to(kind), squares.div_(count), weight))
-        squares.copy_(state[name])
+        squares.copy_(torch.lerp(state[name].to(kind), squares.div_(count), weight))
+        state[name].copy_(squares)
     rows.div_(rows.mean(dim=-2, keepdim=True).clamp_(min=least))
     separable = bool((rows.amin(dim=-2) * columns.amin(dim=-1) >= least * least).all())
     if separable:

@@ -20,6 +20,8 @@ NO_COMPLEX = {"SparseAdam", "Adafactor", "Muon", "LBFGS"}
 ONLY_SPARSE = {"SparseAdam"}
 ONLY_MATRICES = {"Muon"}
 NEEDS_CLOSURE = {"LBFGS"}
+BY_TORCH = {"Adafactor"}
+"""Which no kernel serves, and which torch has for no empty parameters."""
 
 
 def tensor(value: float) -> Tensor:
@@ -96,6 +98,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"weight_decay": 0.0, "momentum": 0.8, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"},
         {"ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 8, "eps": 1e-3},
     ],
+    "Adafactor": [
+        {},
+        {"lr": tensor(0.3), "beta2_decay": -0.5, "eps": (1e-3, 1e-2), "d": 1.5, "weight_decay": 0.1},
+        {"maximize": True, "eps": (2.0, 1e-3), "lr": 0.05},
+    ],
     "SparseAdam": [
         {},
         {"lr": tensor(0.01), "betas": (0.7, 0.9), "eps": 1e-3},
@@ -106,7 +113,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 SHAPES: list[tuple[int, ...]] = [(), (0,), (3, 0), (1,), (7,), (5, 3), (4, 3, 3, 3), (1, 1, 2, 2)]
 """Those of four dimensions are channels_last."""
 
-ELEMENTWISE = [name for name in OPTIONS if name not in ONLY_SPARSE | ONLY_MATRICES | NEEDS_CLOSURE]
+DENSE = [name for name in OPTIONS if name not in ONLY_SPARSE | ONLY_MATRICES | NEEDS_CLOSURE]
+ELEMENTWISE = [name for name in DENSE if name not in BY_TORCH]
 
 
 def cases(names: list[str]) -> list[Any]:
@@ -161,7 +169,7 @@ def shapes_for(name: str) -> list[tuple[int, ...]]:
         return [(4, 4), (3, 5), (6, 2)]
     if name in ONLY_SPARSE | NEEDS_CLOSURE:
         return [(6,), (6, 3)]
-    return SHAPES
+    return [shape for shape in SHAPES if 0 not in shape] if name in BY_TORCH else SHAPES
 
 
 def take_step(name: str, optimizer: Any, params: list[Tensor], step: int) -> None:
