@@ -6,9 +6,15 @@ from collections.abc import Callable
 
 import typer
 
-from steprule.cli import bench, compare, demo
+from steprule.cli import bench, compare, convert, demo, inspect
 
-COMMANDS: tuple[Callable[..., None], ...] = (bench.bench, compare.compare, demo.demo)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    bench.bench,
+    compare.compare,
+    convert.convert,
+    demo.demo,
+    inspect.inspect,
+)
 
 app = typer.Typer(name="steprule", no_args_is_help=True, add_completion=False)
 

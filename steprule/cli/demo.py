@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import steprule
-from steprule.cli import digits
+import steprule.cli.digits as digits
 from steprule.cli.console import console, fail
 from steprule.cli.demo_run import Run, Settings, algorithm, check_fits, new_run, resumed_run, train_step
 from steprule.cli.digits import Digits

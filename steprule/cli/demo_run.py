@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import steprule
+import steprule.cli.digits as digits
 from steprule.checkpoint import CheckpointError, load, save
-from steprule.cli import digits
 from steprule.cli.console import fail
 from steprule.cli.digits import Digits, LeNet
 from steprule.overrides import scale

@@ -15,8 +15,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+import steprule.cli.inspection as inspection
 from steprule.checkpoint import CheckpointError
-from steprule.cli import inspection
 from steprule.cli.console import console, fail
 from steprule.cli.inspection import Differences, Row
 from steprule.cli.state_files import StateFile, open_state

@@ -228,8 +228,8 @@ def guess(saved: Saved) -> str | None:
     found = set(saved.groups[0]) - {"params", "param_names", "initial_lr"} if saved.groups else set()
     if saved.algorithm is not None or len(found) < 4:
         return None
-    classes = [getattr(torch.optim, name) for name in torch.optim.__all__]
-    keys = {cls.__name__: set(inspect.signature(cls).parameters) - {"params"} for cls in classes if inspect.isclass(cls)}
+    classes = filter(inspect.isclass, (getattr(torch.optim, name) for name in torch.optim.__all__))
+    keys = {cls.__name__: set(inspect.signature(cls).parameters) - {"params"} for cls in classes}
     keys["AdamW"] = keys["Adam"]
     lacking = {name: len(known - found) for name, known in keys.items() if found <= known}
     near = {name for name, n in lacking.items() if n == min(lacking.values())}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import steprule.schedules.shapes as shapes
+
 from ..names import nearest
-from . import shapes
 from .schedule import Schedule, arithmetic, constant, join
 
 __all__ = ["from_dict"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from steprule.cli import digits
+import steprule.cli.digits as digits
 from steprule.cli.console import fail
 from steprule.cli.demo import load_digits
 
