@@ -83,6 +83,7 @@ def launches(
     programs: Sequence[Program], entries: Sequence[Entry], groups: Sequence[Mapping[str, Any]]
 ) -> list[Launch]:
     """Sort the parameters of a step into as few launches as possible."""
+    seen: dict[int, int] = {}
     kinds: dict[Hashable, tuple[Callable[..., Launch], str, Program, list[Entry]]] = {}
     for entry in entries:
         program, group = programs[entry.group], groups[entry.group]
@@ -90,7 +91,9 @@ def launches(
         kernel, reason = choose(program, entry, group)
         p, g = entry.param, entry.grad
         dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in program.slots)]
-        key = (kernel, reason, program, tuple(dtypes), p.device, g.layout, bool(group.get("differentiable")))
+        # a parameter that stands twice in a group is updated twice, one after the other, as in torch
+        times = seen[id(p)] = seen.get(id(p), 0) + 1
+        key = (kernel, reason, program, tuple(dtypes), p.device, g.layout, bool(group.get("differentiable")), times)
         kinds.setdefault(key, (kernel, reason, program, []))[3].append(entry)
     return [kernel(program, members, groups, reason) for kernel, reason, program, members in kinds.values()]
 

@@ -50,6 +50,7 @@ class Plan:
         self.simple = all(len(x.program.phases) == 1 and not x.program.reductions for x in launches)
         self.known: list[Any] | None = None
         """The states of all parameters after the first step."""
+        self.repeated = len(set(map(id, params))) < len(params)
         self.asynchronous = bool(launches) and all(launch.asynchronous for launch in launches)
         self.on_gpu = any(launch.params[0].is_cuda for launch in launches)
 
@@ -100,7 +101,7 @@ class Plan:
             if not launch.installed:
                 launch.install(state)
             launch.grads = []  # they may be freed before the next step
-        if self.known is None:
+        if self.known is None and not self.repeated:
             self.known = list(state.values())
 
     def check_capture(self, groups: Sequence[Mapping[str, Any]]) -> None:
