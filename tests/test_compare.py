@@ -31,6 +31,7 @@ from steprule.schedules import cosine, warmup
 
 TASK = """
 import random
+from itertools import count
 
 import numpy as np
 import torch
@@ -38,13 +39,14 @@ from torch import nn
 
 
 def noisy():
-    '''Draws from every generator there is, at every step; the loss falls.'''
+    '''Draws from every generator there is, at every step, in backward too; the data depend on the step.'''
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Tanh(), nn.Linear(8, 1))
+    model[0].weight.register_hook(lambda grad: grad + 0.01 * torch.randn_like(grad))
     scale = 1 + random.random() + np.random.rand()
 
     def losses():
-        while True:
-            x = torch.randn(16, 4)
+        for step in count():
+            x = torch.randn(16, 4) + step % 3
             yield (model(x) - scale * x.sum(1, keepdim=True)).square().mean()
 
     return model, losses()

@@ -8,6 +8,7 @@ import math
 import os
 import runpy
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,16 @@ def test_narrow_terminals_stack_them(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = printed(deep(), 80, monkeypatch)
     assert lines[1].split() == ["parameters", "tensors", "size", "hyperparameters"]
     assert sum("weight_decay 0" in line for line in lines) == 3
+
+
+def test_long_names_break_after_dots(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.ModuleDict({"transformer": nn.ModuleDict({"decoder": Deep(5)})})
+    lines = printed(steprule.AdamW(model, lr=RATE, overrides={norms: {"weight_decay": 0.0}}), 80, monkeypatch)
+    names = [line[3 : lines[1].index("tensors")].rstrip() for line in lines[3:-2]]
+    breaks = [before for before, after in pairwise(names) if after.startswith("  ")]
+    assert breaks
+    assert all(before.endswith((".", ",")) for before in breaks)
+    assert "transformer.decoder.blocks.{0..4}.mlp.{0,2}.{weight,bias}" in "".join(name.strip() for name in names)
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
