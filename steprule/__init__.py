@@ -1,6 +1,6 @@
 """Optimizers for PyTorch, written once as a short update rule and compiled into one pass over memory."""
 
-from . import schedules
+from . import report, schedules
 from .algorithms.adadelta import Adadelta
 from .algorithms.adafactor import Adafactor
 from .algorithms.adagrad import Adagrad
@@ -52,6 +52,7 @@ __all__ = [
     "layer_decay",
     "load",
     "norms",
+    "report",
     "save",
     "scale",
     "schedules",

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import runpy
 import sys
 from itertools import pairwise
@@ -378,3 +379,19 @@ def test_the_examples_run(example: str, package: str, tmp_path: Path, monkeypatc
     monkeypatch.setenv("WANDB_MODE", "offline")
     runpy.run_path(str(EXAMPLES / f"log_to_{example}.py"), run_name="__main__")
     assert any(tmp_path.iterdir())
+
+
+def test_the_code_of_the_page_on_groups_runs_and_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (EXAMPLES.parent / "docs" / "groups.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(code, names)
+    (shown,) = re.findall(r"```text\n(.*?)```", page, re.S)
+    assert capsys.readouterr().out == shown
+    assert drawn(names["figure"])
+    for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page):
+        assert (EXAMPLES.parent / "docs" / picture).is_file()

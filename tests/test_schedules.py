@@ -3,7 +3,6 @@ import functools
 import json
 import math
 import pickle
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -619,22 +618,3 @@ def test_schedules_of_a_group_travel_as_plain_data() -> None:
     ):
         with pytest.raises(ValueError, match=r"schedule"):
             Scheduled.from_dict(bad, group)
-
-
-def microseconds(call: Callable[[], object]) -> float:
-    def once() -> float:
-        begin = time.perf_counter()
-        for _ in range(1000):
-            call()
-        return (time.perf_counter() - begin) * 1e3
-
-    return min(once() for _ in range(20))
-
-
-def test_costs_a_few_microseconds() -> None:
-    rate = 3e-4 * warmup(1000).then(cosine(9000))
-    assert microseconds(lambda: rate.at(5000)) < 1.5
-    groups: list[dict[str, Any]] = [{"lr": rate}, {"lr": 0.1 * rate}]
-    for group in groups:
-        group["schedules"] = separate(group)
-    assert microseconds(lambda: write(groups, 5000)) < 5
