@@ -186,7 +186,7 @@ def test_every_algorithm_trains_or_is_refused(tmp_path: Path, monkeypatch: pytes
 
     result = demo(tmp_path, "--epochs", "1", "--optimizer", name.lower())
 
-    if name in {"LBFGS", "Muon", "SparseAdam"}:
+    if name in {"LBFGS", "SparseAdam"}:
         assert_refused(result, f"{name} does not fit this model: ")
         assert content(tmp_path) == {}
     else:
