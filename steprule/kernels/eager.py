@@ -203,15 +203,16 @@ class EagerLaunch(Launch):
         elif isinstance(value, torch.Tensor):
             real(tensor).copy_(value.reshape(real(tensor).shape) if value.numel() == real(tensor).numel() else value)
         else:
-            real(tensor).copy_(torch.as_tensor(value, dtype=torch.float64))
+            real(tensor).copy_(torch.as_tensor(value, dtype=torch.float64, device=tensor.device))
 
     def total(self, row: int) -> Any:
         kind = self.program.reductions[row - len(self.program.inputs)].kind
-        stacked = torch.stack([torch.as_tensor(v) for v in self.table[row]])
+        stacked = self.reduced(row)
         return stacked.max() if kind == "max_abs" else stacked.sum()
 
     def put(self, row: int, value: Any) -> None:
         self.table[row] = [value] * len(self.params)
 
     def reduced(self, row: int) -> Any:
-        return torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in self.table[row]])
+        device = self.params[0].device
+        return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in self.table[row]])

@@ -21,7 +21,7 @@ State = dict[str, Any]
 Group = Mapping[str, Any]
 
 
-NO_GRAD = torch.empty(0)
+NO_GRAD = torch.empty(0, device="cpu")
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Launch:
 
     def adopt_counters(self, groups: Sequence[Group]) -> torch.Tensor:
         """``step`` and the scalar slots of all tensors as one table, whose elements become the states' entries."""
-        table = torch.zeros(len(self.counted), len(self.entries), dtype=scalar_dtype())
+        table = torch.zeros(len(self.counted), len(self.entries), dtype=scalar_dtype(), device="cpu")
         initial = {s.name: s.initial for s in self.program.scalar_slots}
         for k, name in enumerate(self.counted):
             for i, entry in enumerate(self.entries):
