@@ -40,8 +40,6 @@ def obstacle(program: Program, entry: Entry, group: Mapping[str, Any]) -> str | 
         dtype = kept_in(slot, entry)
         if dtype not in FLOATS | COMPLEX:
             return f"state {slot.name!r} is {dtype}"
-    if p.is_complex() != g.is_complex():
-        return "parameter and gradient are not both complex"
     if (g.layout == torch.sparse_coo or program.temporaries) and not p.is_contiguous():
         return "the parameter's rows are not contiguous"
     return None
@@ -114,6 +112,8 @@ def check(program: Program, entry: Entry) -> None:
         allowed = (torch.strided,) if tensor is p else (torch.strided, torch.sparse_coo)
         if tensor.layout not in allowed:
             raise RuntimeError(f"the {what} {entry.name} is a {tensor.layout} tensor; give it as {allowed[-1]}")
+    if p.is_complex() != g.is_complex():
+        raise RuntimeError(f"parameter {entry.name} is {p.dtype}, its gradient {g.dtype}: both or none must be complex")
     if p.is_conj():
         raise RuntimeError(f"parameter {entry.name} is a conjugate view; optimize its resolve_conj()")
     if g.device != p.device:
