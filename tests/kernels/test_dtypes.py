@@ -205,6 +205,35 @@ def test_state_that_is_complex_where_the_parameter_is_not_is_refused(complex_sid
 
 
 @pytest.mark.parametrize("backend", COMPILED)
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.complex64), (torch.complex128, torch.float64)], ids=str)
+def test_parameter_and_gradient_must_both_be_complex_or_none(dtypes: tuple[torch.dtype, ...], backend: str) -> None:
+    p = leaf(torch.ones(4, dtype=dtypes[0]))
+    give(p, torch.ones(4, dtype=dtypes[1]))
+    with pytest.raises(RuntimeError, match=f"parameter 'w' is {dtypes[0]}, its gradient {dtypes[1]}: both or none"):
+        SGD([("w", p)], backend=backend).step()
+    assert torch.equal(p.detach(), torch.ones(4, dtype=dtypes[0]))
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+def test_another_default_device_and_dtype_change_nothing(backend: str) -> None:
+    results = []
+    for device, dtype in ((None, torch.float32), ("meta", torch.bfloat16)):
+        p = leaf(normal(50), normal(50, seed=1))
+        torch.set_default_device(device)
+        torch.set_default_dtype(dtype)
+        try:
+            optimizer = AdamW([p], lr=0.1, clip_norm=1.0, l1=0.1, backend=backend)
+            optimizer.step()
+            optimizer.step()
+            assert optimizer.grad_norm.device.type == optimizer.state[p]["step"].device.type == "cpu"
+        finally:
+            torch.set_default_device(None)
+            torch.set_default_dtype(torch.float32)
+        results.append(p.detach())
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("backend", COMPILED)
 def test_matrix_steps_refuse_complex_parameters_and_vectors(backend: str) -> None:
     def rule(p: Any, g: Any, s: Any, h: Any) -> Any:
         return p - matrix(torch.neg, g)

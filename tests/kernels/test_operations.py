@@ -221,11 +221,12 @@ def test_random_rules_do_the_same_compiled_and_eager(first: Any, second: Any, th
 
     found = []
     for backend in COMPILED:
-        params = [leaf(normal(n, seed=n, dtype=dtype)) for n in (1, 7, 20)]
+        shapes: list[tuple[int, ...]] = [(), (7,), (4, 5)]
+        params = [leaf(normal(*s, seed=len(s), dtype=dtype)) for s in shapes]
         optimizer = optimizer_of(random_rule, params, backend, x=0.75)
         for step in range(2):
             for p in params:
-                p.grad = normal(len(p), seed=len(p) + 100 * step, dtype=dtype)
+                p.grad = normal(*p.shape, seed=p.ndim + 100 * step, dtype=dtype)
             optimizer.step()
         found.append([t for p in params for t in (p.detach(), *(optimizer.state[p][k] for k in ("m", "v")))])
 
