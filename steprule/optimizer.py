@@ -6,28 +6,27 @@ import functools
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, repeat
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
-from . import selectors
-from .globs import fold
 from .kernels.choose import BACKENDS, choose, launches
 from .kernels.explain import explain
 from .kernels.launch import Entry, fresh
 from .kernels.plan import Plan
+from .membership import known_entries, missing, newcomers
 from .names import nearest
 from .overrides import Scale, groups
 from .rule.program import Program, Slot
 from .rule.trace import trace
 from .schedules import plateaus, separate, write
-from .selectors import Selectable
+from .selectors import Selectable, chosen, selector
 from .state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
 from .state_dict import Plan as LoadPlan
 from .table import group_table, plain_text, terminal_width
+from .tracking import check_tracked, parts, read_tracked
 
 __all__ = ["Optimizer"]
 
@@ -47,11 +46,6 @@ SWITCHES = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """The options that choose between torch's implementations."""
 
 NOT_HYPER = frozenset({"params", "param_names", "schedules"})
-
-TRACKED = ("grad_norm", "param_norm", "update_norm", "update_to_param")
-"""What :meth:`Optimizer.track` can compute in the step."""
-
-PARTS = {"update_to_param": ("update_norm", "param_norm")}
 
 PlanKey = tuple[bool, bool, tuple[str, ...]]
 """Whether gradients are scaled, whether any group clips, what is tracked."""
@@ -378,7 +372,7 @@ class Optimizer(torch.optim.Optimizer):
             name=type(self).__name__,
             scaled=scaled,
             clipped=clipped,
-            tracked=dict.fromkeys(part for name in tracked for part in PARTS.get(name, (name,))),
+            tracked=parts(tracked),
             own=self._own_options,
         )
         self._programs.append((key, program))
@@ -467,22 +461,12 @@ class Optimizer(torch.optim.Optimizer):
         return self._train(what, True)
 
     def _train(self, what: Selectable, train: bool) -> list[str]:
-        found = selectors.chosen(selectors.selector(what), self._entries())
+        found = chosen(selector(what), known_entries(self._modules(), self.param_groups))
         for entry in found:
             entry.parameter.requires_grad_(train)
             if not train:
                 entry.parameter.grad = None
         return [entry.name for entry in found]
-
-    def _entries(self) -> list[selectors.Entry]:
-        """The parameters as selectors see them: those of the modules that were given, then the others."""
-        found: dict[int, selectors.Entry] = {}
-        for entry in chain.from_iterable(map(selectors.entries, self._modules())):
-            found.setdefault(id(entry.parameter), entry)
-        for group in self.param_groups:
-            for name, p in zip(group.get("param_names") or repeat(""), group["params"], strict=False):
-                found.setdefault(id(p), selectors.Entry(name, p))
-        return list(found.values())
 
     def _modules(self) -> list[nn.Module]:
         return [module for known in self._models if (module := known()) is not None]
@@ -507,23 +491,14 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: of Sequential, 1.weight, 1.bias train but are in no group of this SGD: optimizer.add(...) takes
             them in
         """
-        if missing := self._missing(model):
-            raise ValueError(missing)
+        if found := missing(model, self.param_groups, type(self).__name__):
+            raise ValueError(found)
 
     def _warn_of_untracked(self) -> None:
         self._unchecked = False
-        for missing in filter(None, map(self._missing, self._modules())):
-            warnings.warn(missing, stacklevel=4)
-
-    def _missing(self, model: nn.Module) -> str | None:
-        names = [name for name, _ in selectors.untracked(model, self._params())]
-        if not names:
-            return None
-        listed = ", ".join(names if len(names) < 9 else fold(names))
-        return (
-            f"of {type(model).__name__}, {listed} train but are in no group of this {type(self).__name__}: "
-            "optimizer.add(...) takes them in"
-        )
+        for module in self._modules():
+            if found := missing(module, self.param_groups, type(self).__name__):
+                warnings.warn(found, stacklevel=4)
 
     def _params(self) -> list[torch.Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -545,27 +520,9 @@ class Optimizer(torch.optim.Optimizer):
             if name not in self.defaults:
                 known = nearest(name, self.defaults) or f"; there are {', '.join(self.defaults)}"
                 raise TypeError(f"{type(self).__name__} has no hyperparameter {name!r}{known}")
-        given = what.named_parameters() if isinstance(what, nn.Module) else what
-        pairs = [
-            x if isinstance(x, tuple) else ("", x) for x in ([given] if isinstance(given, torch.Tensor) else given)
-        ]
-        grouped = set(map(id, self._params()))
-        full = {id(entry.parameter): entry.name for entry in self._entries()}
-        new = {id(p): (full.get(id(p)) or name, p) for name, p in pairs if id(p) not in grouped}
-        if not new:
-            raise ValueError("every one of these parameters is in a group already")
-        taken = [name for group in self.param_groups for name in group.get("param_names", ())]
-        if taken:
-            self._check_new_names([name for name, _ in new.values()], taken)
-        self.add_param_group({"params": list(new.values()) if taken else [p for _, p in new.values()], **hyper})
+        self.add_param_group({"params": newcomers(what, self._modules(), self.param_groups), **hyper})
         if isinstance(what, nn.Module):
             self._models.append(weakref.ref(what))
-
-    def _check_new_names(self, names: list[str], taken: list[str]) -> None:
-        if not all(names):
-            raise ValueError("the optimizer knows its parameters by name: give (name, tensor) pairs or a module")
-        if double := sorted(set(names) & set(taken)):
-            raise ValueError(f"other parameters are called {', '.join(double)} already: give (name, tensor) pairs")
 
     def report_metric(self, value: float) -> None:
         """Tell every :func:`steprule.schedules.plateau` among the schedules how training goes.
@@ -607,9 +564,7 @@ class Optimizer(torch.optim.Optimizer):
             >>> {name: round(value, 6) for name, value in optimizer.tracked().items()}
             {'grad_norm/weight': 1.414214, 'update_to_param/weight': 0.028284}
         """
-        for name in names:
-            if name not in TRACKED:
-                raise ValueError(f"can't track {name!r}; there are {', '.join(TRACKED)}")
+        check_tracked(names)
         if names and type(self).update is Optimizer.update:
             raise RuntimeError(f"{type(self).__name__} has no update rule, in which norms are computed on the way")
         self._tracked = names
@@ -628,34 +583,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: ``by`` is something else.
         """
-        if by not in ("parameter", "group"):
-            raise ValueError(f"tracked by 'parameter' or 'group', not by {by!r}")
-        parts = dict.fromkeys(part for name in self._tracked for part in PARTS.get(name, (name,)))
-        norms = {part: self._norms(part, by) for part in parts}
-        if "update_to_param" in self._tracked:
-            updates, sizes = norms["update_norm"], norms["param_norm"]
-            norms["update_to_param"] = {key: ratio(update, sizes[key]) for key, update in updates.items()}
-        return {f"{name}/{key}": value for name in self._tracked for key, value in norms[name].items()}
-
-    def _norms(self, name: str, by: str) -> dict[str, float]:
-        found = self._plan.tracked(name) if self._plan is not None else []
-        called = self._plain_names() if by == "parameter" else {}
-        squares: dict[str, float] = {}
-        for launch, values in found:
-            for entry, value in zip(launch.entries, values.tolist(), strict=True):
-                key = called[id(entry.param)] if called else f"group_{entry.group}"
-                squares[key] = squares.get(key, 0.0) + value
-        return {key: value**0.5 for key, value in squares.items()}
-
-    def _plain_names(self) -> dict[int, str]:
-        """What the parameters are called where names are keys, by their identity."""
-        return {
-            id(p): name or f"group_{index}.{position}"
-            for index, group in enumerate(self.param_groups)
-            for position, (name, p) in enumerate(
-                zip(group.get("param_names") or repeat(""), group["params"], strict=False)
-            )
-        }
+        check_tracked(self._tracked, by)
+        return read_tracked(self._plan, self.param_groups, self._tracked, by)
 
     # -- saving --------------------------------------------------------------------------------------------------
 
@@ -753,7 +682,3 @@ def check_capturable(entry: Entry) -> None:
             f"If capturable=True, params and state_steps must be on supported devices: {supported}. Parameter "
             f"{entry.name} is on {entry.param.device}"
         )
-
-
-def ratio(a: float, b: float) -> float:
-    return a / b if b else float("inf") if a else 0.0
