@@ -70,9 +70,10 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, backend) for name in RULES for backend in ("auto", "eager")), ("AdamW", "triton")]
+)
 @pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("name", RULES)
 def test_the_norms_are_those_of_torch(name: str, clip: float | None, backend: str) -> None:
     model = Net()
     optimizer = getattr(steprule, name)(model, lr=0.1, clip_norm=clip, backend=backend)
