@@ -14,7 +14,7 @@ from .parts import Number, Params
 
 __all__ = ["Adafactor"]
 
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 """Elements that are worked on at a time: their intermediate results stay in the cache."""
 
 
