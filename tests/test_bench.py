@@ -210,14 +210,17 @@ def test_clipped_is_clip_grad_norm_and_then_the_step() -> None:
             torch.testing.assert_close(p, q - 1e-3 * scale * q.grad)
 
 
-def test_in_place_reads_and_writes_as_many_numbers() -> None:
-    step = in_place(parameters([(3, 4), (5,)], torch.bfloat16, "cpu"))
+@pytest.mark.parametrize(
+    ("dtype", "count"), [(torch.float32, 18), (torch.float64, 36), (torch.bfloat16, 9), (torch.float16, 9)]
+)
+def test_in_place_reads_and_writes_as_many_bytes(dtype: torch.dtype, count: int) -> None:
+    step = in_place(parameters([(3, 4), (6,)], dtype, "cpu"))
     x: Any = step()
-    assert (x.shape, x.dtype) == ((17,), torch.bfloat16)
+    assert (x.shape, x.dtype) == ((count,), torch.float32)
     pointer = x.data_ptr()
     again: Any = step()
     assert again.data_ptr() == pointer
-    assert again.tolist() == [1.0] * 17  # never on the way to denormal numbers
+    assert again.tolist() == [1.0] * count  # never on the way to denormal numbers
 
 
 def test_the_users_rule_is_lion() -> None:
@@ -291,9 +294,9 @@ def test_an_implementation_that_torch_does_not_have_for_a_device_is_left_out() -
 
 
 def test_a_copy_moves_as_many_numbers() -> None:
-    copied = contenders.copied(parameters([(3, 4), (5,)], torch.bfloat16, "cpu"))()
-    assert (copied.shape, copied.dtype) == ((17,), torch.bfloat16)  # type: ignore[attr-defined]
-    assert copied.tolist() == [1.0] * 17  # type: ignore[attr-defined]
+    copied = contenders.copied(parameters([(3, 4), (6,)], torch.bfloat16, "cpu"))()
+    assert (copied.shape, copied.dtype) == ((9,), torch.float32)  # type: ignore[attr-defined]
+    assert copied.tolist() == [1.0] * 9  # type: ignore[attr-defined]
 
 
 def test_the_cases_on_a_gpu_have_names_of_their_own() -> None:

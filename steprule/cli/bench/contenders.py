@@ -115,15 +115,21 @@ def clipped(make: Make, norm: float) -> Make:
     return make_clipped
 
 
+def as_many_bytes(params: list[Tensor]) -> Tensor:
+    """One float32 tensor of the parameters' size in bytes: torch's arithmetic on it keeps up with any memory."""
+    size = sum(p.numel() * p.element_size() for p in params)
+    return torch.ones(-(-size // 4), dtype=torch.float32, device=params[0].device)
+
+
 def in_place(params: list[Tensor]) -> Step:
-    """Read and write as many numbers as the parameters hold, in one operation of torch."""
-    x = torch.ones(sum(p.numel() for p in params), dtype=params[0].dtype, device=params[0].device)
+    """Read and write as many bytes as the parameters hold, in one operation of torch."""
+    x = as_many_bytes(params)
     return lambda: x.mul_(-1.0)
 
 
 def copied(params: list[Tensor]) -> Step:
-    """Read as many numbers as the parameters hold, and write as many others: how a GPU's bandwidth is told."""
-    x = torch.ones(sum(p.numel() for p in params), dtype=params[0].dtype, device=params[0].device)
+    """Read as many bytes as the parameters hold, and write as many others: how a GPU's bandwidth is told."""
+    x = as_many_bytes(params)
     y = torch.empty_like(x)
     return lambda: y.copy_(x)
 

@@ -16,8 +16,8 @@ __all__ = ["LEGEND", "PEERS", "Grid", "against", "as_dictionary", "figures", "ta
 PEERS = (MEMORY, "fused", "foreach", "default", "compile")
 LEGEND = (
     "ms: a step of steprule. Ratios: its time over the other's; below 1 is faster. "
-    "B/p: bytes a parameter. mul_: the GB/s of x.mul_(c) on as many (on a GPU, of a copy); memory: the time of the "
-    "same bytes at those. "
+    "B/p: bytes a parameter. mul_: the GB/s of x.mul_(c) on as many bytes (on a GPU, of a copy); "
+    "memory: the time of the same bytes at those. "
     "The others are torch's implementations of the algorithm; adamw-clip's is clip_grad_norm_ and then fused."
 )
 
