@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import StringIO
@@ -264,7 +265,8 @@ def test_first_steps_can_be_sent_to_another_process() -> None:
     assert first_step(steprule.AdamW, "lenet", None, "cpu") > 0.0
 
 
-def test_a_case_is_judged_by_its_ratios() -> None:
+def test_a_case_is_judged_by_its_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[Steps.__module__], "CACHES", 0)
     case = Steps(
         "adamw", "lenet", steprule.AdamW, torch_peers(torch.optim.AdamW), [Target("fastest", 1e9), Target(MEMORY, 0.0)]
     )
@@ -315,7 +317,14 @@ def test_where_there_is_no_gpu_nothing_is_measured_on_it() -> None:
     assert "there is no GPU" in outcome.stderr
 
 
-def test_memory_is_no_target_of_a_rule_with_two_passes() -> None:
+def test_memory_is_no_measure_of_what_caches_serve() -> None:
+    (result,) = Steps("sgd", "lenet", steprule.SGD, {}, [Target(MEMORY, 1.1)]).run(SHORT)
+    assert (result.targets, result.ratios) == ([], {})
+    assert result.bytes == 12 * result.parameters
+
+
+def test_memory_is_no_target_of_a_rule_with_two_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[Steps.__module__], "CACHES", 0)
     case = Steps("clip", "lenet", lambda params: steprule.SGD(params, clip_norm=1.0), {}, [Target(MEMORY, 1.1)])
     (result,) = case.run(SHORT)
     assert result.targets == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import platform
@@ -126,7 +125,6 @@ def measure(chosen: Sequence[Case], settings: Settings) -> tuple[list[Result], d
                     results += case.run(settings)
                 except Exception as error:  # minutes of other cases are not to be lost with it
                     failed[case.name] = f"{type(error).__name__}: {error}"
-                gc.collect()  # the next case needs the memory
                 progress.advance(task)
         except KeyboardInterrupt:
             failed[case.name] = STOPPED

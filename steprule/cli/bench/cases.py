@@ -34,6 +34,7 @@ __all__ = ["Case", "FirstStep", "Result", "Settings", "Sizes", "Steps", "Target"
 
 OURS, MEMORY, FASTEST = "steprule", "memory", "fastest"
 REFERENCE = "10M"  # the size that other sizes are compared with
+CACHES = 100_000_000  # bytes of a step below which caches may serve it, and memory says nothing of it
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,7 @@ class Steps:
         in_place_bytes = 2 * self.dtype.itemsize * count
         result = Result(self.name, count, times, known.bytes if known else None, in_place_bytes)
         one_pass = known is not None and known.passes == 1
-        absent = {*self.peers} - {*peers} | (set() if one_pass else {MEMORY})
-        return [judged(result, [t for t in self.targets if t.against not in absent])]
+        return [judged(result, [t for t in self.targets if t.against != MEMORY or one_pass])]
 
     def taking_part(self, settings: Settings) -> dict[str, Make]:
         """The peers that are there on the device; torch.compile only if it is asked for."""
@@ -162,17 +162,17 @@ class Steps:
 
 
 def judged(result: Result, targets: Sequence[Target]) -> Result:
-    """A result with its ratios, and its targets with what was reached."""
+    """A result with its ratios, and those targets that are against something measured, with what was reached."""
     ours = result.times[OURS].rounds
     ratios = {n: ratio(ours, t.rounds) for n, t in result.times.items() if n not in (OURS, MEMORY)}
     own = [spread for name, spread in ratios.items() if name != "compile"]
     found = dict(ratios)
     if own:
         found[FASTEST] = max(own, key=lambda spread: spread.median)
-    if result.bytes and result.bandwidth_bytes:
+    if result.bytes and result.bandwidth_bytes and result.bytes >= CACHES:
         same_bytes = result.bytes / result.bandwidth_bytes
         ratios[MEMORY] = found[MEMORY] = ratio(ours, result.times[MEMORY].rounds, same_bytes)
-    return replace(result, ratios=ratios, targets=[(t, found[t.against]) for t in targets])
+    return replace(result, ratios=ratios, targets=[(t, found[t.against]) for t in targets if t.against in found])
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steprule.cli.bench.cases import Result
+from steprule.cli.bench.shapes import SIZES
 from steprule.cli.bench.table import PEERS
 from steprule.replacing import replacing
 from steprule.style import FAINT, INK, STYLE
@@ -37,7 +38,7 @@ def draw(path: Path, results: Sequence[Result], title: str) -> None:
     from matplotlib import pyplot as plt
 
     compared = [r for r in results if r.ratios]
-    sizes = [r for r in results if any(t.against == "10M" for t, _ in r.targets)]
+    sizes = [r for r in results if r.name.partition("/")[2] in SIZES]
     first = [r for r in results if any(t.against == "seconds" for t, _ in r.targets)]
     panels = [(draw_ratios, compared), (draw_sizes, sizes), (draw_first, first)]
     present = [(draw_panel, rows) for draw_panel, rows in panels if rows]
