@@ -111,22 +111,25 @@ class Adafactor(OptimizerByTorch):
                 raise RuntimeError("Adafactor does not support complex parameters")
             if p.grad.is_sparse:
                 raise RuntimeError("Adafactor does not support sparse gradients")
-        scale = 1.0 / float(getattr(self, "grad_scale", None) or 1.0)
-        norm = math.nan
-        if any(group["clip_norm"] for group in self.param_groups):
+        grad_scale = self.__dict__.get("grad_scale")
+        scale: Factor = 1.0 if grad_scale is None else torch.as_tensor(grad_scale).double().reciprocal()
+        if work and any(group["clip_norm"] for group in self.param_groups):
             self._total_norm = scale * total_norm([p.grad for p, _ in work])
-            norm = self._total_norm.item()
         for p, group in work:
             factor = -scale if group["maximize"] else scale
             if group["clip_norm"]:
-                factor *= min(1.0, group["clip_norm"] / (norm + 1e-6))
+                factor = factor * (group["clip_norm"] / (self.grad_norm + 1e-6)).clamp(max=1.0)
             update(p, Gradient(p, p.grad, factor, float(group["l1"])), self.state[p], group)
         self._steps += 1
 
 
 def total_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     norms = [torch.linalg.vector_norm(g, dtype=arithmetic(g.dtype)).double() for g in gradients]
-    return torch.stack(norms).square().sum().sqrt()
+    return torch.stack([norm.to(norms[0].device, non_blocking=True) for norm in norms]).square().sum().sqrt()
+
+
+Factor: TypeAlias = float | torch.Tensor
+"""A number that only the device knows, if it is a tensor of no dimension."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,15 @@ class Gradient:
 
     param: torch.Tensor
     grad: torch.Tensor
-    factor: float
+    factor: Factor
     l1: float
 
     def __getitem__(self, part: slice) -> torch.Tensor:
         x = self.grad[part].to(arithmetic(self.param.dtype))
-        x = x if self.factor == 1.0 else x * self.factor
+        if isinstance(self.factor, torch.Tensor):
+            x = x * self.factor.to(x.device, non_blocking=True)
+        elif self.factor != 1.0:
+            x = x * self.factor
         return x + self.l1 * self.param[part].sign() if self.l1 else x
 
 
@@ -161,21 +167,22 @@ def update(p: torch.Tensor, gradient: Gradient, state: dict[str, Any], h: Mappin
         p, gradient = p.view(1), replace(gradient, param=p.view(1), grad=g.view(1))
     step, lr = state["step"].item(), float(h["lr"])
     least = torch.finfo(p.dtype).eps if h["eps"][0] is None else h["eps"][0]
-    alpha = max(h["eps"][1], rms(p)) * min(lr, step**-0.5)
+    alpha = rms(p).clamp(min=h["eps"][1]) * min(lr, step**-0.5)
     parts, weight = parts_of(p), step ** h["beta2_decay"]
     divided = (factored if p.ndim > 1 else whole)(gradient, parts, state, weight, least)
     squares = torch.zeros((), dtype=torch.float64, device=p.device)
     for part in parts:
         u, factor = divided(part)
         squares += (torch.linalg.vector_norm(u, dim=-1, keepdim=True) * factor).square().sum(dtype=torch.float64)
-    clip = max(1.0, math.sqrt(squares.item() / p.numel()) / h["d"])
+    clip = ((squares / p.numel()).sqrt() / h["d"]).clamp(min=1.0)
+    scale = (-alpha / clip).to(arithmetic(p.dtype))
     for part in parts:
         u, factor = divided(part)
         here = p[part]
         new = here.to(u.dtype)
         if h["weight_decay"]:
             new.mul_(1 - lr * h["weight_decay"])
-        new.add_(u.mul_(factor * (-alpha / clip)))
+        new.add_(u.mul_(factor * scale))
         if new is not here:
             here.copy_(new)
 
@@ -205,7 +212,8 @@ def factored(gradient: Gradient, parts: Sequence[slice], state: dict[str, Any], 
         squares.copy_(torch.lerp(state[name].to(kind), squares.div_(count), weight))
         state[name].copy_(squares)
     rows.div_(rows.mean(dim=-2, keepdim=True).clamp_(min=least))
-    separable = bool((rows.amin(dim=-2) * columns.amin(dim=-1) >= least * least).all())
+    # a GPU would have to be waited for
+    separable = p.is_cpu and bool((rows.amin(dim=-2) * columns.amin(dim=-1) >= least * least).all())
     if separable:
         rows.rsqrt_()
         columns.rsqrt_()
@@ -239,5 +247,6 @@ def column_shape(p: torch.Tensor) -> tuple[int, ...]:
     return (*p.shape[:-2], 1, p.shape[-1])
 
 
-def rms(p: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(p, dtype=arithmetic(p.dtype))) / math.sqrt(p.numel())
+def rms(p: torch.Tensor) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(p, dtype=arithmetic(p.dtype))
+    return norm.double() / math.sqrt(p.numel())

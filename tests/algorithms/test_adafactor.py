@@ -122,3 +122,17 @@ def test_what_torch_refuses_is_refused_in_the_same_words(options: dict[str, Any]
     with pytest.raises(ValueError) as ours:  # noqa: PT011
         steprule.Adafactor([p], **options)
     assert str(ours.value) == str(theirs.value)
+
+
+def test_the_host_never_asks_for_a_number_of_the_device() -> None:
+    """On tensors that have no numbers, every such question is an error."""
+    shapes = [*SHAPES, (0, 3)]
+    params = [torch.empty(shape, device="meta").requires_grad_() for shape in shapes]
+    optimizer = steprule.Adafactor(params, clip_norm=1.0, l1=0.1, maximize=True, weight_decay=0.1)
+    optimizer.grad_scale = torch.empty((), device="meta")
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.empty_like(p)
+        optimizer.step()
+    assert optimizer.grad_norm.device.type == "meta"
+    assert [optimizer.state[p]["step"].item() for p in params] == [2.0] * len(params)
