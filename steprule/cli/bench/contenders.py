@@ -48,13 +48,14 @@ class Lion(steprule.Optimizer):
 
 
 def algorithms() -> dict[str, type[steprule.Optimizer]]:
-    """Every algorithm that steprule exports with a rule, by name."""
+    """Every algorithm that steprule exports, by name, but for those whose steps evaluate the model."""
+
+    def steps_by_itself(kind: type[steprule.Optimizer]) -> bool:
+        return kind is not steprule.Optimizer and inspect.signature(kind.step).parameters["closure"].default is None
+
+    classes = {name: value for name, value in sorted(vars(steprule).items()) if inspect.isclass(value)}
     return {
-        name: value
-        for name, value in sorted(vars(steprule).items())
-        if inspect.isclass(value)
-        and issubclass(value, steprule.Optimizer)
-        and value.update is not steprule.Optimizer.update
+        name: kind for name, kind in classes.items() if issubclass(kind, steprule.Optimizer) and steps_by_itself(kind)
     }
 
 
