@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.testing._internal import common_optimizers as database
 
 import steprule
-
-from torch.testing._internal import common_optimizers as database
 
 KINDS = pytest.mark.parametrize("kind", database.optim_db, ids=lambda kind: kind.name)
 TOLERANCE = {torch.float32: 3e-6, torch.complex64: 3e-6, torch.float64: 1e-12}
