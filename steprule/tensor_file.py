@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
@@ -25,6 +26,7 @@ Document: TypeAlias = dict[str, Any]
 
 _LONGEST_HEADER = 100_000_000  # what safetensors itself accepts
 _PIECE = 1 << 24
+_WORTH_A_THREAD = 1 << 20
 _BLANK = "0" * 64
 _CHECKSUM = re.compile(rb'\{"__metadata__":\{"checksum":"sha256:([0-9a-f]{64})"')
 
@@ -78,6 +80,37 @@ class Header:
     raw: bytes
 
 
+class Checksum:
+    """The SHA-256 of what is read or written piece by piece, computed while the next piece is on its way."""
+
+    def __init__(self, start: bytes) -> None:
+        self._digest = hashlib.sha256(start)
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Checksum:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def update(self, piece: memoryview) -> None:
+        self._wait()
+        if len(piece) < _WORTH_A_THREAD:
+            self._digest.update(piece)
+        else:
+            self._pending = self._thread.submit(self._digest.update, piece)
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def hexdigest(self) -> bytes:
+        self._wait()
+        return self._digest.hexdigest().encode()
+
+
 # ---------------------------------------------------------------------------------------------- writing
 
 
@@ -96,14 +129,14 @@ def write(file: BinaryIO, document: Document, tensors: Mapping[str, torch.Tensor
         _refuse_strange(name, tensor)
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # keeps all aligned
     header = _header(document, ordered)
-    digest = hashlib.sha256(header)
     file.write(header)
-    for tensor in ordered.values():
-        for piece in _pieces(tensor):
-            digest.update(piece)
-            file.write(piece)
+    with Checksum(header) as checksum:
+        for tensor in ordered.values():
+            for piece in _pieces(tensor):
+                checksum.update(piece)
+                file.write(piece)
     file.seek(8 + header[8:].index(_BLANK.encode()))
-    file.write(digest.hexdigest().encode())
+    file.write(checksum.hexdigest())
 
 
 def _refuse_strange(name: str, tensor: torch.Tensor) -> None:
@@ -231,15 +264,17 @@ def read_tensors(file: BinaryIO, header: Header, path: Path) -> dict[str, torch.
     Raises:
         CheckpointError: the checksum differs, or the file became shorter while it was read.
     """
-    digest = hashlib.sha256(header.raw.replace(header.checksum, _BLANK.encode(), 1))
-    tensors = {name: read_tensor(file, header, name, path, digest) for name in header.tensors}
-    if digest.hexdigest().encode() != header.checksum:
+    with Checksum(header.raw.replace(header.checksum, _BLANK.encode(), 1)) as checksum:
+        tensors = {name: read_tensor(file, header, name, path, checksum) for name in header.tensors}
+    if checksum.hexdigest() != header.checksum:
         raise CheckpointError(f"{path}: damaged: the checksum of its content is not the one it was saved with")
     return tensors
 
 
-def read_tensor(file: BinaryIO, header: Header, name: str, path: Path, digest: Any = None) -> torch.Tensor:
-    """One tensor; its bytes go into ``digest`` too."""
+def read_tensor(
+    file: BinaryIO, header: Header, name: str, path: Path, checksum: Checksum | None = None
+) -> torch.Tensor:
+    """One tensor; its bytes go into ``checksum`` too."""
     info = header.tensors[name]
     buffer = torch.empty(info.end - info.begin, dtype=torch.uint8)
     data = buffer.numpy().data
@@ -248,6 +283,6 @@ def read_tensor(file: BinaryIO, header: Header, name: str, path: Path, digest: A
         piece = data[i : i + _PIECE]
         if file.readinto(piece) != len(piece):  # type: ignore[attr-defined]
             raise CheckpointError(f"{path}: cut short while it was read")
-        if digest is not None:
-            digest.update(piece)
+        if checksum is not None:
+            checksum.update(piece)
     return buffer.view(info.dtype).reshape(info.shape)
