@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo as not_compiled
 from torch.optim import optimizer as torch_optimizer
 
 from .kernels.choose import BACKENDS, choose, launches
@@ -51,15 +52,18 @@ PlanKey = tuple[bool, bool, tuple[str, ...]]
 """Whether gradients are scaled, whether any group clips, what is tracked."""
 
 
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 profiling = torch._C._autograd._profiler_enabled
 increment_version = torch._C._increment_version
 
 
 def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
-    """``step`` with torch's pre and post hooks around it, and visible to the profiler while one runs."""
+    """``step`` with torch's pre and post hooks around it, visible to the profiler, and not compiled by torch."""
 
     @functools.wraps(step)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if is_dynamo_compiling():
+            return eagerly(self, args, kwargs)
         if profiling():
             with torch.autograd.profiler.record_function(f"Optimizer.step#{type(self).__name__}.step"):
                 return run(self, args, kwargs)
@@ -84,6 +88,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             post_hook(self, (self, *args), kwargs)
         return out
 
+    eagerly = not_compiled(run)
     wrapper.hooked = True  # type: ignore[attr-defined]
     return wrapper
 
@@ -133,6 +138,7 @@ class Optimizer(torch.optim.Optimizer):
     # GradScaler hands its scale and its found-infinite flag to the step, which takes them up on the way.
     _step_supports_amp_scaling = True
 
+    @not_compiled
     def __init__(
         self,
         params: nn.Module | Iterable[Any],
@@ -383,6 +389,7 @@ class Optimizer(torch.optim.Optimizer):
         names = self.param_groups[group].get("param_names")
         return repr(names[position]) if names else f"{position} of group {group}"
 
+    @not_compiled
     def explain(self, source: bool = False) -> str:
         """Which kernel serves which parameters, and why.
 
@@ -395,6 +402,7 @@ class Optimizer(torch.optim.Optimizer):
         plan = self._plan or self._make_plan((False, clipped, self._tracked))
         return explain(plan.launches, source)
 
+    @not_compiled
     def __repr__(self) -> str:
         """The groups as a table that fits the terminal, as plain text."""
         width, kernels = terminal_width(), [self._kernels(index) for index in range(len(self.param_groups))]
@@ -588,6 +596,7 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- saving --------------------------------------------------------------------------------------------------
 
+    @not_compiled
     def state_dict(self) -> StateDict:
         """The optimizer as a dictionary, which ``torch.optim`` loads too.
 
@@ -603,6 +612,7 @@ class Optimizer(torch.optim.Optimizer):
             packed = packed if changed is None else changed
         return packed
 
+    @not_compiled
     def load_state_dict(  # type: ignore[override]
         self,
         state_dict: Mapping[str, Any],
@@ -633,7 +643,7 @@ class Optimizer(torch.optim.Optimizer):
         )
         self._load(plan)
         for line in plan.replaced:
-            warnings.warn(line, stacklevel=2)
+            warnings.warn(line, stacklevel=4)  # two frames are those of not_compiled
         return plan.result
 
     def _plan_load(self, state_dict: Mapping[str, Any], **options: Any) -> LoadPlan:
