@@ -15,7 +15,7 @@ import torch
 
 import steprule
 from steprule import Optimizer, rule
-from steprule.kernels.triton_source import NAMES, compiled, pass_source, scalar_source
+from steprule.kernels.triton_source import NAMES, compiled, exact, pass_source, scalar_source
 from steprule.rule.program import Program
 
 triton = pytest.importorskip("triton")
@@ -40,7 +40,7 @@ TYPES = {
     "tensors": "i32",
 }
 MEMORY = re.compile(r"\b(?:(?:ld|st)\.global[.\w]*|global_(?:load|store)_\w+|buffer_(?:load|store)_\w+)")
-ARITHMETIC = re.compile(r"\b(?:div|sqrt|fma|ex2|lg2)\.[.\w]+")
+ARITHMETIC = re.compile(r"\b(?:div|sqrt|fma|ex2|lg2|mul)\.[.\w]+")
 
 
 class Everything(Optimizer):
@@ -51,7 +51,8 @@ class Everything(Optimizer):
             both = (x < y) & (x <= y) | ~(x > y) | (x >= y) & (x == y) | (x != y) & ~rule.isnan(x)
             one = rule.sqrt(x) + rule.exp(x) + rule.log(x) + rule.tanh(x) + rule.sin(x) + rule.cos(x) + rule.sign(x)
             two = rule.power(x, y) * rule.minimum(x, y) - rule.maximum(x, y) / y + rule.floor(x) - rule.ceil(x)
-            return rule.where(both, one, -two) + abs(x) + float("inf") * y + (x < 1)
+            # each of them counts, or the compiler would leave it out
+            return rule.where(x < y, one, -two) + rule.where(both, abs(x), 0.0) + float("inf") * y + (x < 1)
 
         norms = rule.norm(p) + rule.sum(p, scope="all") + rule.max_abs(g) + rule.mean(g)
         s.number = rule.stored(s.number) * all_of(h.lr, s.step) + rule.where(s.is_new, rule.size(p), 1.0)
@@ -62,10 +63,7 @@ Everything.slots = {"number": rule.scalar(1.0)}
 
 
 def program(optimizer: Optimizer) -> Program:
-    p = optimizer.param_groups[0]["params"][0]
-    p.grad = torch.ones_like(p)
-    optimizer.explain()
-    return optimizer._plan.launches[0].program  # type: ignore[union-attr]
+    return optimizer._program(optimizer.param_groups[0], (False, False, ()))
 
 
 def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) -> Counter[str]:
@@ -75,18 +73,21 @@ def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) ->
     values = {(places[name],): value for name, value in constants.items()}
     aligned = {(i,): [["tt.divisibility", 16]] for name, i in places.items() if signature[name].startswith("*")}
     source = ASTSource(function, signature, values, aligned)
-    compiled_kernel = triton.compile(source, target=target, options=dict(enable_fp_fusion=False))
+    compiled_kernel = triton.compile(source, target=target, options=exact(target.backend == "hip"))
     text = compiled_kernel.asm["ptx" if target.backend == "cuda" else "amdgcn"]
     return Counter(MEMORY.findall(text) + ARITHMETIC.findall(text))
 
 
-def passes(made: Program, target: GPUTarget, dtype: torch.dtype, aligned: bool) -> list[Counter[str]]:
-    """The instructions of each pass; what joins its reductions is compiled too."""
+def passes(
+    made: Program, target: GPUTarget, dtype: torch.dtype, aligned: bool, flag: bool = False
+) -> list[Counter[str]]:
+    """The instructions of each pass, with a found-infinite flag or without; what joins its reductions is compiled
+    too."""
     kind = "float64" if dtype == torch.float64 else "float32"
     found = []
     for stage, phase in enumerate(made.phases):
         functions = compiled(pass_source(made, stage, [NAMES[dtype]] * made.operands, kind))
-        constants = {"found_inf": None, "ALIGNED": aligned, "BLOCK": 1024}
+        constants = {**({} if flag else {"found_inf": None}), "ALIGNED": aligned, "BLOCK": 1024}
         found.append(instructions(functions[f"pass{stage}"], target, constants))
         if phase.reductions:
             instructions(functions[f"gather{stage}"], target, {"BLOCK": 1024})
@@ -103,6 +104,7 @@ def main() -> None:
         instructions(compiled(scalar_source(everything, "float32"))["advance"], target, {"BLOCK": 128})
     for dtype in (torch.float32, torch.bfloat16):
         results[f"adamw {NAMES[dtype]}"] = passes(adamw, HOPPER, dtype, True)
+    results["adamw scaled"] = passes(adamw, HOPPER, torch.float32, True, flag=True)
     results["adamw unaligned"] = passes(adamw, HOPPER, torch.float32, False)
     print(json.dumps(results))
 

@@ -11,7 +11,7 @@ import torch
 from ..rule.program import Program
 from .device_table import DeviceTable, upload
 from .launch import Entry, Group, Row, real, scalar_dtype
-from .triton_source import NAMES, compiled, extents, hyper_paths, scalar_source
+from .triton_source import NAMES, compiled, exact, extents, hyper_paths, scalar_source
 
 __all__ = ["DeviceScalars", "extent", "lookup"]
 
@@ -77,9 +77,8 @@ class DeviceScalars:
         for i, j, value in on_device:
             hyper[i, j].copy_(value.detach().reshape(()), non_blocking=True)
         count = len(self.table)
-        self.kernel[(-(-count // BLOCK),)](
-            hyper, self.groups, self.counters, self.fresh, self.extents, self.table, found_inf, count, BLOCK=BLOCK
-        )
+        tables = (hyper, self.groups, self.counters, self.fresh, self.extents, self.table, found_inf)
+        self.kernel[(-(-count // BLOCK),)](*tables, count, BLOCK=BLOCK, **exact())
 
     def tables(self) -> list[torch.Tensor]:
         """Everything that the kernel reads and writes, but for the counters."""

@@ -19,7 +19,7 @@ from .device_scalars import DeviceScalars, extent, lookup
 from .device_table import DeviceTable, capturing, device_row_chunks, flat_rows, keep, upload
 from .launch import Entry, Group, Launch, arithmetic, real
 from .tables import chunk_table, plain
-from .triton_source import NAMES, compiled, hyper_paths, interpreting, pass_source
+from .triton_source import NAMES, compiled, exact, hyper_paths, interpreting, pass_source
 from .tune import DEFAULT, Block, fastest, narrow_block
 
 __all__ = ["TritonLaunch", "unavailable"]
@@ -30,8 +30,8 @@ GATHER = 1024
 """Parts of a reduction that are joined at a time."""
 WORTH_TUNING = 2**20
 """With fewer elements a launch takes the default block."""
-SCRATCH = 2**23
-"""Elements of each operand in the measurement: more than a GPU's cache holds."""
+SCRATCH = 2**25
+"""Elements of each operand in the measurement: more than a GPU's cache holds, be they of two bytes."""
 
 
 @lru_cache(maxsize=1)
@@ -278,8 +278,7 @@ class TritonLaunch(Launch):
             ALIGNED=aligned,
             BLOCK=block.size,
             num_warps=block.warps,
-            # rounding stays that of torch's operations, one by one
-            enable_fp_fusion=False,
+            **exact(),
         )
 
     def gather(self, stage: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from ..rule.expression import Expression, Level
 from ..rule.program import GRAD, Operation, Phase, Program
 
-__all__ = ["NAMES", "compiled", "extents", "hyper_paths", "interpreting", "pass_source", "scalar_source"]
+__all__ = ["NAMES", "compiled", "exact", "extents", "hyper_paths", "interpreting", "pass_source", "scalar_source"]
 
 NAMES = {
     torch.float32: "float32",
@@ -357,6 +357,15 @@ def interpreting() -> bool:
     import triton
 
     return bool(triton.knobs.runtime.interpret)
+
+
+def exact(amd: bool = torch.version.hip is not None) -> dict[str, bool]:
+    """Options of a launch under which numbers round as those of torch's operations, one by one.
+
+    Left to itself, Triton contracts products with sums, and on NVIDIA takes the functions of libdevice that flush
+    subnormal numbers to zero: log(1e-45) would be -inf.
+    """
+    return {"enable_fp_fusion": False} if amd else {"enable_fp_fusion": False, "enable_reflect_ftz": False}
 
 
 def loop() -> str:

@@ -26,7 +26,7 @@ class Block:
 
 
 DEFAULT = Block()
-CANDIDATES = (DEFAULT, Block(2048, 4), Block(4096, 8))
+CANDIDATES = (DEFAULT, Block(1024, 8), Block(2048, 4))
 WARMUP, REPEATS = 3, 10
 
 
