@@ -1,5 +1,7 @@
 """Optimizers for PyTorch, written once as a short update rule and compiled into one pass over memory."""
 
+from torch.optim import lr_scheduler, swa_utils
+
 from . import report, schedules
 from .algorithms.adadelta import Adadelta
 from .algorithms.adafactor import Adafactor
@@ -51,9 +53,11 @@ __all__ = [
     "groups",
     "layer_decay",
     "load",
+    "lr_scheduler",
     "norms",
     "report",
     "save",
     "scale",
     "schedules",
+    "swa_utils",
 ]

@@ -1,0 +1,26 @@
+"""``import steprule as optim`` in place of ``from torch import optim``: what code written for torch finds."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import steprule as optim
+
+
+def test_every_name_of_torch_optim_is_here() -> None:
+    # this one puts fake tensors in an optimizer's place to trace its step, which is not torch's operations here
+    elsewhere = {"swap_in_optimizer_params_and_state"}
+    assert set(torch.optim.__all__) - set(dir(optim)) <= elsewhere
+
+
+def test_schedulers_and_averages_are_found_through_the_module() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = optim.SGD(model.parameters(), lr=0.5)
+    scheduler = optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    average = optim.swa_utils.AveragedModel(model)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    scheduler.step()
+    average.update_parameters(model)
+    assert optimizer.param_groups[0]["lr"] == 0.25
