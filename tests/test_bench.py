@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import json
 import math
 import pickle
@@ -299,6 +300,14 @@ def test_a_copy_moves_as_many_numbers() -> None:
     assert copied.tolist() == [1.0] * 9  # type: ignore[attr-defined]
 
 
+def test_a_gpu_copies_other_bytes_in_each_turn_so_that_no_cache_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "COLD", 1000)
+    step = contenders.copied(parameters([(100,)], torch.float32, "cpu"))
+    written = [step() for _ in range(6)]
+    assert [a is b for a, b in zip(written, written[3:], strict=False)] == [True] * 3
+    assert len({y.data_ptr() for y in written}) == 3  # type: ignore[attr-defined]
+
+
 def test_the_cases_on_a_gpu_have_names_of_their_own() -> None:
     names = [case.name for case in gpu_cases()]
     assert len(names) == len(set(names))
@@ -474,6 +483,26 @@ def test_what_was_measured_is_shown_when_a_case_fails(
     assert len(ran) == measured
     assert all(name in outcome.output for name in ran)
     assert "broken/case was not measured" in outcome.output
+
+
+def test_no_case_begins_when_the_time_is_over() -> None:
+    ran: list[str] = []
+
+    def case(name: str) -> Any:
+        return type("Case", (), {"name": name, "run": lambda *_: ran.append(name) or [long_result()]})()
+
+    results, failed = command.measure([case("one/x"), case("two/x")], SHORT, seconds=-1.0)
+    assert (results, ran) == ([], [])
+    assert failed == dict.fromkeys(("one/x", "two/x"), "the -1 seconds were over")
+    assert len(command.measure([case("one/x")], SHORT, seconds=60.0)[0]) == 1
+
+
+def test_steprule_need_not_be_installed_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert command.machine("cpu")["steprule"] == "not installed"
 
 
 def test_markdown_has_a_line_for_each_row() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
@@ -44,6 +46,7 @@ def bench(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Let torch.compile take part; it compiles for a minute a case.")
     ] = False,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Begin no other case after so many seconds.")] = math.inf,
     device: Annotated[str, typer.Option(help=f"Where to measure: {', '.join(CASES)}.")] = "cpu",
     names: Annotated[bool, typer.Option("--list", help="Print the names of the cases, and measure nothing.")] = False,
 ) -> None:
@@ -65,7 +68,7 @@ def bench(
         torch.set_num_threads(threads)
     about = machine(device)
     pace = Pace(3, block=0.03) if quick else Pace(repeats)
-    results, failed = measure(chosen, Settings(pace, device, compiled))
+    results, failed = measure(chosen, Settings(pace, device, compiled), seconds)
     show(results, about)
     if json_file:
         write(json_file, json.dumps({**about, "pace": asdict(pace), "results": list(map(as_dictionary, results))}))
@@ -111,8 +114,17 @@ def check_matplotlib() -> None:
         fail("a picture needs matplotlib: pip install 'steprule[demo]'")
 
 
-def measure(chosen: Sequence[Case], settings: Settings) -> tuple[list[Result], dict[str, str]]:
-    """The results of some cases, and what was wrong with the others; those so far when it is interrupted."""
+def measure(
+    chosen: Sequence[Case], settings: Settings, seconds: float = math.inf
+) -> tuple[list[Result], dict[str, str]]:
+    """The results of some cases, and what was wrong with the others; those so far when it is interrupted.
+
+    Args:
+        chosen: what to measure, the first things first.
+        settings: how.
+        seconds: after which no other case begins.
+    """
+    last = time.monotonic() + seconds
     results: list[Result] = []
     failed: dict[str, str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
@@ -121,6 +133,9 @@ def measure(chosen: Sequence[Case], settings: Settings) -> tuple[list[Result], d
         try:
             for case in chosen:
                 progress.update(task, description=case.name)
+                if time.monotonic() > last:
+                    failed[case.name] = f"the {seconds:g} seconds were over"
+                    continue
                 try:
                     results += case.run(settings)
                 except Exception as error:  # minutes of other cases are not to be lost with it
@@ -133,8 +148,6 @@ def measure(chosen: Sequence[Case], settings: Settings) -> tuple[list[Result], d
 
 def machine(device: str) -> dict[str, Any]:
     """Where and with what it is measured."""
-    from importlib.metadata import version
-
     return {
         "processor": processor(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
@@ -143,8 +156,18 @@ def machine(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "steprule": version("steprule"),
+        "steprule": own_version(),
     }
+
+
+def own_version() -> str:
+    """steprule's version, where it is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("steprule")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def processor() -> str:

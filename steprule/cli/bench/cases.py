@@ -138,6 +138,7 @@ class Steps:
 
     def run(self, settings: Settings) -> list[Result]:
         gc.collect()  # of the case before
+        torch.cuda.empty_cache()  # which does nothing where there is no GPU
         params = parameters(SHAPES[self.shapes], self.dtype, settings.device, self.tokens)
         ours = self.ours(params)
         peers = self.taking_part(settings)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +31,9 @@ __all__ = [
     "traffic",
     "works",
 ]
+
+COLD, TURNS = 2**28, 16
+"""Bytes that no cache of a GPU holds, and among how many copies they are shared at most."""
 
 Make = Callable[[list[Tensor]], Step]
 """Parameters whose gradients are in place, to the step of a contender."""
@@ -129,10 +134,19 @@ def in_place(params: list[Tensor]) -> Step:
 
 
 def copied(params: list[Tensor]) -> Step:
-    """Read as many bytes as the parameters hold, and write as many others: how a GPU's bandwidth is told."""
+    """Read as many bytes as the parameters hold, and write as many others: how a GPU's bandwidth is told.
+
+    The bytes are others in each of several turns, so that a GPU's cache does not hold them.
+    """
     x = as_many_bytes(params)
-    y = torch.empty_like(x)
-    return lambda: y.copy_(x)
+    count = min(TURNS, math.ceil(COLD / x.nbytes))
+    pairs = itertools.cycle([(torch.empty_like(x), x.clone()) for _ in range(count)])
+
+    def step() -> Tensor:
+        y, x = next(pairs)
+        return y.copy_(x)
+
+    return step
 
 
 def works(make: Make, device: str) -> bool:

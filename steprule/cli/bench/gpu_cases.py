@@ -19,8 +19,9 @@ IN_PLACE = Target(MEMORY, 1.1)
 
 
 def gpu_peers(kind: type[torch.optim.Optimizer], **options: Any) -> dict[str, Make]:
-    """Each of torch's implementations; on a GPU its default is ``foreach``."""
-    return {name: make for name, make in torch_peers(kind, **options).items() if name != "default"}
+    """Each of torch's implementations; on a GPU its default is ``foreach``, where there is one."""
+    peers = torch_peers(kind, **options)
+    return {name: make for name, make in peers.items() if name != "default" or "foreach" not in peers}
 
 
 def with_fused(rule: str, ours: Any, peers: Mapping[str, Make]) -> list[Case]:
