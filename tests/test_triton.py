@@ -654,7 +654,7 @@ def test_what_a_graph_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_numbers_move_to_the_device_in_the_middle_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     # on a GPU the tensors of the state are others after the move, in the interpreter only if they are made so
-    monkeypatch.setattr(triton.TritonLaunch, "counter", lambda self, known, new: new)
+    monkeypatch.setattr(triton.TritonLaunch, "counter", lambda self, entry, name, new: new)
     ours, theirs = (steprule.NAdam(parameters(SHAPES), lr=0.1, backend=backend) for backend in ("triton", "eager"))
     for step in range(4):
         for optimizer in (ours, theirs):
@@ -692,6 +692,23 @@ def test_counts_that_are_on_the_device_are_not_fetched(monkeypatch: pytest.Monke
     for p in params:
         assert second.state[p]["step"] is state[p]["step"]
         assert float(state[p]["step"]) == 2.0
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_slot_that_begins_as_a_hyperparameter_on_the_device(
+    capturable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton, "on_gpu", lambda value: isinstance(value, Tensor))  # as it is on a GPU
+    lr = torch.tensor(0.25, device=DEVICE)
+    ours = steprule.ASGD(params := parameters(SHAPES), lr=lr, capturable=capturable, backend="triton")
+    theirs = torch.optim.ASGD(reference := parameters(SHAPES), lr=0.25)
+    for step in range(3):
+        for who, optimizer in ((params, ours), (reference, theirs)):
+            give_gradients(who, step)
+            optimizer.step()
+        assert_same(params, reference, 1e-6)
+    assert launches(ours)[0].live is not None
+    assert float(lr) == 0.25
 
 
 def test_a_trial_runs_in_memory_of_its_own() -> None:

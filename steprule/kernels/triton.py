@@ -138,7 +138,7 @@ class TritonLaunch(Launch):
         """Let step counts, scalar slots and scalars live on the device from now on."""
         table = upload(self.numbers, self.device)
         self.counter_views = [
-            [self.counter(state.get(name), new) for state, new in zip(self.states, line, strict=True)]
+            [self.counter(entry, name, view) for entry, view in zip(self.entries, line, strict=True)]
             for name, line in zip(self.counted, table, strict=True)
         ]
         live = DeviceScalars(self.program, self.entries, self.rows, self.counter_views, self.device)
@@ -148,13 +148,22 @@ class TritonLaunch(Launch):
         self.installed = False
         return live
 
-    def counter(self, known: Any, new: torch.Tensor) -> torch.Tensor:
+    def counter(self, entry: Entry, name: str, new: torch.Tensor) -> torch.Tensor:
         """The tensor to count with: the one in the state, if it can be, since a CUDA graph may count with it too."""
+        known = entry.state.get(name)
+        if known is None:
+            return self.started(entry, name, new)
         if not isinstance(known, torch.Tensor):
             return new
         if known.device == new.device and known.dtype == new.dtype and known.numel() == 1:
             return known
         return new.copy_(known) if on_gpu(known) else new
+
+    def started(self, entry: Entry, name: str, new: torch.Tensor) -> torch.Tensor:
+        """A new counter; what only the device knows of its first value is copied there."""
+        initial = next((s.initial for s in self.program.scalar_slots if s.name == name), 0.0)
+        value: Any = self.groups[entry.group][initial] if isinstance(initial, str) else initial
+        return new.copy_(value.detach().reshape(()), non_blocking=True) if on_gpu(value) else new
 
     def matrix_numbers(self, step: Matrix) -> dict[int, tuple[float, ...]]:
         if self.live is None:
