@@ -70,6 +70,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         return run(self, args, kwargs)
 
     def run(self: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._inside_step:
+            return step(self, *args, **kwargs)
         before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
         after = self._optimizer_step_post_hooks, torch_optimizer._global_optimizer_post_hooks
         for pre_hook in [*before[0].values(), *before[1].values()]:
@@ -90,6 +92,26 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     eagerly = not_compiled(run)
     wrapper.hooked = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def counted(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A ``step`` of a subclass's own: schedules are written before it, it counts as one, and hooks run around it alone,
+    not around the steps of classes above that it calls."""
+
+    @functools.wraps(step)
+    def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        before, outermost = self._steps, not self._inside_step
+        if self._scheduled:
+            write(self.param_groups, before)
+        self._inside_step = True
+        try:
+            out = step(self, *args, **kwargs)
+        finally:
+            self._inside_step = not outermost
+        self._steps = max(self._steps, before + 1)
+        return out
+
     return wrapper
 
 
@@ -135,8 +157,13 @@ class Optimizer(torch.optim.Optimizer):
     switches: ClassVar[frozenset[str]] = SWITCHES
     """Those of torch's switches that the constructor takes; it refuses the others, as torch does."""
 
-    # GradScaler hands its scale and its found-infinite flag to the step, which takes them up on the way.
-    _step_supports_amp_scaling = True
+    _inside_step = False
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether the step divides by GradScaler's scale on the way: not where others look at the gradients first."""
+        hooks = self._optimizer_step_pre_hooks or torch_optimizer._global_optimizer_pre_hooks
+        return type(self).step is Optimizer.step and not hooks
 
     @not_compiled
     def __init__(
@@ -149,7 +176,7 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None:
         defaults = dict(defaults or {})
         for name in options:
-            if name not in OPTIONS or name in SWITCHES - self.switches:
+            if name not in OPTIONS or (name in SWITCHES - self.switches and options[name] != OPTIONS[name]):
                 raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
         # an option that the rule has among its own hyperparameters is the rule's to apply
         self._own_options = frozenset(OPTIONS) & frozenset(defaults)
@@ -243,7 +270,7 @@ class Optimizer(torch.optim.Optimizer):
         self._zero_grad_profile_name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
         step = type(self).step
         if not getattr(step, "hooked", None):
-            type(self).step = hooked(step)  # type: ignore[method-assign]
+            type(self).step = hooked(counted(step))  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_own_options", "_steps", "_tracked")
@@ -398,6 +425,8 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             source: show each Program as mathematics, and the code that was generated from it.
         """
+        if type(self).update is Optimizer.update and type(self).step is not Optimizer.step:
+            return f"{type(self).__name__} works by torch operations, on whatever device its parameters are"
         clipped = any(group["clip_norm"] for group in self.param_groups)
         plan = self._plan or self._make_plan((False, clipped, self._tracked))
         return explain(plan.launches, source)

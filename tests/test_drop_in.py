@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -24,3 +25,11 @@ def test_schedulers_and_averages_are_found_through_the_module() -> None:
     scheduler.step()
     average.update_parameters(model)
     assert optimizer.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize()
+def test_another_one_is_made_from_the_defaults(name: str) -> None:
+    kind = getattr(optim, name)
+    optimizer = kind([torch.ones(2, 2, requires_grad=True)], lr=0.5)
+    other = kind([torch.ones(2, 2, requires_grad=True)], **optimizer.defaults)
+    assert other.defaults == optimizer.defaults

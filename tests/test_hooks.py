@@ -231,3 +231,80 @@ def test_grad_scaler_with_gradients_that_were_unscaled_to_be_clipped(weight: Ten
 
     moved = 1 - weight.detach()
     assert moved.norm().item() == pytest.approx(0.5, rel=1e-5)
+
+
+class ByHand(steprule.Optimizer):
+    """Written as for torch: with a step of its own, and no rule."""
+
+    def __init__(self, params: Any, lr: Any = 1.0) -> None:
+        super().__init__(params, {"lr": lr})
+        self.seen: list[float] = []
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.seen.append(p.grad.norm().item())
+                p.add_(p.grad, alpha=-group["lr"])
+
+
+class Watched(steprule.SGD):
+    """A step of its own that looks at gradients before those above take it."""
+
+    seen: list[float]
+
+    def step(self, closure: Any = None) -> Any:
+        self.seen = [*getattr(self, "seen", []), *(p.grad.norm().item() for p in self._params())]
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("kind", [ByHand, Watched])
+def test_grad_scaler_unscales_before_a_step_of_ones_own(kind: Any) -> None:
+    weight = torch.ones(4, requires_grad=True)
+    optimizer, scaler = kind([weight], lr=0.25), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for factor in (1.0, float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale((factor * weight).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    assert weight.tolist() == [0.5] * 4
+    assert optimizer.seen == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_grad_scaler_unscales_before_hooks_that_look_at_gradients(everywhere: bool, handles: list[Any]) -> None:
+    weight = torch.ones(4, requires_grad=True)
+    optimizer, scaler = steprule.SGD([weight], lr=1.0), torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    def clip(*_: Any) -> None:
+        torch.nn.utils.clip_grad_norm_([weight], 1.0)
+
+    register = register_optimizer_step_pre_hook if everywhere else optimizer.register_step_pre_hook
+    handles.append(register(clip))
+    scaler.scale(weight.sum()).backward()
+    scaler.step(optimizer)
+
+    torch.testing.assert_close(weight.detach(), torch.full((4,), 0.5))
+
+
+@pytest.mark.parametrize("kind", [ByHand, Watched])
+def test_a_step_of_ones_own_is_one_step_with_hooks_and_schedules(kind: Any, handles: list[Any]) -> None:
+    calls: list[str] = []
+    weight = torch.ones(1, requires_grad=True)
+    weight.grad = torch.ones(1)
+    optimizer = kind([weight], lr=0.5 * steprule.schedules.linear(2))
+    handles += [
+        optimizer.register_step_pre_hook(lambda *_: calls.append("pre")),
+        register_optimizer_step_post_hook(lambda *_: calls.append("post")),
+    ]
+    for left in (0.5, 0.25, 0.25):
+        optimizer.step()
+        assert weight.item() == left
+
+    assert calls == ["pre", "post"] * 3
+    assert optimizer.state_dict()["steprule"]["step"] == 3
+
+
+def test_explain_says_of_a_step_of_ones_own_that_torch_does_it() -> None:
+    assert ByHand([torch.ones(2, requires_grad=True)]).explain().startswith("ByHand works by torch operations")

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..schedules import write
 from .by_torch import OptimizerByTorch
 from .line_search import Trial, strong_wolfe
 from .parts import Number, Params, check_signs
@@ -61,7 +60,6 @@ class LBFGS(OptimizerByTorch):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    _step_supports_amp_scaling = False
 
     def __init__(
         self,
@@ -101,8 +99,6 @@ class LBFGS(OptimizerByTorch):
         """
         if len(self.param_groups) != 1:
             raise AssertionError(f"Expected exactly one param_group, but got {len(self.param_groups)}")
-        if self._scheduled:
-            write(self.param_groups, self._steps)
         group, state = self.param_groups[0], self.state[self._params()[0]]
 
         def evaluate() -> tuple[Any, float, torch.Tensor]:
@@ -116,7 +112,6 @@ class LBFGS(OptimizerByTorch):
         state.setdefault("n_iter", 0)
         if not gradient.abs().max() <= group["tolerance_grad"]:
             self._iterate(group, state, evaluate, Trial(0, loss, gradient, None))
-        self._steps += 1
         return first
 
     def _iterate(
