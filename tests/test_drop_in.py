@@ -27,7 +27,7 @@ def test_schedulers_and_averages_are_found_through_the_module() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.25
 
 
-@pytest.mark.parametrize()
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Adagrad", "Adadelta", "NAdam", "RMSprop", "Adafactor", "LBFGS"])
 def test_another_one_is_made_from_the_defaults(name: str) -> None:
     kind = getattr(optim, name)
     optimizer = kind([torch.ones(2, 2, requires_grad=True)], lr=0.5)
