@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import math
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 import weakref
@@ -922,3 +925,19 @@ else:
 
 def test_the_package_works_without_triton() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT], check=True)
+
+
+CHECK = Path(__file__).parent.parent / "scripts" / "gpu_check.py"
+
+
+def test_the_script_for_a_gpu_says_what_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = runpy.run_path(str(CHECK))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("typer", "triton") else found(name))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(SystemExit) as refusal:
+        script["main"]()
+    lines = str(refusal.value).splitlines()
+    assert lines[:2] == [f"this machine lacks the package {name}" for name in ("triton", "typer")]
+    assert "a C compiler" in lines[2]

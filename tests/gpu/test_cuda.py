@@ -75,10 +75,20 @@ class Lamb(Optimizer):
 
 OPTIMIZERS: dict[str, Any] = {
     "AdamW": steprule.AdamW,
-    "SGD": lambda params, **options: steprule.SGD(params, momentum=0.9, **options),
+    "SGD with momentum": lambda params, **options: steprule.SGD(params, momentum=0.9, **options),
     "AdamW clipped": lambda params, **options: steprule.AdamW(params, clip_norm=0.5, **options),
-    "Lamb": Lamb,
+    "a rule of two passes": Lamb,
 }
+ALGORITHMS: dict[str, Any] = {
+    name: value
+    for name, value in sorted(vars(steprule).items())
+    if isinstance(value, type) and issubclass(value, Optimizer) and value.update is not Optimizer.update
+}
+MATRICES = [(16, 12), (12, 16), (16, 12)]
+
+
+def shapes_for(name: str) -> Any:
+    return MATRICES if name in ("Muon", "SparseAdam") else SHAPES
 
 
 # -- a step that waits for nothing -----------------------------------------------------------------------------------
@@ -106,6 +116,34 @@ def test_no_step_waits_for_the_gpu(name: str, on_device: bool, no_waiting: Any) 
         optimizer.step()
         no_waiting(False)
     assert launches(optimizer)[0].backend == "triton"
+
+
+def give_rows(params: list[Tensor], step: int) -> None:
+    """Sparse gradients that need no sorting, for which torch itself waits."""
+    give_gradients(params, step)
+    for p in params:
+        rows = torch.tensor([[0, step, p.shape[0] - 1]], device="cuda")
+        values = p.grad.index_select(0, rows[0])  # type: ignore[union-attr]
+        p.grad = torch.sparse_coo_tensor(rows, values, p.shape, is_coalesced=True)
+
+
+@pytest.mark.parametrize("numbers", ["on the host", "on the device", "scaled"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_no_algorithm_waits_for_the_gpu(name: str, numbers: str, no_waiting: Any) -> None:
+    params = parameters(shapes_for(name))
+    optimizer = ALGORITHMS[name](params)
+    if numbers == "on the device":
+        optimizer.param_groups[0] |= {"lr": torch.tensor(0.01, device="cuda"), "capturable": True}
+    for step in range(1, 5):
+        (give_rows if name == "SparseAdam" else give_gradients)(params, step)
+        if numbers == "scaled":
+            optimizer.grad_scale = torch.tensor(2.0, device="cuda")
+            optimizer.found_inf = torch.tensor(float(step == 3), device="cuda")
+        no_waiting(step > 1)
+        optimizer.step()
+        no_waiting(False)
+    assert {launch.backend for launch in launches(optimizer)} == {"triton"}
+    assert all(p.isfinite().all() for p in params)
 
 
 def test_a_scaled_step_does_not_wait_either(no_waiting: Any) -> None:
@@ -164,13 +202,14 @@ def warm_up(optimizer: Optimizer, params: list[Tensor], steps: int = 3) -> None:
     torch.cuda.current_stream().wait_stream(side)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", sorted(({*OPTIMIZERS} | {*ALGORITHMS}) - {"SparseAdam"}))
 def test_a_captured_step_replays_with_the_learning_rate_changed_in_between(name: str) -> None:
+    make = (OPTIMIZERS | ALGORITHMS)[name]
     lr = torch.tensor(0.01, device="cuda")
-    ours, theirs = parameters(), parameters()
-    optimizer = OPTIMIZERS[name](ours, lr=lr)
+    ours, theirs = parameters(shapes_for(name)), parameters(shapes_for(name))
+    optimizer = make(ours, lr=lr)
     optimizer.param_groups[0]["capturable"] = True
-    reference = OPTIMIZERS[name](theirs, lr=0.01, backend="eager")
+    reference = make(theirs, lr=0.01, backend="eager")
     for params in (ours, theirs):
         for p in params:
             p.grad = torch.zeros_like(p)
