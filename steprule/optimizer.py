@@ -17,7 +17,7 @@ from .kernels.choose import BACKENDS, choose, launches
 from .kernels.explain import explain
 from .kernels.launch import Entry, fresh
 from .kernels.plan import Plan
-from .membership import known_entries, missing, newcomers
+from .membership import Seen, keep_names, known_entries, missing, newcomers
 from .names import nearest
 from .overrides import Scale, groups
 from .rule.program import Program, Slot
@@ -186,6 +186,7 @@ class Optimizer(torch.optim.Optimizer):
         self._tracked: tuple[str, ...] = ()
         self._models = [weakref.ref(params)] if isinstance(params, nn.Module) else []
         self._unchecked = bool(self._models)
+        self._seen: Seen = {}
         self._forget()
         if overrides:
             params = groups(params, defaults, overrides)
@@ -286,6 +287,8 @@ class Optimizer(torch.optim.Optimizer):
             for name, default in self.defaults.items():
                 if default is not torch_optimizer.required:
                     group.setdefault(name, default)
+        self._seen = {}
+        self._keep_names()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, which takes part from the next step on.
@@ -313,6 +316,7 @@ class Optimizer(torch.optim.Optimizer):
         if scheduled:
             self.param_groups[-1]["schedules"] = scheduled
             self._scheduled = True
+        self._keep_names()
         self._plan = None
 
     def _validate(self, hyper: Mapping[str, Any]) -> None:
@@ -376,6 +380,7 @@ class Optimizer(torch.optim.Optimizer):
         self._steps += 1
 
     def _make_plan(self, key: PlanKey) -> Plan:
+        self._keep_names()
         groups = self.param_groups
         programs = [self._program(group, key) for group in groups]
         entries = [
@@ -434,6 +439,7 @@ class Optimizer(torch.optim.Optimizer):
     @not_compiled
     def __repr__(self) -> str:
         """The groups as a table that fits the terminal, as plain text."""
+        self._keep_names()
         width, kernels = terminal_width(), [self._kernels(index) for index in range(len(self.param_groups))]
         table = group_table(type(self).__name__, self.param_groups, kernels, OPTIONS, self._steps, width)
         return plain_text(table, width)
@@ -498,6 +504,7 @@ class Optimizer(torch.optim.Optimizer):
         return self._train(what, True)
 
     def _train(self, what: Selectable, train: bool) -> list[str]:
+        self._keep_names()
         found = chosen(selector(what), known_entries(self._modules(), self.param_groups))
         for entry in found:
             entry.parameter.requires_grad_(train)
@@ -537,6 +544,9 @@ class Optimizer(torch.optim.Optimizer):
             if found := missing(module, self.param_groups, type(self).__name__):
                 warnings.warn(found, stacklevel=4)
 
+    def _keep_names(self) -> None:
+        self._seen = keep_names(self.param_groups, self._seen, self._modules())
+
     def _params(self) -> list[torch.Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
@@ -557,6 +567,7 @@ class Optimizer(torch.optim.Optimizer):
             if name not in self.defaults:
                 known = nearest(name, self.defaults) or f"; there are {', '.join(self.defaults)}"
                 raise TypeError(f"{type(self).__name__} has no hyperparameter {name!r}{known}")
+        self._keep_names()
         self.add_param_group({"params": newcomers(what, self._modules(), self.param_groups), **hyper})
         if isinstance(what, nn.Module):
             self._models.append(weakref.ref(what))
@@ -635,6 +646,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
+        self._keep_names()
         packed = pack(self.param_groups, self.state, algorithm=type(self).__name__, step=self._steps)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, packed)
@@ -677,6 +689,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _plan_load(self, state_dict: Mapping[str, Any], **options: Any) -> LoadPlan:
         """What :meth:`load_state_dict` would make of the optimizer, everything checked."""
+        self._keep_names()
         ruled = type(self).update is not Optimizer.update
         slots = self._slots_of if ruled else None
         return prepare(

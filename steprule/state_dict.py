@@ -94,7 +94,9 @@ def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, s
     index: dict[int, int] = {}
     for param in params_of(groups):
         index.setdefault(id(param), len(index))
-    ordered = sorted(state.items(), key=lambda item: index.get(id(item[0]), len(index)))
+    # the state of a parameter that somebody has taken out of its group belongs to nothing
+    held = [(key, entry) for key, entry in state.items() if id(key) in index or not isinstance(key, torch.Tensor)]
+    ordered = sorted(held, key=lambda item: index.get(id(item[0]), len(index)))
     return {
         "state": {index.get(id(key), key): _own(entry) for key, entry in ordered},
         "param_groups": [_packed_group(group, index) for group in groups],
