@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from torch._compile import _disable_dynamo as not_compiled
+from torch.nn.parameter import is_lazy
 from torch.optim import optimizer as torch_optimizer
 
 from .kernels.choose import BACKENDS, choose, launches
@@ -453,9 +454,12 @@ class Optimizer(torch.optim.Optimizer):
             clipped = any(group["clip_norm"] for group in self.param_groups)
             program = self._program(group, (False, clipped, self._tracked))
             entries = [
-                Entry(p, p if p.grad is None else p.grad, self.state.get(p, {}), index, "") for p in group["params"]
+                Entry(p, p if p.grad is None else p.grad, self.state.get(p, {}), index, "")
+                for p in group["params"]
+                if not is_lazy(p)
             ]
-            return ", ".join(dict.fromkeys(choose(program, entry, group)[0].backend for entry in entries))
+            found = dict.fromkeys(choose(program, entry, group)[0].backend for entry in entries)
+            return ", ".join(found) or "not known yet"
         except (RuntimeError, ValueError, TypeError):
             return "none (explain() says why)"
 

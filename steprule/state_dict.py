@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from steprule.names import Rename, match, plain, refuse_unknown
 from steprule.saved_state import VERSION, Saved, number, read
@@ -107,11 +108,12 @@ def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, s
 def describe(groups: Sequence[Group], state: Mapping[Any, Any], algorithm: str, step: int) -> dict[str, Any]:
     """What the dictionary has beyond torch's form: all that is needed to know that a state fits."""
     params = dict.fromkeys(params_of(groups))
+    lazy = any(map(is_lazy, params))  # modules that have seen no input know no shapes
     return {
         "version": VERSION,
         "algorithm": algorithm,
         "step": step,
-        "parameters": [_described(param, state.get(param) or {}) for param in params],
+        "parameters": None if lazy else [_described(param, state.get(param) or {}) for param in params],
     }
 
 

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from torch.nn.parameter import is_lazy
 
 from .globs import fold
 from .schedules import Schedule, Scheduled
@@ -59,7 +60,7 @@ def heading(title: str, groups: Groups, step: int) -> str:
     params = [p for group in groups for p in group["params"]]
     counts = [(len(params), "tensor"), (len(groups), "group"), (step, "step")]
     tensors, many, steps = (f"{count:,} {noun}{'s' * (count != 1)}" for count, noun in counts)
-    return f"{title}: {sum(p.numel() for p in params):,} parameters in {tensors}, {many}; {steps} taken"
+    return f"{title}: {sum(map(extent, params)):,} parameters in {tensors}, {many}; {steps} taken"
 
 
 def table(groups: Groups, kernels: Sequence[str], varying: Sequence[str], step: int, width: int) -> Table:
@@ -71,7 +72,7 @@ def table(groups: Groups, kernels: Sequence[str], varying: Sequence[str], step: 
         "": list(map(str, rows)),
         "parameters": ["\n".join(shortened(called[i])) for i in rows],
         "tensors": [str(len(groups[i]["params"])) + frozen(groups[i]["params"]) for i in rows],
-        "size": [short_count(sum(p.numel() for p in groups[i]["params"])) for i in rows],
+        "size": [short_count(sum(map(extent, groups[i]["params"]))) for i in rows],
         **{name: [hyper_text(groups[i], name, horizon, width >= WIDE) for i in rows] for name in varying},
     }
     if len(set(kernels)) > 1:
@@ -127,9 +128,18 @@ def globs(groups: Groups) -> list[list[str]]:
     names = [group.get("param_names") for group in groups]
     everything = list(chain.from_iterable(filter(None, names)))
     return [
-        fold(own, everything) if own else list(dict.fromkeys(str(tuple(p.shape)) for p in group["params"]))
+        fold(own, everything) if own else list(dict.fromkeys(map(shape_text, group["params"])))
         for own, group in zip(names, groups, strict=True)
     ]
+
+
+def extent(p: torch.Tensor) -> int:
+    """The number of elements: none yet, of a lazy module that has seen no input."""
+    return 0 if is_lazy(p) else p.numel()
+
+
+def shape_text(p: torch.Tensor) -> str:
+    return "uninitialized" if is_lazy(p) else str(tuple(p.shape))
 
 
 def shortened(found: Sequence[str]) -> list[str]:

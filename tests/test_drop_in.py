@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -33,3 +35,19 @@ def test_another_one_is_made_from_the_defaults(name: str) -> None:
     optimizer = kind([torch.ones(2, 2, requires_grad=True)], lr=0.5)
     other = kind([torch.ones(2, 2, requires_grad=True)], **optimizer.defaults)
     assert other.defaults == optimizer.defaults
+
+
+@pytest.mark.parametrize("given", [lambda module: module, lambda module: module.parameters()])
+def test_lazy_modules_may_be_given_before_they_know_their_sizes(given: Any) -> None:
+    module = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
+    optimizer = optim.AdamW(given(module), lr=0.5)
+    assert "4 tensors" in repr(optimizer)
+    optimizer.step()
+    assert optimizer.state_dict()["state"] == {}
+
+    loss = module(torch.ones(2, 5)).sum()
+    weight = module[0].weight.detach().clone()
+    loss.backward()
+    optimizer.step()
+    assert (module[0].weight != weight).all()
+    assert "22 parameters" in repr(optimizer)
