@@ -810,9 +810,10 @@ def test_the_fastest_block_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert ran == list(tune.CANDIDATES)
     assert tune.fastest("a GPU: a rule", ran.append, torch.device("cuda")) == best
     assert len(ran) == len(tune.CANDIDATES)
-    tune.cache_file().write_text("{ damaged")
-    assert tune.fastest("a GPU: a rule", ran.append, torch.device("cuda")) == best
-    assert len(ran) == 2 * len(tune.CANDIDATES)
+    for times, damaged in enumerate(["{ damaged", '{"a GPU: a rule": [3000, 3]}', '{"a GPU: a rule": null}'], 2):
+        tune.cache_file().write_text(damaged)
+        assert tune.fastest("a GPU: a rule", ran.append, torch.device("cuda")) == best
+        assert len(ran) == times * len(tune.CANDIDATES)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -822,7 +823,10 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.Monk
     assert tune.fastest("a GPU: a rule", lambda block: None, torch.device("cuda")) == tune.CANDIDATES[0]
 
 
-@pytest.mark.parametrize(("width", "size"), [(1, 32), (32, 32), (33, 64), (1024, 1024), (10**6, 1024)])
+@pytest.mark.parametrize(
+    ("width", "size"),
+    [(1, 32), (32, 32), (33, 64), (100, 128), (128, 128), (768, 256), (1024, 1024), (3072, 1024), (10**6, 1024)],
+)
 def test_rows_get_blocks_that_they_fill(width: int, size: int) -> None:
     assert tune.narrow_block(width).size == size
 

@@ -27,12 +27,16 @@ class Block:
 
 DEFAULT = Block()
 CANDIDATES = (DEFAULT, Block(1024, 8), Block(2048, 4))
+LEAST = 128
+"""Elements of a block that keep a warp's vector loads busy."""
 WARMUP, REPEATS = 3, 10
 
 
 def narrow_block(width: int) -> Block:
-    """The block for chunks that are rows of so many elements."""
-    size = min(DEFAULT.size, max(32, 1 << (width - 1).bit_length()))
+    """The block for chunks that are rows of so many elements: one that divides them, for then no element is masked
+    and loads are vectors; if that is too small, one that holds them."""
+    dividing, holding = width & -width, 1 << (width - 1).bit_length()
+    size = min(DEFAULT.size, dividing if dividing >= LEAST else max(32, holding))
     return Block(size, max(1, size // 256))
 
 
@@ -51,9 +55,9 @@ def fastest(key: str, run: Callable[[Block], Any], device: torch.device) -> Bloc
         device: a CUDA device.
     """
     known = remembered()
-    with suppress(KeyError, TypeError, ValueError):
-        size, warps = known[key]
-        return Block(int(size), int(warps))
+    for block in CANDIDATES:
+        if known.get(key) == list(astuple(block)):
+            return block
     best = min(CANDIDATES, key=lambda block: milliseconds(lambda: run(block), device))
     remember({**known, key: astuple(best)})
     return best
