@@ -74,7 +74,8 @@ def save(
         **extra: tensors, numbers, strings, None, and lists, tuples and dictionaries of these.
 
     Raises:
-        TypeError: there is something that a checkpoint cannot hold; the message says where.
+        TypeError: there is something that a checkpoint cannot hold; the message says where. Or the second or third
+            argument is no optimizer or no module.
         ValueError: ``keep`` is not a positive number.
         OSError: the file cannot be written. In each case the old file is as it was.
 
@@ -89,6 +90,7 @@ def save(
     """
     if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
         raise ValueError(f"keep must be a whole number from 1 on, got {keep!r}")
+    _refuse_strangers(optimizer, model)
     parts = {
         "optimizer": None if optimizer is None else _described_state(optimizer),
         "model": None if model is None else dict(model.state_dict()),
@@ -96,6 +98,13 @@ def save(
         "extra": extra,
     }
     write_parts(Path(path), parts, keep or 1)
+
+
+def _refuse_strangers(optimizer: object, model: object) -> None:
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"optimizer must be an optimizer or None, got {type(optimizer).__name__}")
+    if model is not None and not hasattr(model, "state_dict"):
+        raise TypeError(f"model must be a module or None, got {type(model).__name__}")
 
 
 def write_parts(path: Path, parts: Mapping[str, Any], keep: int = 1) -> None:
@@ -191,6 +200,7 @@ def load(
         OSError: the file cannot be read.
     """
     refuse_choice(hyperparameters)
+    _refuse_strangers(optimizer, model)
     path = Path(path)
     content = read(path)
     loaded = Loaded(content["extra"])

@@ -106,6 +106,8 @@ def _refuse_clashes(keys: Sequence[str], names: Sequence[str], whose: str) -> No
 def _renamed(names: list[str], rename: Rename | None) -> list[str]:
     if rename is None:
         return names
+    if not callable(rename) and not isinstance(rename, Mapping):
+        raise TypeError(f"rename= must be a mapping or a function, got {rename!r}")
     if isinstance(rename, Mapping):
         return _renamed_by_mapping(names, {plain(old): new for old, new in rename.items()})
     new_names = [rename(name) for name in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -128,7 +128,8 @@ class Optimizer(torch.optim.Optimizer):
         overrides: selector -> hyperparameters of the parameters it means, see :mod:`steprule.selectors`.
         maximize (bool): go up along the gradient instead of down.
         l1 (float): L1 penalty: ``l1 * sign(p)`` is added to the gradient.
-        clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it.
+        clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it; None
+            or 0 leaves them as they are.
         backend (str): ``"auto"``, or the kernel to insist on: ``"llvm"``, ``"triton"``, ``"eager"``.
         foreach, fused (bool, optional): accepted for torch's sake; every step is fused.
         capturable (bool): the step can be captured in a CUDA graph.
@@ -218,7 +219,10 @@ class Optimizer(torch.optim.Optimizer):
         name = type(optimizer).__name__
         known = [c for c in (cls, *descendants(cls)) if c.__name__ == name and c.__module__.startswith(__package__)]
         if not known:
-            raise TypeError(f"{cls.__name__}.from_torch() takes no {type(optimizer).__module__}.{name}")
+            raise TypeError(
+                f"{cls.__name__}.from_torch() takes no {type(optimizer).__module__}.{name}, only an optimizer of "
+                f"torch.optim {'that steprule has too' if cls is Optimizer else f'called {cls.__name__}'}"
+            )
         new = known[0]([dict(group, params=named(group)) for group in optimizer.param_groups])
         plan = prepare(new, optimizer.state_dict(), check=new._check_loaded, copy=False)
         new._steps = plan.step
@@ -248,10 +252,12 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: naming the hyperparameter and its value.
         """
-        if h["l1"] is not torch_optimizer.required and "l1" not in self._own_options and not h["l1"] >= 0.0:
-            raise ValueError(f"Invalid l1 value: {h['l1']}")
-        if h["clip_norm"] is not None and "clip_norm" not in self._own_options and not h["clip_norm"] >= 0.0:
-            raise ValueError(f"Invalid clip_norm value: {h['clip_norm']}")
+        for name, absent in (("l1", torch_optimizer.required), ("clip_norm", None)):
+            if h[name] is absent or name in self._own_options:
+                continue
+            check_number(name, h[name])
+            if not h[name] >= 0.0:
+                raise ValueError(f"Invalid {name} value: {h[name]}")
         if h["backend"] not in BACKENDS:
             raise ValueError(f"Invalid backend: {h['backend']!r}; it is one of {', '.join(BACKENDS)}")
         if h["fused"] and h["foreach"]:
@@ -665,7 +671,7 @@ class Optimizer(torch.optim.Optimizer):
         *,
         hyperparameters: Hyperparameters = "saved",
         rename: Any = None,
-        resize: Iterable[str] = (),
+        resize: Collection[str] = (),
     ) -> LoadResult:
         """Take over a saved state: everything is checked first, and on any error nothing has changed.
 
@@ -683,9 +689,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: it does not fit (every problem is named).
             TypeError, KeyError: it is not a state dictionary.
         """
-        plan = self._plan_load(
-            state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=tuple(resize)
-        )
+        plan = self._plan_load(state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=resize)
         self._load(plan)
         for line in plan.replaced:
             warnings.warn(line, stacklevel=4)  # two frames are those of not_compiled
@@ -712,6 +716,16 @@ class Optimizer(torch.optim.Optimizer):
         program = self._program(group, (False, False, ()))
         counted = {"step": Slot("scalar")} if program.uses_step else {}
         return counted | {slot.name: slot for slot in (*program.slots, *program.scalar_slots)}
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse a hyperparameter that is not a number.
+
+    Raises:
+        TypeError: naming it and its value.
+    """
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, a tensor that holds one or a schedule, got {value!r}")
 
 
 def descendants(cls: type[Optimizer]) -> Iterator[type[Optimizer]]:

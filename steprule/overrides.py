@@ -66,6 +66,7 @@ def exclusive(overrides: Overrides) -> dict[Selector, Mapping[str, Any]]:
 
     Entries that may overlap go beside them: ``overrides={**exclusive({...}), "head.*": dict(lr=1e-3)}``.
     """
+    check_mapping(overrides)
     return {replace(selector(what), exclusive=True): hyper for what, hyper in overrides.items()}
 
 
@@ -99,6 +100,9 @@ def groups(
         ['0.weight'] 0.1 0.1
         ['0.bias', '1.weight', '1.bias'] 0.1 0
     """
+    if not isinstance(base, Mapping):
+        raise TypeError(f"base must be a dictionary of hyperparameters, got {base!r}")
+    check_mapping(overrides or {})
     parts = sections(params, base)
     rules = [(selector(what), hyper) for what, hyper in (overrides or {}).items()]
     check_names(rules, set(base).union(*(hyper for hyper, _ in parts)))
@@ -159,6 +163,11 @@ def hashable(value: Any) -> object:
 
 def called(entry: Entry) -> str:
     return entry.name or f"a parameter of shape {tuple(entry.parameter.shape)}"
+
+
+def check_mapping(overrides: object) -> None:
+    if not isinstance(overrides, Mapping):
+        raise TypeError(f"overrides must be a dictionary from selectors to hyperparameters, got {overrides!r}")
 
 
 def check_names(rules: Rules, known: set[str]) -> None:

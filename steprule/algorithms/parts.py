@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from ..optimizer import check_number
 from ..rule import lerp, maximum, sqrt
 from ..schedules import Schedule
 
@@ -69,8 +70,10 @@ def check_signs(h: Mapping[str, Any], **called: str) -> None:
 
     Raises:
         ValueError: naming the first that is.
+        TypeError: naming the first that is no number.
     """
     for name, words in called.items():
+        check_number(name, h[name])
         if isinstance(h[name], torch.Tensor) and h[name].numel() != 1:
             raise ValueError(f"Tensor {name} must be 1-element")
         if not h[name] >= 0.0:
@@ -82,7 +85,13 @@ def check_betas(h: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: naming the first.
+        TypeError: if they are not two numbers.
     """
-    for index, beta in enumerate(h["betas"]):
+    try:
+        beta1, beta2 = h["betas"]
+    except (TypeError, ValueError):
+        raise TypeError(f"betas must be two numbers, got {h['betas']!r}") from None
+    for index, beta in enumerate((beta1, beta2)):
+        check_number(f"betas[{index}]", beta)
         if not 0.0 <= beta < 1.0:
             raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
