@@ -303,7 +303,7 @@ class TritonLaunch(Launch):
         code = hashlib.sha256(self.sources[-1].encode()).hexdigest()[:16]
         key = f"{torch.cuda.get_device_name(self.device)}: {self.program.name} {self.dtypes[0]} {code}"
         try:
-            return fastest(key, self.trial(len(self.sources) - 1, min(elements, SCRATCH)), self.device)
+            return fastest(key, lambda: self.trial(len(self.sources) - 1, min(elements, SCRATCH)), self.device)
         except torch.cuda.OutOfMemoryError:
             return DEFAULT
 

@@ -30,6 +30,7 @@ CANDIDATES = (DEFAULT, Block(1024, 8), Block(2048, 4))
 LEAST = 128
 """Elements of a block that keep a warp's vector loads busy."""
 WARMUP, REPEATS = 3, 10
+_chosen: dict[str, Block] = {}
 
 
 def narrow_block(width: int) -> Block:
@@ -46,20 +47,26 @@ def cache_file() -> Path:
     return Path(folder) / "steprule" / "blocks.json"
 
 
-def fastest(key: str, run: Callable[[Block], Any], device: torch.device) -> Block:
-    """The block for which ``run`` is fastest, measured with the device's own clock unless it is known already.
+def fastest(key: str, trial: Callable[[], Callable[[Block], Any]], device: torch.device) -> Block:
+    """The block for which some work is fastest, measured with the device's own clock unless it is known already, in
+    this process or on disk.
 
     Args:
         key: names the device and what runs; choices are remembered under it.
-        run: launches the work, at least twice for each candidate.
+        trial: makes what launches the work with a block; called only if something is to be measured.
         device: a CUDA device.
     """
-    known = remembered()
-    for block in CANDIDATES:
-        if known.get(key) == list(astuple(block)):
-            return block
+    if key not in _chosen:
+        known = remembered()
+        on_disk = [block for block in CANDIDATES if known.get(key) == list(astuple(block))]
+        _chosen[key] = on_disk[0] if on_disk else measured(key, trial(), device)
+    return _chosen[key]
+
+
+def measured(key: str, run: Callable[[Block], Any], device: torch.device) -> Block:
+    """The block with which ``run`` is fastest, which is put on disk."""
     best = min(CANDIDATES, key=lambda block: milliseconds(lambda: run(block), device))
-    remember({**known, key: astuple(best)})
+    remember({**remembered(), key: astuple(best)})
     return best
 
 
