@@ -81,6 +81,9 @@ def launches(
     programs: Sequence[Program], entries: Sequence[Entry], groups: Sequence[Mapping[str, Any]]
 ) -> list[Launch]:
     """Sort the parameters of a step into as few launches as possible."""
+    # equal Programs are told by the first of them, which is hashed once for a group and not once for a parameter
+    firsts: dict[Program, Program] = {}
+    programs = [firsts.setdefault(program, program) for program in programs]
     seen: dict[int, int] = {}
     kinds: dict[Hashable, tuple[Callable[..., Launch], str, Program, list[Entry]]] = {}
     for entry in entries:
@@ -91,7 +94,7 @@ def launches(
         dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in program.slots)]
         # a parameter that stands twice in a group is updated twice, one after the other, as in torch
         times = seen[id(p)] = seen.get(id(p), 0) + 1
-        key = (kernel, reason, program, tuple(dtypes), p.device, g.layout, bool(group.get("differentiable")), times)
+        key = (kernel, reason, id(program), tuple(dtypes), p.device, g.layout, bool(group.get("differentiable")), times)
         kinds.setdefault(key, (kernel, reason, program, []))[3].append(entry)
     return [kernel(program, members, groups, reason) for kernel, reason, program, members in kinds.values()]
 
@@ -114,6 +117,8 @@ def check(program: Program, entry: Entry) -> None:
             raise RuntimeError(f"the {what} {entry.name} is a {tensor.layout} tensor; give it as {allowed[-1]}")
     if p.is_complex() != g.is_complex():
         raise RuntimeError(f"parameter {entry.name} is {p.dtype}, its gradient {g.dtype}: both or none must be complex")
+    if not (p.is_floating_point() or p.is_complex()):
+        raise RuntimeError(f"parameter {entry.name} is {p.dtype}: only floating point and complex ones can be updated")
     if p.is_conj():
         raise RuntimeError(f"parameter {entry.name} is a conjugate view; optimize its resolve_conj()")
     if g.device != p.device:
