@@ -286,8 +286,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("_models", [])
-        self.__dict__.setdefault("_unchecked", False)
+        self.defaults = {**OPTIONS, **self.defaults}
+        absent = {"_own_options": frozenset(), "_steps": 0, "_tracked": (), "_models": [], "_unchecked": False}
+        self.__dict__.update({**absent, **self.__dict__})
         self._forget()
         self._scheduled = any("schedules" in group for group in self.param_groups)
         for group in self.param_groups:

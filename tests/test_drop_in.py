@@ -51,3 +51,30 @@ def test_lazy_modules_may_be_given_before_they_know_their_sizes(given: Any) -> N
     optimizer.step()
     assert (module[0].weight != weight).all()
     assert "22 parameters" in repr(optimizer)
+
+
+def test_a_pickle_of_before_an_option_was_there_goes_on() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    weight.grad = torch.ones(2)
+    optimizer = optim.AdamW([weight], lr=0.5)
+    optimizer.step()
+    later = {"l1", "clip_norm", "backend"}
+    old = {
+        "state": optimizer.state,
+        "defaults": {name: value for name, value in optimizer.defaults.items() if name not in later},
+        "param_groups": [{k: v for k, v in group.items() if k not in later} for group in optimizer.param_groups],
+    }
+    restored = optim.AdamW.__new__(optim.AdamW)
+    restored.__setstate__(old)
+    restored.step()
+    assert restored.state[weight]["step"] == 2
+    assert restored.param_groups[0]["clip_norm"] is None
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.AdamW])
+def test_whole_numbers_are_refused_by_name_as_torch_refuses_them(kind: Any) -> None:
+    weight = torch.ones(2, dtype=torch.int32)
+    weight.grad = torch.ones(2, dtype=torch.int32)
+    with pytest.raises(RuntimeError, match=r"parameter 'w' is torch.int32: only floating point and complex ones"):
+        kind([("w", weight)], lr=0.5).step()
+    assert weight.tolist() == [1, 1]

@@ -213,10 +213,20 @@ def test_each_function_that_torch_has_too_is_named(name: str) -> None:
     assert f"torch.{name} is not of the language of update rules; use steprule.rule.{name}" in message
 
 
-@pytest.mark.parametrize("operator", ["//", "%", "@", "<<", "^"])
+@pytest.mark.parametrize("operator", ["//", "@", "<<", "^"])
 def test_other_operators_are_type_errors(operator: str) -> None:
     with pytest.raises(TypeError, match="unsupported operand"):
         traced(lambda p, g, s, h: eval(f"p {operator} g"))
+
+
+def test_a_remainder_has_the_sign_of_the_divisor_as_in_python() -> None:
+    for a, b in [(7.0, 3.0), (-7.0, 3.0), (7.0, -3.0), (6.0, 3.0), (0.5, 2.0)]:
+        program = traced(lambda p, g, s, h: p - (h.lr % h.other) * (s.step % 3) * g, lr=a, other=b)
+        values = program.host({"lr": a, "other": b}, 5.0, False, [], lambda _: 0.0, float)
+        assert a % b * 2.0 in values
+    assert str(traced(lambda p, g, s, h: p % 2).phases[0]) == str(
+        traced(lambda p, g, s, h: p - 2 * floor(p / 2)).phases[0]
+    )
 
 
 def test_an_unknown_hyperparameter_names_the_nearest() -> None:

@@ -48,7 +48,7 @@ CONDITIONS = COMPARISONS | {"and", "or", "not", "isnan", "is_new"}
 class Expression:
     """A value of an update rule, known by how it is computed.
 
-    Expressions are made by tracing a rule and combined with ``+ - * / **``, comparisons (for
+    Expressions are made by tracing a rule and combined with ``+ - * / ** %``, comparisons (for
     :func:`steprule.rule.where`), ``& | ~`` on comparisons, and the functions of :mod:`steprule.rule`.
     """
 
@@ -99,6 +99,12 @@ class Expression:
 
     def __rpow__(self, other: Any) -> Expression:
         return combine("pow", other, self)
+
+    def __mod__(self, other: Any) -> Expression:
+        return remainder(self, other)
+
+    def __rmod__(self, other: Any) -> Expression:
+        return remainder(other, self)
 
     def __neg__(self) -> Expression:
         return combine("neg", self)
@@ -209,6 +215,7 @@ OTHER_NAMES = {
     "*": "mul multiply",
     "/": "div divide true_divide reciprocal",
     "**": "pow float_power",
+    "%": "remainder fmod",
     "<": "lt less",
     "<=": "le less_equal",
     ">": "gt greater",
@@ -274,6 +281,11 @@ def combine(op: str, *operands: Any) -> Expression:
     if op in FOLD and all(a.op == "constant" for a in args):
         return Expression("constant", detail=FOLD[op](*(a.detail for a in args)))
     return Expression(op, args)
+
+
+def remainder(a: Any, b: Any) -> Expression:
+    """What is left of ``a`` beyond a whole number of times ``b``, with the sign of ``b``."""
+    return combine("sub", a, combine("mul", b, combine("floor", combine("div", a, b))))
 
 
 def precedence(e: Expression) -> int:
