@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import steprule
 from steprule import Optimizer, rule
@@ -489,6 +490,43 @@ def no_item(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]
 
     yield forbid
     forbid(False)
+
+
+class Looking(TorchDispatchMode):
+    """Notes the operations whose result the host has to wait for, on a GPU."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "_coalesce")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket.__name__ in self.NAMES:
+            self.seen.append(str(function))
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("where", ["on the host", "on the device", "scaled"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_no_algorithm_asks_a_tensor_for_its_value(name: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "on_gpu", lambda value: isinstance(value, Tensor) and where == "on the device")
+    params = parameters([(5, 7), (9, 3)] if name in ("SparseAdam", "Muon") else SHAPES)
+    optimizer = made(name, 0)(params, "triton")
+    for group in optimizer.param_groups if where == "on the device" else []:
+        group |= {"lr": torch.tensor(0.01, device=DEVICE), "capturable": True}
+    with Looking() as looking:  # from the first step on, or launches would be made anew for what changed
+        for step in range(4):
+            (sparse_gradients if name == "SparseAdam" else give_gradients)(params, step)
+            for p in params if name == "SparseAdam" else []:
+                p.grad = p.grad.coalesce()  # type: ignore[union-attr]
+            if where == "scaled":
+                optimizer.grad_scale = torch.tensor(2.0, device=DEVICE)
+                optimizer.found_inf = torch.tensor(float(step == 2), device=DEVICE)
+            looking.seen.clear()
+            optimizer.step()
+            assert step == 0 or looking.seen == []
+    assert launches(optimizer)[0].backend == "triton"
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "NAdam"])
