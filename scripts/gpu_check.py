@@ -15,8 +15,9 @@ def missing() -> list[str]:
     found = [f"the package {name}" for name in NEEDED if importlib.util.find_spec(name) is None]
     if not (os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")):
         found.append("a C compiler (gcc, clang or $CC), with which Triton builds its launchers")
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        found.append(f"the header Python.h in {sysconfig.get_path('include')}, which Triton's launchers include")
+    folders = {sysconfig.get_path("include", scheme) for scheme in (sysconfig.get_default_scheme(), "posix_prefix")}
+    if not any(Path(folder, "Python.h").exists() for folder in folders):
+        found.append(f"the header Python.h (python3-dev) in {' or '.join(folders)}, which Triton's launchers include")
     return found
 
 
