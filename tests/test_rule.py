@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -393,6 +393,52 @@ def test_questions_that_differ_in_the_last_digit_are_two_questions() -> None:
         optimizer.step()
         found.append(p[0].item())
     assert found == [11, 12, 21]
+
+
+class Configured(Sequence[float]):
+    """A list as configuration libraries have them."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
+    def __setitem__(self, index: int, value: float) -> None:
+        self.values[index] = value
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@pytest.mark.parametrize("kind", [list, Configured, np.array])
+def test_any_list_of_numbers_counts_as_it_is_at_each_step(kind: Any) -> None:
+    class Rule(Counted):
+        def rule(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            first, second = h.betas
+            return p - first * second * g
+
+    p, betas = weight(0.0), kind([2.0, 3.0])
+    optimizer = Rule([p], betas=betas)
+    optimizer.step()
+    betas[0] = 0.5
+    optimizer.step()
+    assert p[0].item() == -6.0 - 1.5
+    assert optimizer.calls == 1
+
+
+def test_a_flag_that_is_changed_in_place_is_asked_again() -> None:
+    class Rule(Counted):
+        def rule(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return p - (1.0 if h.table["slow"] else 2.0) * g
+
+    p, table = weight(0.0), {"slow": True}
+    optimizer = Rule([p], table=table)
+    optimizer.step()
+    table["slow"] = False
+    optimizer.step()
+    assert p[0].item() == -3.0
+    assert optimizer.calls == 2
 
 
 def test_betas_as_a_list_and_a_rate_tensor_changed_in_place() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,13 @@ def is_number(value: Any) -> bool:
     return not isinstance(value, (bool, str, type(None))) and hasattr(value, "__float__")
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether a hyperparameter has several parts: a tuple, a list of any kind, or an array of several numbers."""
+    if isinstance(value, (str, bytes)):
+        return False
+    return isinstance(value, Sequence) or (getattr(value, "ndim", 0) == 1 and len(value) > 1)
+
+
 class Hyper:
     """The hyperparameters of a group, as a rule sees them: numbers as scalar expressions, flags as they are."""
 
@@ -37,12 +45,13 @@ class Hyper:
         return self._symbol((name,), self._values[name])
 
     def _symbol(self, path: tuple[Any, ...], value: Any) -> Any:
-        if isinstance(value, (tuple, list)):
+        if is_sequence(value):
             return tuple(self._symbol((*path, index), item) for index, item in enumerate(value))
         if is_number(value):
             self._guards.setdefault(path, Guard(None, path, NUMBER))
             return self._known.setdefault(path, Expression("hyper", detail=path))
-        self._guards.setdefault(path, Guard(None, path, value))
+        # what can be changed in place is compared with what it was
+        self._guards.setdefault(path, Guard(None, path, value if isinstance(value, Hashable) else deepcopy(value)))
         return value
 
     def _refuse_ignored(self, own: Container[str]) -> None:
