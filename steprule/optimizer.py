@@ -234,6 +234,9 @@ class Optimizer(torch.optim.Optimizer):
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         """The rule: a parameter's new value.
 
+        It runs once, on symbols, and again when a flag changes. Numbers that change while training are hyperparameters:
+        attributes of the optimizer are read only then.
+
         Args:
             p: the parameter, an array expression.
             g: its gradient, an array expression.

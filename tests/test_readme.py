@@ -33,8 +33,11 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["extra"] == {"epoch": 3}
 
 
-def test_the_pictures_are_there() -> None:
+def test_the_pictures_and_pages_are_there() -> None:
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
 
+    links = re.findall(r"(?<!!)\[[^]]+\]\(([^):]+)\)", README)
+    assert links
+    assert all((ROOT / link).is_file() for link in links)
     assert pictures
     assert all((ROOT / picture).is_file() for picture in pictures)
