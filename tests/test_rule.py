@@ -114,6 +114,23 @@ def test_a_comparison_in_an_if_says_to_use_where(question: Callable[..., Any], s
     assert "use where(condition, a, b)" in message.lower()
 
 
+def test_groups_and_states_are_not_dictionaries_in_a_rule() -> None:
+    assert "write h.lr in place of h['lr']" in refused(lambda p, g, s, h: p - h["lr"] * g)
+    assert "write s.m in place of s['m']" in refused(lambda p, g, s, h: p - s["m"] * g)
+    assert "write s.m = ..." in refused(lambda p, g, s, h: (s.__setitem__("m", g), p)[1])
+    assert "ask s.is_new" in refused(lambda p, g, s, h: p if "m" in s else g)
+
+
+def test_hyperparameters_are_only_read() -> None:
+    message = refused(lambda p, g, s, h: (setattr(h, "lr", h.lr * 0.9), p - h.lr * g)[1])
+    assert "h.lr is what the group says; a rule only reads it" in message
+
+
+def test_a_hyperparameter_is_no_count_of_a_loop() -> None:
+    message = refused(lambda p, g, s, h: next(p for _ in range(h.times)), times=3)
+    assert "range() or an index does not apply to (times)" in message
+
+
 def test_outside_of_a_rule_an_expression_has_no_truth_value() -> None:
     kept: list[Any] = []
     traced(lambda p, g, s, h: (kept.append(h.lr), p - g)[1])

@@ -173,6 +173,9 @@ class Expression:
     def __int__(self) -> int:
         self._not_a_number("int()", "floor(x) from steprule.rule")
 
+    def __index__(self) -> int:
+        self._not_a_number("range() or an index", "a number from outside, such as an attribute of the optimizer")
+
     def __iter__(self) -> NoReturn:
         self._not_a_number("iteration", "sum(x) or norm(x) from steprule.rule")
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from .expression import Expression, Level, RuleError, asking
 from .functions import minimum, norm, sign
@@ -43,6 +43,14 @@ class Hyper:
             near = difflib.get_close_matches(name, self._values, 3) or sorted(self._values)
             raise RuleError(f"the rule reads h.{name}, but there is no hyperparameter of that name: {', '.join(near)}")
         return self._symbol((name,), self._values[name])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise RuleError(f"h.{name} is what the group says; a rule only reads it, and keeps numbers of its own in s")
+        super().__setattr__(name, value)
+
+    def __getitem__(self, name: object) -> NoReturn:
+        raise RuleError(f"write h.{name} in place of h[{name!r}]")
 
     def _symbol(self, path: tuple[Any, ...], value: Any) -> Any:
         if is_sequence(value):
@@ -109,6 +117,15 @@ class State:
         if not isinstance(value, (Expression, int, float)):
             raise RuleError(f"s.{name} is given a {type(value).__name__}; a slot holds an expression or a number")
         self._writes[name] = value if isinstance(value, Expression) else Expression("constant", detail=float(value))
+
+    def __getitem__(self, name: object) -> NoReturn:
+        raise RuleError(f"write s.{name} in place of s[{name!r}]")
+
+    def __setitem__(self, name: object, value: object) -> NoReturn:
+        raise RuleError(f"write s.{name} = ... in place of s[{name!r}] = ...")
+
+    def __contains__(self, name: object) -> NoReturn:
+        raise RuleError(f"a rule runs once: s has {name!r} from the first update on; ask s.is_new in where(...)")
 
     def _slots(self) -> dict[str, Slot]:
         """Every slot the rule used, with its shape: by declaration, by a read, or by what is written."""
