@@ -103,6 +103,13 @@ def save(
 def _refuse_strangers(optimizer: object, model: object) -> None:
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
         raise TypeError(f"optimizer must be an optimizer or None, got {type(optimizer).__name__}")
+    if isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, Optimizer):
+        name = type(optimizer).__name__
+        if type(optimizer).state_dict is not torch.optim.Optimizer.state_dict:
+            raise TypeError(
+                f"optimizer is a {name}, which keeps its state in a way of its own: give the optimizer that it wraps, "
+                f"or None and {name}.state_dict() among the other values"
+            )
     if model is not None and not hasattr(model, "state_dict"):
         raise TypeError(f"model must be a module or None, got {type(model).__name__}")
 

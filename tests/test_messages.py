@@ -89,6 +89,24 @@ def test_saving_and_loading_files(call: Call, message: str, tmp_path: Path) -> N
     assert path.read_bytes() == before
 
 
+def test_a_wrapper_whose_state_is_elsewhere_is_refused_before_it_is_saved(tmp_path: Path) -> None:
+    class Sharded(torch.optim.Optimizer):
+        """Keeps the state in another optimizer, as ZeroRedundancyOptimizer does."""
+
+        def __init__(self, inner: torch.optim.Optimizer) -> None:
+            super().__init__(inner.param_groups[0]["params"], {})
+            self.inner = inner
+
+        def state_dict(self) -> Any:
+            return self.inner.state_dict()
+
+    sharded = Sharded(torch.optim.AdamW(network().parameters()))
+    for call in (steprule.save, steprule.load):
+        with pytest.raises(TypeError, match="a Sharded, which keeps its state in a way of its own: give the optimizer"):
+            call(tmp_path / "run.safetensors", sharded)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_class_of_ones_own_over_torchs_is_not_taken_over() -> None:
     class Mine(torch.optim.AdamW):
         pass
