@@ -135,6 +135,9 @@ class Optimizer(torch.optim.Optimizer):
         capturable (bool): the step can be captured in a CUDA graph.
         differentiable (bool): autograd can differentiate through the step.
 
+    Under :class:`torch.amp.GradScaler` the step divides by the scale on its way and leaves the gradients scaled, as
+    torch's fused implementations do; ``scaler.unscale_(optimizer)`` first is for those who look at them.
+
     Example:
         >>> import torch
         >>> from steprule import Optimizer
@@ -646,6 +649,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: ``by`` is something else.
         """
         check_tracked(self._tracked, by)
+        self._keep_names()
         return read_tracked(self._plan, self.param_groups, self._tracked, by)
 
     # -- saving --------------------------------------------------------------------------------------------------

@@ -232,3 +232,13 @@ def test_what_can_not_be_tracked_is_refused() -> None:
 
     with pytest.raises(RuntimeError, match="ByHand has no update rule"):
         ByHand([torch.zeros(2, requires_grad=True)]).track("grad_norm")
+
+
+def test_a_parameter_taken_out_of_its_group_is_not_reported() -> None:
+    one, two = (torch.ones(2, requires_grad=True) for _ in range(2))
+    optimizer = steprule.SGD([("one", one), ("two", two)], lr=0.5)
+    optimizer.track("grad_norm")
+    (3 * one + 4 * two).sum().backward()
+    optimizer.step()
+    del optimizer.param_groups[0]["params"][0]
+    assert list(optimizer.tracked()) == ["grad_norm/two"]

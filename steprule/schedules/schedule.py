@@ -310,9 +310,15 @@ def function(f: At, steps: int | None = None) -> Schedule:
         raise ValueError(f"f must be a function of the step, got {f!r}")
 
     def at(step: int) -> float:
-        value = float(f(step))
+        given = f(step)
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            value = math.nan
         if not math.isfinite(value):
-            raise ValueError(f"the schedule function {function_name(f)} gave {value} at step {step}")
+            raise ValueError(
+                f"the schedule function {function_name(f)} gave {given!r} at step {step}: no finite number"
+            )
         return value
 
     end = None if steps is None else count("steps", steps, least=0)
