@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -169,6 +170,12 @@ class Optimizer(torch.optim.Optimizer):
         """Whether the step divides by GradScaler's scale on the way: not where others look at the gradients first."""
         hooks = self._optimizer_step_pre_hooks or torch_optimizer._global_optimizer_pre_hooks
         return type(self).step is Optimizer.step and not hooks
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own: Any = cls.__dict__.get("__init__")
+        if inspect.isfunction(own):
+            vars(own)["__signature__"] = spelled_out(inspect.signature(own), SWITCHES - cls.switches)
 
     @not_compiled
     def __init__(
@@ -724,6 +731,20 @@ class Optimizer(torch.optim.Optimizer):
         program = self._program(group, (False, False, ()))
         counted = {"step": Slot("scalar")} if program.uses_step else {}
         return counted | {slot.name: slot for slot in (*program.slots, *program.scalar_slots)}
+
+
+def spelled_out(signature: inspect.Signature, refused: frozenset[str]) -> inspect.Signature:
+    """A constructor's signature with what its ``**options`` are, for those who ask which arguments there are."""
+    parameters = [p for p in signature.parameters.values() if (p.name, p.kind) != ("options", p.VAR_KEYWORD)]
+    if len(parameters) == len(signature.parameters):
+        return signature
+    named = {"overrides": None, **OPTIONS}
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in named.items()
+        if name not in signature.parameters and name not in refused
+    ]
+    return signature.replace(parameters=[*parameters, *options])
 
 
 def check_number(name: str, value: Any) -> None:

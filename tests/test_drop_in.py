@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -78,3 +79,20 @@ def test_whole_numbers_are_refused_by_name_as_torch_refuses_them(kind: Any) -> N
     with pytest.raises(RuntimeError, match=r"parameter 'w' is torch.int32: only floating point and complex ones"):
         kind([("w", weight)], lr=0.5).step()
     assert weight.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", sorted({"SGD", "Adam", "AdamW", "RMSprop", "Muon", "LBFGS"}))
+def test_signatures_have_every_argument_of_torch(name: str) -> None:
+    ours, theirs = (inspect.signature(getattr(library, name)).parameters for library in (optim, torch.optim))
+    assert set(theirs) <= set(ours)
+    assert ("fused" in ours) == ("fused" in theirs)
+    assert {"overrides", "clip_norm"} <= set(ours)
+
+
+def test_arguments_chosen_by_the_signature_take_effect() -> None:
+    wanted = {"lr": 0.5, "maximize": True, "unknown": 1}
+    known = inspect.signature(optim.SGD.__init__).parameters
+    weight = torch.ones(2, requires_grad=True)
+    weight.grad = torch.ones(2)
+    optim.SGD([weight], **{name: value for name, value in wanted.items() if name in known}).step()
+    assert weight.tolist() == [1.5, 1.5]
