@@ -488,6 +488,33 @@ def test_groups_that_differ_in_numbers_share_a_program_and_a_launch() -> None:
 # What a rule may say.
 
 
+def test_groups_that_differ_in_what_the_host_computes_share_no_launch() -> None:
+    """A flag and a zero that leave the passes over memory as they are, and change only the numbers that they get."""
+
+    class Scaled(Optimizer):
+        def __init__(self, params: Any, lr: float = 1.0, doubled: bool = False, extra: float = 0.0) -> None:
+            super().__init__(params, dict(lr=lr, doubled=doubled, extra=extra))
+
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            rate = h.lr * 2 if h.doubled else h.lr * 3
+            if h.extra:
+                rate = rate + h.extra
+            s.count = s.count + (2 if h.doubled else 1)
+            return p - rate * g
+
+        slots = {"count": scalar(0.0)}
+
+    options = [{"doubled": True}, {}, {"extra": 10.0}, {"extra": 20.0}]
+    params = [torch.zeros(3, requires_grad=True) for _ in options]
+    optimizer = Scaled([{"params": [p], **o} for p, o in zip(params, options, strict=True)])
+    for p in params:
+        p.grad = torch.ones(3)
+    optimizer.step()
+    assert [p[0].item() for p in params] == [-2, -3, -13, -23]
+    assert [optimizer.state[p]["count"].item() for p in params] == [2, 1, 1, 1]
+    assert len(optimizer._plan.launches) == 3
+
+
 def test_operators_and_functions_accept_numbers_on_either_side() -> None:
     def rule(p: Any, g: Any, s: Any, h: Any) -> Any:
         total = 2 + p

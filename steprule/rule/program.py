@@ -142,6 +142,17 @@ class Program:
     """The expressions behind ``phases``, for printing."""
     counted: bool = False
     """Whether ``step`` is kept though the rule does not compute with it."""
+    assignments: tuple[tuple[Any, ...], ...] = field(init=False, repr=False)
+    """What the host computes, one operation each: two Programs are equal only if they have these in common too."""
+
+    def __post_init__(self) -> None:
+        numbers: dict[int, int] = {}
+        operations = []
+        for e in self.host_expressions():
+            operations.append((e.op, e.detail, *(numbers[id(a)] for a in e.args)))
+            numbers[id(e)] = len(operations) - 1
+        results = ("results", *(numbers[id(e)] if e is not None else None for e in (*self.scalars, *self.updates)))
+        object.__setattr__(self, "assignments", (*operations, results))
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:

@@ -273,3 +273,17 @@ def test_the_rate_for_a_shape() -> None:
         for p, ratio in zip(params, ratios, strict=True):
             o = orthogonalized(p.grad[None].bfloat16(), *COEFFICIENTS, 1e-7, 5)[0]
             torch.testing.assert_close(p.detach(), -0.5 * ratio * o.float(), rtol=0.05, atol=0.01)
+
+
+def test_groups_may_adjust_their_rates_in_different_ways() -> None:
+    kinds = ["original", "match_rms_adamw"]
+    results = []
+    for library in (steprule, torch.optim):
+        params = [torch.linspace(-1, 1, 24).view(6, 4).clone().requires_grad_() for _ in kinds]
+        optimizer = library.Muon([{"params": [p], "adjust_lr_fn": kind} for p, kind in zip(params, kinds, strict=True)])
+        for p in params:
+            p.grad = torch.linspace(1, 2, 24).view(6, 4).sin()
+        optimizer.step()
+        results.append(torch.stack([p.detach() for p in params]))
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(*results[0], atol=1e-4)
