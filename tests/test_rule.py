@@ -502,7 +502,7 @@ def test_groups_that_differ_in_what_the_host_computes_share_no_launch() -> None:
             s.count = s.count + (2 if h.doubled else 1)
             return p - rate * g
 
-        slots = {"count": scalar(0.0)}
+        slots = {"count": scalar(0.0)}  # noqa: RUF012
 
     options = [{"doubled": True}, {}, {"extra": 10.0}, {"extra": 20.0}]
     params = [torch.zeros(3, requires_grad=True) for _ in options]
