@@ -730,7 +730,7 @@ class Optimizer(torch.optim.Optimizer):
         """The slots that a parameter of this group has once it was updated."""
         program = self._program(group, (False, False, ()))
         counted = {"step": Slot("scalar")} if program.uses_step else {}
-        return counted | {slot.name: slot for slot in (*program.slots, *program.scalar_slots)}
+        return counted | {slot.name: slot for slot in (*program.slots, *program.scalar_slots, *program.reduced_slots)}
 
 
 def spelled_out(signature: inspect.Signature, refused: frozenset[str]) -> inspect.Signature:

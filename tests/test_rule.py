@@ -155,10 +155,6 @@ def test_a_slot_under_two_shapes() -> None:
         s.best = norm(g)
         return p - old * g
 
-    def reduced(p: Any, g: Any, s: Any, h: Any) -> Any:
-        s.best = norm(g)
-        return p - g
-
     def array_to_scalar(p: Any, g: Any, s: Any, h: Any) -> Any:
         s.eta = s.eta * g
         return p - g
@@ -167,7 +163,6 @@ def test_a_slot_under_two_shapes() -> None:
     assert "s.count is read as an array but given one number, (step)" in message
     assert 'slots = {"name": scalar(0.0)}' in message
     assert "s.best is read as an array but given one number" in refused(read_then_reduced)
-    assert "but not a reduction, (sqrt(sum_of_squares(g)))" in refused(reduced)
     assert "is given an array, (eta * g)" in refused(array_to_scalar, {"eta": scalar(1.0)})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ import torch
 from ..rule.expression import Level
 from ..rule.host import OPERATIONS as HOST
 from ..rule.host import evaluate
-from ..rule.program import GRAD, PARAM, Operation, Phase
-from .launch import Launch, Row, arithmetic, real
+from ..rule.program import GRAD, PARAM, Operation, Phase, Program
+from .launch import Entry, Group, Launch, Row, arithmetic, real
 
-__all__ = ["EagerLaunch"]
+__all__ = ["EagerLaunch", "finish"]
 
 
 def _both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
@@ -90,6 +90,11 @@ class EagerLaunch(Launch):
     backend = "eager"
     differentiable = False
 
+    def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
+        super().__init__(program, entries, groups, reason)
+        shape = len(program.reduced_slots), len(entries)
+        self.adopt_reduced(torch.zeros(shape, dtype=torch.float64, device=self.params[0].device), groups)
+
     def refresh(self) -> bool:
         # a differentiable step replaces the state, and so is planned anew
         return not self.differentiable and super().refresh()
@@ -104,6 +109,7 @@ class EagerLaunch(Launch):
                 self.values[i] = values
         self.table: list[list[Any]] = [[self.inputs[name]] * len(self.params) for name in self.program.inputs]
         self.table += [[None] * len(self.params) for _ in self.program.reductions]
+        self.table += self.kept_views
 
     def graph(self, row: Row, group: Any) -> tuple[Any, ...]:
         """The row's scalars, computed so that gradients reach hyperparameters that are tensors."""
@@ -216,3 +222,25 @@ class EagerLaunch(Launch):
     def reduced(self, row: int) -> Any:
         device = self.params[0].device
         return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in self.table[row]])
+
+    def column(self, index: int) -> torch.Tensor:
+        device = self.params[0].device
+        return torch.stack([torch.as_tensor(v[index], dtype=torch.float64, device=device) for v in self.values])
+
+
+@torch.no_grad()
+def finish(launch: Launch) -> None:
+    """What follows the passes of a step: slots that hold reductions get their new values, all tensors' at once."""
+    values: list[Any] = []
+    for o in launch.program.finish.operations:
+        if o.op == "scalar":
+            values.append(launch.column(o.detail))
+        elif o.op == "reduced":
+            values.append(launch.reduced(o.detail))
+        elif o.op == "constant":
+            values.append(o.detail)
+        else:
+            values.append(MIXED[o.op](*(values[a] for a in o.args)))
+    launch.keep(
+        [(row, torch.as_tensor(values[value], dtype=torch.float64)) for row, value in launch.program.finish.stores]
+    )

@@ -88,6 +88,14 @@ def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
     return torch.full_like(param, value, dtype=dtype, requires_grad=False)
 
 
+def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
+    """What a slot of one number holds: what stands in the parameter's state, or what it begins with."""
+    value = entry.state.get(slot.name)
+    if value is not None:
+        return value
+    return groups[entry.group][slot.initial] if isinstance(slot.initial, str) else slot.initial
+
+
 END = (object(),)
 """Stands behind a sequence that is compared with another one, so that neither can be the shorter."""
 
@@ -117,7 +125,7 @@ class Launch:
         self.states = [e.state for e in entries]
         self.sparse = entries[0].grad.layout == torch.sparse_coo
         counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
-        used = [s.name for s in program.slots] + counted
+        used = [s.name for s in (*program.slots, *program.reduced_slots)] + counted
         new = [all(state.get(name) is None for name in used) for state in self.states]
         self.slots = [[self.adopt(slot, e, groups[e.group]) for e in entries] for slot in program.slots]
         self.counted = counted
@@ -157,15 +165,19 @@ class Launch:
     def adopt_counters(self, groups: Sequence[Group]) -> torch.Tensor:
         """``step`` and the scalar slots of all tensors as one table, whose elements become the states' entries."""
         table = torch.zeros(len(self.counted), len(self.entries), dtype=scalar_dtype(), device="cpu")
-        initial = {s.name: s.initial for s in self.program.scalar_slots}
+        slots = {s.name: s for s in self.program.scalar_slots}
         for k, name in enumerate(self.counted):
             for i, entry in enumerate(self.entries):
-                value = entry.state.get(name)
-                if value is None:
-                    start = initial.get(name, 0.0)
-                    value = groups[entry.group][start] if isinstance(start, str) else start
-                table[k, i] = self.number(value)
+                table[k, i] = self.number(first_number(slots.get(name, Slot("scalar", name=name)), entry, groups))
         return table
+
+    def adopt_reduced(self, table: torch.Tensor, groups: Sequence[Group]) -> None:
+        """Let the last rows of the reduced table be the slots that hold reductions, as they stand in the states."""
+        self.kept_rows = table[len(table) - len(self.program.reduced_slots) :]
+        self.kept_views = [list(row) for row in self.kept_rows]
+        for slot, row in zip(self.program.reduced_slots, self.kept_rows, strict=True):
+            values = [torch.as_tensor(first_number(slot, entry, groups), dtype=row.dtype) for entry in self.entries]
+            row.copy_(torch.stack([v.detach().reshape(()).to(row.device) for v in values]))
 
     def number(self, value: Any) -> float:
         """A step count or scalar slot of a state."""
@@ -173,8 +185,8 @@ class Launch:
 
     def install(self, state: MutableMapping[torch.Tensor, State]) -> None:
         """Let the optimizer's state be what this launch works on; done when its first step has succeeded."""
-        names = [*self.slot_names, *self.counted]
-        columns = [*self.slots, *self.counter_views]
+        names = [*self.slot_names, *self.counted, *(s.name for s in self.program.reduced_slots)]
+        columns = [*self.slots, *self.counter_views, *self.kept_views]
         for i, (p, own) in enumerate(zip(self.params, self.states, strict=True)):
             for name, tensors in zip(names, columns, strict=True):
                 own[name] = tensors[i]
@@ -301,6 +313,16 @@ class Launch:
     def reduced(self, row: int) -> Any:
         """A row of the reduced table: one number for each tensor."""
         raise NotImplementedError
+
+    def column(self, index: int) -> torch.Tensor:
+        """A scalar of this step: one float64 for each tensor, where the tensors are."""
+        raise NotImplementedError
+
+    def keep(self, values: Sequence[tuple[int, torch.Tensor]]) -> None:
+        """Give rows of the reduced table, which are slots, their new values."""
+        first = len(self.program.inputs) + len(self.program.reductions)
+        for row, value in values:
+            self.kept_rows[row - first].copy_(value)
 
     def run_stage(self, stage: int) -> None:
         """Do one pass, and the matrix functions that stand behind it."""

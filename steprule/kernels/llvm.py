@@ -422,7 +422,8 @@ class LLVMLaunch(Launch):
         for k, pointers in enumerate(self.slot_pointers):
             self.pointers[2 + k] = pointers
         self.scalars = np.zeros((count, len(program.scalars)))
-        self.table = np.zeros((len(program.inputs) + len(program.reductions), count))
+        self.table = np.zeros((program.table_rows, count))
+        self.adopt_reduced(torch.from_numpy(self.table), groups)
         self.counter = np.zeros(1, np.int64)
         self.strange = self.strange_grads()
         self.grads_at: list[int] = []
@@ -525,3 +526,6 @@ class LLVMLaunch(Launch):
 
     def reduced(self, row: int) -> Any:
         return torch.from_numpy(self.table[row].copy())
+
+    def column(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(self.scalars[:, index])

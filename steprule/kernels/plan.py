@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..rule.program import Program
+from .eager import finish
 from .launch import Launch
 
 __all__ = ["Plan"]
@@ -47,7 +48,9 @@ class Plan:
         self.updated = [p for launch in launches for p in launch.params]
         self.idle = [p for p in params if id(p) not in served]
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
-        self.simple = all(len(x.program.phases) == 1 and not x.program.reductions for x in launches)
+        self.simple = all(
+            len(x.program.phases) == 1 and not x.program.reductions and not x.program.reduced_slots for x in launches
+        )
         self.known: list[Any] | None = None
         """The states of all parameters after the first step."""
         self.repeated = len(set(map(id, params))) < len(params)
@@ -96,6 +99,8 @@ class Plan:
                 self.run_stage(stage)
             for launch in self.launches:
                 launch.drop_temporaries()
+                if launch.program.reduced_slots:
+                    finish(launch)
         for launch in self.launches:
             launch.commit()
             if not launch.installed:

@@ -35,7 +35,10 @@ def array(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
 
 
 def scalar(initial: float | str = 0.0) -> Slot:
-    """A slot with one number for each parameter, kept as a 0-dim tensor of float32 (float64 where that is the default).
+    """A slot with one number for each parameter, kept as a 0-dim tensor.
+
+    It is of float32 on the CPU (float64 where that is the default); if it is given what a reduction gives, it is of
+    float64 and where the parameter is.
 
     Declared under the name ``step``, it keeps torch's state entry ``step`` for a rule that does not use ``s.step``.
 
@@ -115,7 +118,8 @@ class Program:
     Attributes:
         name: that of the rule's class.
         slots: the array slots, in operand order.
-        scalar_slots: the slots with one number for each tensor.
+        scalar_slots: the slots with one number for each tensor that the host knows.
+        reduced_slots: those that reductions give; the rows of the reduced table after the reductions.
         scalars: what the host computes for each (group, step); the columns of the scalar table.
         updates: new values of scalar slots, aligned with ``scalar_slots``; None where a slot is only read.
         inputs: names of the numbers that come from outside the rule (``"grad_scale"``): the first rows of the
@@ -123,6 +127,7 @@ class Program:
         reductions: the rows of the reduced table after the inputs.
         tracked: names of reductions that are reported to the user, with their row.
         phases: the passes over memory, in order.
+        finish: what follows them, with one number for each tensor: its ``stores`` are (row, value) pairs.
         temporaries: how many operands of matrix steps there are.
         guards: the questions it was specialised on.
     """
@@ -130,12 +135,14 @@ class Program:
     name: str
     slots: tuple[Slot, ...]
     scalar_slots: tuple[Slot, ...]
+    reduced_slots: tuple[Slot, ...]
     scalars: tuple[Expression, ...] = field(compare=False)
     updates: tuple[Expression | None, ...] = field(compare=False)
     inputs: tuple[str, ...]
     reductions: tuple[Reduction, ...]
     tracked: tuple[tuple[str, int], ...]
     phases: tuple[Phase, ...]
+    finish: Phase
     temporaries: int
     guards: tuple[Guard, ...] = field(compare=False)
     source: tuple[Any, ...] = field(compare=False, repr=False)
@@ -164,12 +171,17 @@ class Program:
         """How many pointers a tensor brings."""
         return FIRST_SLOT + len(self.slots) + self.temporaries
 
+    @property
+    def table_rows(self) -> int:
+        """How many numbers a tensor has in the reduced table."""
+        return len(self.inputs) + len(self.reductions) + len(self.reduced_slots)
+
     @cached_property
     def uses_step(self) -> bool:
         """Whether the state has torch's entry ``step``."""
         asked = {e.op for e in self.host_expressions()}
         # a rule without slots has nothing else to know a first update by
-        unknown = "is_new" in asked and not self.slots and not self.scalar_slots
+        unknown = "is_new" in asked and not (self.slots or self.scalar_slots or self.reduced_slots)
         return self.counted or "step" in asked or unknown
 
     @cached_property
@@ -224,7 +236,7 @@ def show(program: Program) -> str:
             name = f"c{index}"
             lines.append(f"  host     {name} = {expression}")
             known[id(expression)] = name
-    outputs, reductions = program.source
+    outputs, reductions, finished = program.source
     uses: dict[int, int] = {}
 
     def count(e: Expression) -> None:
@@ -233,7 +245,7 @@ def show(program: Program) -> str:
             for a in e.args:
                 count(a)
 
-    for _, expression, _ in (*outputs, *reductions):
+    for expression in (*(e for _, e, _ in (*outputs, *reductions)), *(e for _, e in finished)):
         count(expression)
 
     def define(e: Expression, phase: str) -> str:
@@ -256,6 +268,9 @@ def show(program: Program) -> str:
         lines.append(f"  {phase:8s} {name} {'=' if name.startswith('r') else '←'} {known.get(id(expression), shown)}")
         if expression.op in ("reduce", "matrix"):
             known[id(expression)] = name
+    for name, expression in finished:
+        shown = define(expression, "after")
+        lines.append(f"  after    {name} ← {known.get(id(expression), shown)}")
     for slot, update in zip(program.scalar_slots, program.updates, strict=True):
         if update is not None:
             lines.append(f"  host     {slot.name} ← {update}")

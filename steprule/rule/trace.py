@@ -87,11 +87,13 @@ class State:
     """The slots of a parameter, as a rule sees them: reading or writing ``s.name`` makes one."""
 
     _declared: Mapping[str, Slot]
+    _reduced: Container[str]
     _reads: dict[str, Expression]
     _writes: dict[str, Expression]
 
-    def __init__(self, declared: Mapping[str, Slot]) -> None:
+    def __init__(self, declared: Mapping[str, Slot], reduced: Container[str] = ()) -> None:
         self.__dict__["_declared"] = declared
+        self.__dict__["_reduced"] = reduced
         self.__dict__["_reads"] = {}
         self.__dict__["_writes"] = {}
         self.__dict__["_step"] = Expression("step")
@@ -107,7 +109,7 @@ class State:
             written: Expression = self._writes[name]
             return written
         slot = self._declared.get(name, Slot())
-        level = Level.ARRAY if slot.kind == "array" else Level.SCALAR
+        level = Level.ARRAY if slot.kind == "array" else Level.REDUCED if name in self._reduced else Level.SCALAR
         read: Expression = self._reads.setdefault(name, Expression("slot", detail=name, level=level))
         return read
 
@@ -140,13 +142,12 @@ class State:
                 raise RuleError(f"s.{name} is read as an array but given one number, ({written}); {DECLARE}")
             if written is not None and slot.kind == "scalar" and written.level is Level.ARRAY:
                 raise RuleError(f"s.{name} is one number for each parameter but is given an array, ({written})")
-            if written is not None and slot.kind == "scalar" and written.level is Level.REDUCED:
-                raise RuleError(
-                    f"s.{name} is one number for each parameter; it can hold what hyperparameters, s.step and other "
-                    f"such slots give, but not a reduction, ({written}): keep the array itself in a slot instead"
-                )
             slots[name] = replace(slot, name=name)
         return slots
+
+    def _given_reductions(self) -> set[str]:
+        """The names of the slots that are given what only a reduction knows."""
+        return {name for name, written in self._writes.items() if written.level is Level.REDUCED}
 
 
 DECLARE = 'for one number a parameter, declare it in the class: slots = {"name": scalar(0.0)}'
@@ -178,9 +179,30 @@ def trace(
     Raises:
         RuleError: if the rule is wrong, saying where and what to write instead.
     """
+    reduced: frozenset[str] = frozenset()
+    while True:
+        h, s = Hyper(hyper), State(slots or {}, reduced)
+        new, tracks = run(rule, h, s, name, scaled=scaled, clipped=clipped, tracked=tracked, own=own)
+        found = s._given_reductions()
+        if found <= reduced:
+            return _Layout(name, s, h, reduced).program(new, tracks)
+        reduced |= found  # what is read of them, too, is known only where reductions are
+
+
+def run(
+    rule: Rule,
+    h: Hyper,
+    s: State,
+    name: str,
+    *,
+    scaled: bool,
+    clipped: bool,
+    tracked: Iterable[str],
+    own: Container[str],
+) -> tuple[Expression, dict[str, Expression]]:
+    """Run a rule on symbols, once: the parameter's new value, and what is tracked."""
     p = Expression("param", level=Level.ARRAY)
     g = Expression("grad", level=Level.ARRAY)
-    h, s = Hyper(hyper), State(slots or {})
     tracks: dict[str, Expression] = {}
     previous, asking.answer = asking.answer, h._ask
     try:
@@ -205,20 +227,21 @@ def trace(
         )
     measured = {"grad_norm": gradient, "param_norm": p, "update_norm": new - p}
     tracks |= {key: norm(measured[key]) for key in tracked}
-    return _Layout(name, s, h).program(new, tracks)
+    return new, tracks
 
 
 class _Layout:
     """Expressions to phases: which pass computes what, in which order."""
 
-    def __init__(self, name: str, state: State, hyper: Hyper) -> None:
+    def __init__(self, name: str, state: State, hyper: Hyper, reduced: Container[str]) -> None:
         self.name = name
         self.counted = "step" in state._declared
         self.guards = tuple(hyper._guards.values())
         self.writes: dict[str, Expression] = state._writes
         every = state._slots()
         self.slots = tuple(s for s in every.values() if s.kind == "array")
-        self.scalar_slots = tuple(s for s in every.values() if s.kind == "scalar")
+        self.scalar_slots = tuple(s for s in every.values() if s.kind == "scalar" and s.name not in reduced)
+        self.reduced_slots = tuple(s for s in every.values() if s.kind == "scalar" and s.name in reduced)
         self.operand = {s.name: FIRST_SLOT + i for i, s in enumerate(self.slots)}
         self.canonical: dict[Any, Expression] = {}
         self.replaced: dict[int, Expression] = {}
@@ -235,7 +258,8 @@ class _Layout:
         outputs = {PARAM: self.unique(new)}
         outputs |= {self.operand[s.name]: self.unique(self.writes[s.name]) for s in self.slots if s.name in self.writes}
         updates = tuple(self.unique(self.writes[s.name]) if s.name in self.writes else None for s in self.scalar_slots)
-        for root in (*tracked.values(), *outputs.values()):
+        finished = {s.name: self.unique(self.writes[s.name]) for s in self.reduced_slots if s.name in self.writes}
+        for root in (*tracked.values(), *outputs.values(), *finished.values()):
             self.collect(root)
         last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in self.reduces))), default=0)
         stage = dict.fromkeys(outputs, last)
@@ -243,23 +267,27 @@ class _Layout:
             if operand != PARAM:
                 stage[operand] = self.earliest(operand, self.depth(expression), last, outputs, stage)
         phases = tuple(self.phase(i, [(o, outputs[o]) for o in outputs if stage[o] == i]) for i in range(last + 1))
+        finish = self.phase(-1, [(self.kept_row(name), e) for name, e in finished.items()])
         names = {PARAM: "p"} | {o: n for n, o in self.operand.items()}
         return Program(
             self.name,
             self.slots,
             self.scalar_slots,
+            self.reduced_slots,
             tuple(self.scalars),
             updates,
             tuple(self.inputs),
             tuple(Reduction(*r.detail) for r in self.reduces),
             tuple((key, self.row(e.args[0])) for key, e in tracked.items()),
             phases,
+            finish,
             len(self.matrices),
             self.guards,
             (
                 [(names[o], e, stage[o]) for o, e in outputs.items()],
                 [(f"r{self.row(r)}", r, self.depth(r.args[0])) for r in self.reduces]
                 + [(f"m{i}", m, self.depth(m.args[0])) for i, m in enumerate(self.matrices)],
+                list(finished.items()),
             ),
             self.counted,
         )
@@ -293,6 +321,10 @@ class _Layout:
 
     def row(self, reduce: Expression) -> int:
         return len(self.inputs) + next(i for i, r in enumerate(self.reduces) if r is reduce)
+
+    def kept_row(self, name: str) -> int:
+        """The row of a slot that holds a reduction."""
+        return len(self.inputs) + len(self.reduces) + [s.name for s in self.reduced_slots].index(name)
 
     def depth(self, e: Expression) -> int:
         """The first pass that can compute an expression: reductions and matrix steps are ready one pass later."""
@@ -356,6 +388,8 @@ class _Layout:
             return "read", PARAM
         if e.op == "grad":
             return "read", GRAD
+        if e.op == "slot" and e.level is Level.REDUCED:
+            return "reduced", self.kept_row(str(e.detail))
         if e.op == "slot":
             return "read", self.operand[str(e.detail)]
         if e.op == "matrix":
