@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as peers
 
+import steprule
 from steprule import schedules
 from steprule.schedules import (
     Schedule,
@@ -618,3 +619,47 @@ def test_schedules_of_a_group_travel_as_plain_data() -> None:
     ):
         with pytest.raises(ValueError, match=r"schedule"):
             Scheduled.from_dict(bad, group)
+
+
+def test_a_rate_held_at_zero_stays_there_and_the_schedule_goes_on_when_it_is_let_go() -> None:
+    p = torch.ones(2, requires_grad=True)
+    optimizer = steprule.SGD([p], lr=schedules.linear(10))
+    for _ in range(2):
+        p.grad = torch.ones(2)
+        optimizer.step()
+    before, rate = p.detach().clone(), optimizer.param_groups[0]["lr"]
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step()
+    assert torch.equal(p, before)
+    optimizer.param_groups[0]["lr"] = rate
+    optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.7)
+    optimizer.param_groups[0]["lr"] = 0.1
+    with pytest.raises(RuntimeError, match="both a schedule and something else set lr of group 0"):
+        optimizer.step()
+
+
+def test_distributed_checkpoints_resume_a_fresh_optimizer_with_a_schedule() -> None:
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    def trained(model: torch.nn.Module, optimizer: Any, steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.ones(3, 2)).square().sum().backward()
+            optimizer.step()
+
+    def made() -> tuple[torch.nn.Module, Any]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 2)
+        return model, steprule.AdamW(model, lr=0.1 * schedules.cosine(10), weight_decay=0.1)
+
+    straight, optimizer = made()
+    trained(straight, optimizer, 6)
+    model, first = made()
+    trained(model, first, 3)
+    saved = get_state_dict(model, first)
+    saved = copy.deepcopy(saved)
+    again, optimizer = made()
+    set_state_dict(again, optimizer, model_state_dict=saved[0], optim_state_dict=saved[1])
+    trained(again, optimizer, 3)
+    assert all(map(torch.equal, again.parameters(), straight.parameters()))

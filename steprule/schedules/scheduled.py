@@ -36,14 +36,21 @@ class Scheduled(dict[Path, Schedule]):
         self.written: dict[Path, float] = {}
 
     def write(self, group: dict[str, Any], step: int) -> None:
-        """Writes the values after ``step`` steps into the group, as plain floats."""
+        """Writes the values after ``step`` steps into the group, as plain floats, but for a rate that is held at 0."""
         for path, schedule in self.items():
+            if self.held(path, group):
+                continue
             value = self.written[path] = schedule.at(step)
             if isinstance(path, str):
                 group[path] = value
             else:
                 key, index = path
                 group[key] = (*group[key][:index], value, *group[key][index + 1 :])
+
+    def held(self, path: Path, group: Mapping[str, Any]) -> bool:
+        """Whether somebody set the rate to 0, for a step that changes nothing: torch.distributed.checkpoint takes one
+        to make state."""
+        return path == "lr" and self.written.get("lr", 0.0) != 0.0 and bool(group["lr"] == 0.0)
 
     def check(self, group: Mapping[str, Any], number: int) -> None:
         """Refuses a group in which a value is not the one last written.
@@ -57,7 +64,7 @@ class Scheduled(dict[Path, Schedule]):
         """
         for path, expected in self.written.items():
             found = group[path] if isinstance(path, str) else group[path[0]][path[1]]
-            if found is not expected and found != expected and path in self:
+            if found is not expected and found != expected and path in self and not self.held(path, group):
                 name = path_text(path)
                 raise RuntimeError(
                     f"both a schedule and something else set {name} of group {number}: {self[path]} gave "
