@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 
 from ..kernels.launch import arithmetic, scalar_dtype
-from ..schedules import write
-from .by_torch import OptimizerByTorch
+from .by_torch import Gradient, OptimizerByTorch
 from .parts import Number, Params
 
 __all__ = ["Adafactor"]
@@ -65,7 +64,6 @@ class Adafactor(OptimizerByTorch):
     """
 
     switches = frozenset({"foreach"})
-    _total_norm: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -96,95 +94,46 @@ class Adafactor(OptimizerByTorch):
         if not h["weight_decay"] >= 0.0:
             raise ValueError(f"weight_decay should be >= 0 but is: {h['weight_decay']}")
 
-    @property
-    def grad_norm(self) -> torch.Tensor:
-        """The norm of all gradients together in the last step, before clipping: a 0-dim float64 tensor."""
-        return super().grad_norm if self._total_norm is None else self._total_norm
+    def refuse(self, p: torch.Tensor) -> None:
+        if p.is_complex():
+            raise RuntimeError("Adafactor does not support complex parameters")
+        if p.grad is not None and p.grad.is_sparse:
+            raise RuntimeError("Adafactor does not support sparse gradients")
 
-    @torch.no_grad()
-    def _apply(self) -> None:
-        if self._scheduled:
-            write(self.param_groups, self._steps)
-        work = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for p, _ in work:
-            if p.is_complex():
-                raise RuntimeError("Adafactor does not support complex parameters")
-            if p.grad.is_sparse:
-                raise RuntimeError("Adafactor does not support sparse gradients")
-        grad_scale = self.__dict__.get("grad_scale")
-        scale: Factor = 1.0 if grad_scale is None else torch.as_tensor(grad_scale).double().reciprocal()
-        if work and any(group["clip_norm"] for group in self.param_groups):
-            self._total_norm = scale * total_norm([p.grad for p, _ in work])
-        for p, group in work:
-            factor = -scale if group["maximize"] else scale
-            if group["clip_norm"]:
-                factor = factor * (group["clip_norm"] / (self.grad_norm + 1e-6)).clamp(max=1.0)
-            update(p, Gradient(p, p.grad, factor, float(group["l1"])), self.state[p], group)
-        self._steps += 1
-
-
-def total_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    norms = [torch.linalg.vector_norm(g, dtype=arithmetic(g.dtype)).double() for g in gradients]
-    return torch.stack([norm.to(norms[0].device, non_blocking=True) for norm in norms]).square().sum().sqrt()
-
-
-Factor: TypeAlias = float | torch.Tensor
-"""A number that only the device knows, if it is a tensor of no dimension."""
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """A gradient as it counts, a part at a time, in the dtype of the arithmetic."""
-
-    param: torch.Tensor
-    grad: torch.Tensor
-    factor: Factor
-    l1: float
-
-    def __getitem__(self, part: slice) -> torch.Tensor:
-        x = self.grad[part].to(arithmetic(self.param.dtype))
-        if isinstance(self.factor, torch.Tensor):
-            x = x * self.factor.to(x.device, non_blocking=True)
-        elif self.factor != 1.0:
-            x = x * self.factor
-        return x + self.l1 * self.param[part].sign() if self.l1 else x
-
-
-def update(p: torch.Tensor, gradient: Gradient, state: dict[str, Any], h: Mapping[str, Any]) -> None:
-    """The step of one parameter."""
-    g = gradient.grad
-    if "step" not in state:
-        state["step"] = torch.zeros((), dtype=scalar_dtype())
-        if p.ndim > 1:
-            state["row_var"], state["col_var"] = g.new_zeros(row_shape(p)), g.new_zeros(column_shape(p))
-        else:
-            state["variance"] = torch.zeros_like(g)
-    state["step"] += 1
-    if p.numel() == 0:
-        return
-    if p.ndim == 0:
-        state = {**state, "variance": state["variance"].view(1)}
-        p, gradient = p.view(1), replace(gradient, param=p.view(1), grad=g.view(1))
-    step, lr = state["step"].item(), float(h["lr"])
-    least = torch.finfo(p.dtype).eps if h["eps"][0] is None else h["eps"][0]
-    alpha = rms(p).clamp(min=h["eps"][1]) * min(lr, step**-0.5)
-    parts, weight = parts_of(p), step ** h["beta2_decay"]
-    divided = (factored if p.ndim > 1 else whole)(gradient, parts, state, weight, least)
-    squares = torch.zeros((), dtype=torch.float64, device=p.device)
-    for part in parts:
-        u, factor = divided(part)
-        squares += (torch.linalg.vector_norm(u, dim=-1, keepdim=True) * factor).square().sum(dtype=torch.float64)
-    clip = ((squares / p.numel()).sqrt() / h["d"]).clamp(min=1.0)
-    scale = (-alpha / clip).to(arithmetic(p.dtype))
-    for part in parts:
-        u, factor = divided(part)
-        here = p[part]
-        new = here.to(u.dtype)
-        if h["weight_decay"]:
-            new.mul_(1 - lr * h["weight_decay"])
-        new.add_(u.mul_(factor * scale))
-        if new is not here:
-            here.copy_(new)
+    def update_one(self, p: torch.Tensor, gradient: Gradient, state: dict[str, Any], h: Mapping[str, Any]) -> None:
+        g = gradient.grad
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=scalar_dtype())
+            if p.ndim > 1:
+                state["row_var"], state["col_var"] = g.new_zeros(row_shape(p)), g.new_zeros(column_shape(p))
+            else:
+                state["variance"] = torch.zeros_like(g)
+        state["step"] += 1
+        if p.numel() == 0:
+            return
+        if p.ndim == 0:
+            state = {**state, "variance": state["variance"].view(1)}
+            p, gradient = p.view(1), replace(gradient, param=p.view(1), grad=g.view(1))
+        step, lr = state["step"].item(), float(h["lr"])
+        least = torch.finfo(p.dtype).eps if h["eps"][0] is None else h["eps"][0]
+        alpha = rms(p).clamp(min=h["eps"][1]) * min(lr, step**-0.5)
+        parts, weight = parts_of(p), step ** h["beta2_decay"]
+        divided = (factored if p.ndim > 1 else whole)(gradient, parts, state, weight, least)
+        squares = torch.zeros((), dtype=torch.float64, device=p.device)
+        for part in parts:
+            u, factor = divided(part)
+            squares += (torch.linalg.vector_norm(u, dim=-1, keepdim=True) * factor).square().sum(dtype=torch.float64)
+        clip = ((squares / p.numel()).sqrt() / h["d"]).clamp(min=1.0)
+        scale = (-alpha / clip).to(arithmetic(p.dtype))
+        for part in parts:
+            u, factor = divided(part)
+            here = p[part]
+            new = here.to(u.dtype)
+            if h["weight_decay"]:
+                new.mul_(1 - lr * h["weight_decay"])
+            new.add_(u.mul_(factor * scale))
+            if new is not here:
+                here.copy_(new)
 
 
 Divided: TypeAlias = Callable[[slice], tuple[torch.Tensor, Any]]
