@@ -16,7 +16,7 @@ import torch
 import steprule
 from steprule import Optimizer, rule
 from steprule.kernels.triton_source import NAMES, compiled, exact, pass_source, scalar_source
-from steprule.rule.program import Program
+from steprule.rule.program import GRAD, Program
 
 triton = pytest.importorskip("triton")
 
@@ -79,15 +79,17 @@ def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) ->
 
 
 def passes(
-    made: Program, target: GPUTarget, dtype: torch.dtype, aligned: bool, flag: bool = False
+    made: Program, target: GPUTarget, dtype: torch.dtype, grad: torch.dtype | None = None, flag: bool = False
 ) -> list[Counter[str]]:
-    """The instructions of each pass, with a found-infinite flag or without; what joins its reductions is compiled
-    too."""
+    """The instructions of each pass, for gradients of the parameters' dtype or of another, with a found-infinite flag
+    or without; what joins its reductions is compiled too."""
     kind = "float64" if dtype == torch.float64 else "float32"
+    operands = [NAMES[dtype]] * made.operands
+    operands[GRAD] = NAMES[grad or dtype]
     found = []
     for stage, phase in enumerate(made.phases):
-        functions = compiled(pass_source(made, stage, [NAMES[dtype]] * made.operands, kind))
-        constants = {**({} if flag else {"found_inf": None}), "ALIGNED": aligned, "BLOCK": 1024}
+        functions = compiled(pass_source(made, stage, operands, kind))
+        constants = {**({} if flag else {"found_inf": None}), "BLOCK": 1024}
         found.append(instructions(functions[f"pass{stage}"], target, constants))
         if phase.reductions:
             instructions(functions[f"gather{stage}"], target, {"BLOCK": 1024})
@@ -99,13 +101,13 @@ def main() -> None:
     everything, adamw = program(Everything([start()], dict(lr=0.1))), program(steprule.AdamW([start()]))
     results = {}
     for target, dtype in ((HOPPER, torch.float32), (HOPPER, torch.float64), (MI300, torch.float32)):
-        results[f"everything {target.arch} {NAMES[dtype]}"] = passes(everything, target, dtype, True)
+        results[f"everything {target.arch} {NAMES[dtype]}"] = passes(everything, target, dtype)
     for target in (HOPPER, MI300):
         instructions(compiled(scalar_source(everything, "float32"))["advance"], target, {"BLOCK": 128})
     for dtype in (torch.float32, torch.bfloat16):
-        results[f"adamw {NAMES[dtype]}"] = passes(adamw, HOPPER, dtype, True)
-    results["adamw scaled"] = passes(adamw, HOPPER, torch.float32, True, flag=True)
-    results["adamw unaligned"] = passes(adamw, HOPPER, torch.float32, False)
+        results[f"adamw {NAMES[dtype]}"] = passes(adamw, HOPPER, dtype)
+    results["adamw mixed"] = passes(adamw, HOPPER, torch.float32, grad=torch.bfloat16)
+    results["adamw scaled"] = passes(adamw, HOPPER, torch.float32, flag=True)
     print(json.dumps(results))
 
 

@@ -56,18 +56,15 @@ class DeviceTable:
         self.device = device
         self.sent = host.copy()
         self.tensor = upload(host, device)
-        self.changed = False
-        """Whether the last :meth:`send` found something new."""
 
     def send(self) -> torch.Tensor:
         """The table on the device, as it stands on the host; copied there only if it has changed.
 
         The copy is a new tensor, so that kernels under way and graphs keep the one they read.
         """
-        self.changed = not np.array_equal(self.host, self.sent)
         if capturing(self.device):
             return self.record()
-        if self.changed:
+        if not np.array_equal(self.host, self.sent):
             self.tensor = upload(self.host, self.device)
             np.copyto(self.sent, self.host)
         return self.tensor
@@ -79,9 +76,9 @@ class DeviceTable:
         it is as long as the graph.
         """
         keep(self.tensor)
-        if not self.changed:
-            return self.tensor
         changed = np.flatnonzero(self.host != self.sent)
+        if not changed.size:
+            return self.tensor
         fresh = self.tensor.clone()
         flat = fresh.view(-1)
         places = [flat[i] for i in changed.tolist()]

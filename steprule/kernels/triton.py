@@ -100,7 +100,6 @@ class TritonLaunch(Launch):
         for k, row in enumerate(self.rows):
             pointers[-1, row.members] = k
         self.pointers = DeviceTable(pointers, self.device)
-        self.aligned, self.offsets_aligned = False, True
         self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars))), self.device)
         rows = len(program.inputs) + len(program.reductions)
         self.table = torch.zeros(rows, count, dtype=torch.float64, device=self.device)
@@ -254,8 +253,6 @@ class TritonLaunch(Launch):
             tables.append(device_row_chunks(i, flat_rows(grad.indices(), extents), widths[-1], CHUNK))
         self.grads = values
         self.lay(torch.cat(tables), list(map(len, tables)))
-        size = min(real(t).element_size() for t in (self.params[0], values[0], *(slot[0] for slot in self.slots)))
-        self.offsets_aligned = all(width * size % 16 == 0 for width in widths)
         self.block = narrow_block(max(widths))
         return list(map(torch.Tensor.data_ptr, values))
 
@@ -263,28 +260,20 @@ class TritonLaunch(Launch):
         host = self.pointers.host
         for k, tensors in enumerate(self.temporaries):
             host[FIRST_SLOT + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
-        pointers = self.pointers.send()
-        if self.pointers.changed:
-            aligned = not (host[:-1] & 15).any()
-            # what only a graph reads says nothing of the next step outside of it
-            self.aligned = aligned if not capturing(self.device) else self.aligned and aligned
         scalars = self.live.table if self.live is not None else self.scalars.send()
-        tables = (pointers, self.chunks, scalars, self.table, self.partials[stage], self.found_inf)
+        tables = (self.pointers.send(), self.chunks, scalars, self.table, self.partials[stage], self.found_inf)
         with self.context():
             if len(self.chunks):
-                self.start(stage, tables, len(self.params), self.aligned and self.offsets_aligned, self.block)
+                self.start(stage, tables, len(self.params), self.block)
             if self.program.phases[stage].reductions:
                 self.gather(stage)
 
-    def start(
-        self, stage: int, tables: tuple[torch.Tensor | None, ...], count: int, aligned: bool, block: Block
-    ) -> None:
+    def start(self, stage: int, tables: tuple[torch.Tensor | None, ...], count: int, block: Block) -> None:
         """Launch one pass over ``count`` tensors."""
         grid = (len(tables[1]),)  # type: ignore[arg-type]
         self.kernels[stage][f"pass{stage}"][grid](
             *tables,
             count,
-            ALIGNED=aligned,
             BLOCK=block.size,
             num_warps=block.warps,
             **exact(),
@@ -322,7 +311,7 @@ class TritonLaunch(Launch):
 
         def run(block: Block, operands: Any = operands) -> None:  # which live as long as this function
             with self.context():
-                self.start(stage, tables, 1, True, block)
+                self.start(stage, tables, 1, block)
 
         return run
 

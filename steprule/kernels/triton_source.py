@@ -55,7 +55,7 @@ class Text:
         return name if condition else self.condition(f"{name} != 0.0")[0]
 
     def condition(self, text: str) -> Value:
-        return self.let(f"interpreted.condition({text})" if interpreting() else text), True
+        return self.let(condition(text)), True
 
     def compute(self, op: str, args: Sequence[Value], kind: str) -> Value:
         """One operation in the arithmetic ``kind``."""
@@ -65,9 +65,9 @@ class Text:
         if op == "not":
             return self.condition(f"~{self.truth(args[0])}")
         if op == "where":
-            condition = self.truth(args[0])
+            which = self.truth(args[0])
             a, b = (self.number(x, kind) for x in args[1:])
-            return self.let(f"tl.where({condition}, {a}, {b})"), False
+            return self.let(f"tl.where({which}, {a}, {b})"), False
         names = [self.number(x, kind) for x in args]
         if op in COMPARE:
             return self.condition(f"{names[0]} {COMPARE[op]} {names[1]}")
@@ -120,6 +120,9 @@ def narrowed(value: str, kind: str, stored: str) -> str:
 def pass_source(program: Program, index: int, operands: Sequence[str], kind: str) -> str:
     """The source of one pass: a function of a block of elements, and the kernel that calls it for each of a chunk.
 
+    Vectors of 16 bytes are loaded and stored where all operands of the chunk are aligned to them, and elsewhere, as in
+    the rest of a chunk, single elements; the order of arithmetic is the same.
+
     Args:
         program: what to run.
         index: which of its passes.
@@ -131,9 +134,14 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
     head, given = numbers_before(program, phase, kind)
     elements = elements_function(program, index, touched, operands, kind, given)
     totals = [f"total{k}" for k in range(len(phase.reductions))]
-    call = ", ".join([*(f"o{o}" for o in touched), "{at}", "count", "keep", *given, *totals, "BLOCK", "{masked}"])
+    call = ", ".join(
+        [*(f"a{o}" for o in touched), "at", "count", "keep", *given, *totals, "{block}", "MASKED={masked}"]
+    )
     call = f"{', '.join(totals)} = elements{index}({call})" if totals else f"elements{index}({call})"
     kinds = [program.reductions[row - len(program.inputs)].kind for row, _ in phase.reductions]
+    # elements one by one take more registers than vectors; totals have a place for each element of a whole block
+    part = "BLOCK" if totals else "BLOCK // 2"
+    addresses = " | ".join(f"a{o}" for o in touched)
     body = [
         "chunk = tl.program_id(0).to(tl.int64)",
         "tensor = tl.load(chunks + 4 * chunk)",
@@ -142,25 +150,23 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
         "count = tl.load(chunks + 4 * chunk + 3).to(tl.int32)",
         f"keep = None if found_inf is None else {finite()}",
         *(
-            f"o{o} = tl.load(pointers + {o} * tensors + tensor).to(tl.pointer_type(tl.{operands[o]})) "
-            f"+ {'grad_offset' if o == GRAD else 'offset'}"
-            for o in touched
+            f"a{o} = tl.load(pointers + {o} * tensors + tensor) + {'grad_offset' if o == GRAD else 'offset'} * {size}"
+            for o, size in ((o, getattr(torch, operands[o]).itemsize) for o in touched)
         ),
-        "if ALIGNED:",
-        *(f"    o{o} = tl.multiple_of(o{o}, 16)" for o in touched),
         f"row = tl.load(pointers + {program.operands} * tensors + tensor)",
         *head,
         *(f"total{k} = tl.zeros((BLOCK,), tl.{accumulator(x)})" for k, x in enumerate(kinds)),
-        "full = count // BLOCK * BLOCK",
-        f"for at in {loop()}(0, full, BLOCK):",
-        f"    {call.format(at='at', masked=False)}",
-        "if full < count:",
-        f"    {call.format(at='full', masked=True)}",
+        f"aligned = {condition(f'({addresses}) & 15 == 0')}",
+        "vectors = tl.where(aligned, count // BLOCK * BLOCK, 0)",
+        f"for at in {loop()}(0, vectors, BLOCK):",
+        f"    {call.format(block='BLOCK', masked=False)}",
+        f"for at in {loop()}(vectors, count, {part}):",
+        f"    {call.format(block=part, masked=True)}",
         *(f"tl.store(partials + {len(kinds)} * chunk + {k}, {joined(x, f'total{k}')})" for k, x in enumerate(kinds)),
     ]
     kernel = define(
         f"pass{index}",
-        "pointers, chunks, scalars, reduced, partials, found_inf, tensors, ALIGNED: tl.constexpr, BLOCK: tl.constexpr",
+        "pointers, chunks, scalars, reduced, partials, found_inf, tensors, BLOCK: tl.constexpr",
         body,
     )
     parts = [elements, KERNEL + kernel]
@@ -209,7 +215,10 @@ def numbers_before(program: Program, phase: Phase, kind: str) -> tuple[list[str]
 def elements_function(
     program: Program, index: int, touched: Sequence[int], operands: Sequence[str], kind: str, given: Sequence[str]
 ) -> str:
-    """The function of one block of elements; it returns the running totals of the reductions."""
+    """The function of one block of elements; it returns the running totals of the reductions.
+
+    A block that is not masked is whole, and aligned to 16 bytes in every operand.
+    """
     phase = program.phases[index]
     text = Text("v")
     values: dict[int, Value] = {int(name[1:]): (name, False) for name in given}
@@ -229,18 +238,23 @@ def elements_function(
     for k, (row, value) in enumerate(phase.reductions):
         reduction = program.reductions[row - len(program.inputs)].kind
         wide = text.let(f"{text.number(values[value], kind)}.to(tl.float64)")
-        text.lines += ["if MASKED:", f"    {wide} = tl.where(mask, {wide}, 0.0)"]
+        text.lines += ["if MASKED:", f"    {wide} = tl.where(mask, {wide}, 0.0).reshape(BLOCK)"]
         text.lines.append(f"total{k} = {accumulated(reduction, f'total{k}', wide)}")
     for operand, value in phase.stores:
         persistent = operand < program.operands - program.temporaries
         stored = narrowed(text.number(values[value], kind), kind, operands[operand])
         text.lines.append(f"tl.store(o{operand} + lanes, {stored}, mask={'kept' if persistent else 'mask'})")
     totals = [f"total{k}" for k in range(len(phase.reductions))]
-    arguments = [*(f"o{o}" for o in touched), "at", "count", "keep", *given, *totals]
+    arguments = [*(f"a{o}" for o in touched), "at", "count", "keep", *given, *totals]
     body = [
         "lanes = at + tl.arange(0, BLOCK)",
+        # Triton lays out blocks of one shape for the widest vectors among them, which scatters single elements
+        "lanes = lanes[None, :] if MASKED else lanes",
         "mask = lanes < count if MASKED else None",
         "kept = mask if keep is None else (mask & keep if MASKED else keep)",
+        *(f"o{o} = a{o}.to(tl.pointer_type(tl.{operands[o]}))" for o in touched),
+        "if not MASKED:",
+        *(f"    o{o} = tl.multiple_of(o{o}, 16)" for o in touched),
         *text.lines,
         *([f"return {', '.join(totals)}"] if totals else []),
     ]
@@ -373,8 +387,11 @@ def loop() -> str:
 
 
 def finite() -> str:
-    flag = "tl.load(found_inf) == 0.0"
-    return f"interpreted.condition({flag})" if interpreting() else flag
+    return condition("tl.load(found_inf) == 0.0")
+
+
+def condition(text: str) -> str:
+    return f"interpreted.condition({text})" if interpreting() else text
 
 
 class Interpreted:

@@ -35,9 +35,9 @@ _chosen: dict[str, Block] = {}
 
 def narrow_block(width: int) -> Block:
     """The block for chunks that are rows of so many elements: one that divides them, for then no element is masked
-    and loads are vectors; if that is too small, one that holds them."""
+    and loads are vectors; if that is too small, one whose half, of which masked elements are taken, holds them."""
     dividing, holding = width & -width, 1 << (width - 1).bit_length()
-    size = min(DEFAULT.size, dividing if dividing >= LEAST else max(32, holding))
+    size = min(DEFAULT.size, dividing if dividing >= LEAST else max(64, 2 * holding))
     return Block(size, max(1, size // 256))
 
 

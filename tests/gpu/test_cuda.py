@@ -385,6 +385,32 @@ def test_large_tensors_are_those_of_the_reference(dtype: torch.dtype) -> None:
     assert_same(ours, theirs, 1e-6 if dtype == torch.float32 else 8e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_views_of_a_bucket_give_the_bits_of_tensors_that_are_aligned(name: str, dtype: torch.dtype) -> None:
+    sizes = [5000, 1001, 1 << 15, 7, 4096, 12345, 64]  # behind 1001 elements views are unaligned, and aligned again
+
+    def views(tensors: list[Tensor]) -> list[Tensor]:
+        return list(torch.cat([t.detach() for t in tensors]).split(sizes))
+
+    starts = parameters([(size,) for size in sizes], dtype)
+    ours = [p.requires_grad_() for p in views(starts)]
+    optimizers = [OPTIMIZERS[name](params) for params in (starts, ours)]
+    for step in range(3):
+        give_gradients(starts, step)
+        for p, grad in zip(ours, views([p.grad for p in starts]), strict=True):  # type: ignore[misc]
+            p.grad = grad
+        for optimizer in optimizers:
+            optimizer.step()
+    assert len({p.data_ptr() % 16 == 0 for p in ours}) == 2
+    assert all(map(torch.equal, ours, starts))
+    reference, theirs = (dict(optimizer.state) for optimizer in optimizers)
+    for p, q in zip(starts, ours, strict=True):
+        assert all(
+            torch.equal(torch.as_tensor(theirs[q][key]), torch.as_tensor(reference[p][key])) for key in theirs[q]
+        )
+
+
 def test_the_same_bits_every_time() -> None:
     def run() -> list[Tensor]:
         params = parameters([(1 << 20,), (1001,)])
