@@ -164,12 +164,11 @@ class Launch:
 
     def adopt_counters(self, groups: Sequence[Group]) -> torch.Tensor:
         """``step`` and the scalar slots of all tensors as one table, whose elements become the states' entries."""
-        table = torch.zeros(len(self.counted), len(self.entries), dtype=scalar_dtype(), device="cpu")
-        slots = {s.name: s for s in self.program.scalar_slots}
-        for k, name in enumerate(self.counted):
-            for i, entry in enumerate(self.entries):
-                table[k, i] = self.number(first_number(slots.get(name, Slot("scalar", name=name)), entry, groups))
-        return table
+        declared = {s.name: s for s in self.program.scalar_slots}
+        slots = [declared.get(name, Slot("scalar", name=name)) for name in self.counted]
+        table = [[self.number(first_number(slot, entry, groups)) for entry in self.entries] for slot in slots]
+        shape = len(self.counted), len(self.entries)
+        return torch.tensor(table, dtype=scalar_dtype(), device="cpu").reshape(shape)
 
     def adopt_reduced(self, table: torch.Tensor, groups: Sequence[Group]) -> None:
         """Let the last rows of the reduced table be the slots that hold reductions, as they stand in the states."""
