@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import steprule
 from steprule import Optimizer
 from steprule.rule import abs, array, maximum, norm, scalar, sqrt, sum, where
 
+INTERPRETER = pytest.mark.skipif(
+    find_spec("triton") is None or torch.cuda.is_available(), reason="Triton's interpreter is not switched on"
+)
 SHAPES: list[tuple[int, ...]] = [(7, 5), (300,), (), (0, 3), (4, 3, 2)]
 
 
@@ -65,7 +69,10 @@ def gradients_of(params: list[Tensor]) -> list[Tensor]:
     return [(3 * p.detach() + p.detach().sin() + 0.1) for p in params]
 
 
-@pytest.mark.parametrize("backend", ["llvm", "eager"])
+BACKENDS = pytest.mark.parametrize("backend", ["llvm", "eager", pytest.param("triton", marks=INTERPRETER)])
+
+
+@BACKENDS
 def test_prodigy_is_prodigy(backend: str) -> None:
     params, estimates, steps = parameters(), [], []
     optimizer = Prodigy(params, lr=1.0, d0=1e-6, backend=backend)
@@ -108,7 +115,7 @@ def smoothed(params: list[Tensor], skip: int | None = None, steps: int = 8, **op
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("backend", ["llvm", "eager"])
+@BACKENDS
 def test_each_parameter_has_its_own_number(backend: str, dtype: torch.dtype) -> None:
     params = parameters(dtype)
     optimizer = smoothed(params, skip=1, backend=backend)

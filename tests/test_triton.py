@@ -617,6 +617,43 @@ def test_no_algorithm_asks_a_tensor_for_its_value(name: str, where: str, monkeyp
     assert launches(optimizer)[0].backend == "triton"
 
 
+class Remembering(Optimizer):
+    """Steps as long as the gradient is in comparison with the longest one, which is slowly forgotten."""
+
+    slots = {"longest": rule.scalar("start")}  # noqa: RUF012
+
+    def __init__(self, params: Any, lr: Any = 0.1, start: float = 1e-3, **options: Any) -> None:
+        super().__init__(params, dict(lr=lr, start=start), **options)
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.longest = rule.maximum((1 - 0.5 / s.step) * s.longest, rule.norm(g))
+        return p - h.lr * g / s.longest
+
+
+@pytest.mark.parametrize("where", ["on the host", "on the device", "scaled"])
+def test_a_slot_that_holds_a_reduction_stays_on_the_device(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "on_gpu", lambda value: isinstance(value, Tensor) and where == "on the device")
+    ours = Remembering(params := parameters(SHAPES), backend="triton")
+    theirs = Remembering(reference := parameters(SHAPES), backend="eager")
+    if where == "on the device":
+        ours.param_groups[0] |= {"lr": torch.tensor(0.1, device=DEVICE, dtype=torch.float64), "capturable": True}
+    for step in range(6):
+        give_gradients(params, step, 1.0 / (1 + step))
+        give_gradients(reference, step, 1.0 / (1 + step))
+        if where == "scaled":
+            ours.grad_scale = torch.tensor(1.0, device=DEVICE)
+            ours.found_inf = torch.tensor(float(step == 3), device=DEVICE)
+        with Looking() as looking:
+            ours.step()
+        assert step == 0 or looking.seen == []
+        if where != "scaled" or step != 3:
+            theirs.step()
+    assert_same(params, reference, 1e-6)
+    for p, q in zip(params, reference, strict=True):
+        assert_same([ours.state[p]["longest"]], [theirs.state[q]["longest"]], 1e-6)
+        assert ours.state[p]["longest"].device == p.device
+
+
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "NAdam"])
 def test_a_scaler_skips_steps_on_the_device(name: str, no_item: Callable[[bool], None]) -> None:
     options: dict[str, Any] = dict(momentum=0.9, dampening=0.5) if name == "SGD" else {}

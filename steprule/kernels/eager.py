@@ -20,8 +20,13 @@ def _both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     """A binary torch function that is also given plain numbers."""
 
     def call(a: Any, b: Any) -> Any:
-        device = a.device if isinstance(a, torch.Tensor) else b.device
-        return function(*(torch.as_tensor(x, dtype=torch.result_type(a, b), device=device) for x in (a, b)))
+        device, dtype = (a if isinstance(a, torch.Tensor) else b).device, torch.result_type(a, b)
+        # torch.full makes a number on a GPU without waiting for it
+        numbers = (
+            x.to(dtype) if isinstance(x, torch.Tensor) else torch.full((), x, dtype=dtype, device=device)
+            for x in (a, b)
+        )
+        return function(*numbers)
 
     return call
 

@@ -101,8 +101,8 @@ class TritonLaunch(Launch):
             pointers[-1, row.members] = k
         self.pointers = DeviceTable(pointers, self.device)
         self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars))), self.device)
-        rows = len(program.inputs) + len(program.reductions)
-        self.table = torch.zeros(rows, count, dtype=torch.float64, device=self.device)
+        self.table = torch.zeros(program.table_rows, count, dtype=torch.float64, device=self.device)
+        self.adopt_reduced(self.table, groups)
         self.strange = self.strange_grads()
         self.used = sorted({e.group for e in entries})
         self.paths = hyper_paths(program)
@@ -328,3 +328,14 @@ class TritonLaunch(Launch):
 
     def reduced(self, row: int) -> torch.Tensor:
         return self.table[row].clone()
+
+    def column(self, index: int) -> torch.Tensor:
+        if self.live is not None:
+            return self.live.table[:, index]
+        return self.scalars.tensor[self.pointers.tensor[-1], index]
+
+    def keep(self, values: Sequence[tuple[int, torch.Tensor]]) -> None:
+        if self.found_inf is not None:
+            skipped = self.found_inf != 0
+            values = [(row, torch.where(skipped, self.table[row], value)) for row, value in values]
+        super().keep(values)

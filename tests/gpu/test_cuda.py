@@ -74,11 +74,25 @@ class Lamb(Optimizer):
         return p - h.lr * rule.norm(p) / rule.maximum(rule.norm(step), 1e-12) * step
 
 
+class Remembering(Optimizer):
+    """Steps as long as the gradient is in comparison with the longest one, which is slowly forgotten."""
+
+    slots = {"longest": rule.scalar(1e-3)}  # noqa: RUF012
+
+    def __init__(self, params: Any, lr: Any = 0.1, **options: Any) -> None:
+        super().__init__(params, dict(lr=lr), **options)
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.longest = rule.maximum((1 - 0.5 / s.step) * s.longest, rule.norm(g))
+        return p - h.lr * g / s.longest
+
+
 OPTIMIZERS: dict[str, Any] = {
     "AdamW": steprule.AdamW,
     "SGD with momentum": lambda params, **options: steprule.SGD(params, momentum=0.9, **options),
     "AdamW clipped": lambda params, **options: steprule.AdamW(params, clip_norm=0.5, **options),
     "a rule of two passes": Lamb,
+    "a rule that remembers a norm": Remembering,
 }
 ALGORITHMS: dict[str, Any] = {
     name: value
