@@ -74,9 +74,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._inside_step:
             return step(self, *args, **kwargs)
-        before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
-        after = self._optimizer_step_post_hooks, torch_optimizer._global_optimizer_post_hooks
-        for pre_hook in [*before[0].values(), *before[1].values()]:
+        all_before, before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
+        for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():
             result = pre_hook(self, (self, *args), kwargs)
             if result is not None:
                 if not isinstance(result, tuple) or len(result) != 2:
@@ -88,7 +87,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._unchecked:
             self._warn_of_untracked()
         self._optimizer_step_code()
-        for post_hook in [*after[0].values(), *after[1].values()]:
+        after, all_after = self._optimizer_step_post_hooks, torch_optimizer._global_optimizer_post_hooks
+        for post_hook in [*after.values(), *all_after.values()] if after or all_after else ():
             post_hook(self, (self, *args), kwargs)
         return out
 

@@ -96,10 +96,6 @@ def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
     return groups[entry.group][slot.initial] if isinstance(slot.initial, str) else slot.initial
 
 
-END = (object(),)
-"""Stands behind a sequence that is compared with another one, so that neither can be the shorter."""
-
-
 class Launch:
     """The tensors of one launch and their numbers; a subclass for each kernel says how it runs.
 
@@ -193,7 +189,8 @@ class Launch:
                 state[p] = own
         for entry in self.entries:
             entry.grad = NO_GRAD  # a launch outlives its step, and must not keep gradients alive
-        self.kept = [*chain.from_iterable(map(dict.values, self.states)), *END]
+        self.kept = [own[name] for own in self.states for name in names]
+        self.kept_of = operator.itemgetter(*names) if names else dict
         self.installed = True
 
     def classify(self, new: Sequence[bool]) -> list[Row]:
@@ -230,13 +227,24 @@ class Launch:
         grads = [p.grad for p in self.params]
         if (
             not self.unchanged(*self.params, *grads)
-            or not all(map(operator.is_, chain(chain.from_iterable(map(dict.values, self.states)), END), self.kept))
+            or not self.states_are_kept()
             or list(map(torch.Tensor.data_ptr, self.held)) != self.held_pointers
             or self.numbers.tobytes() != self.expected
         ):
             return False
         self.grads = grads  # type: ignore[assignment]
         return True
+
+    def states_are_kept(self) -> bool:
+        """Whether the states hold the very tensors that this launch works on."""
+        if not self.kept:
+            return True
+        try:
+            found: Any = map(self.kept_of, self.states)
+            one_each = len(self.kept) == len(self.states)
+            return all(map(operator.is_, found if one_each else chain.from_iterable(found), self.kept))
+        except KeyError:
+            return False
 
     def strange_grads(self) -> list[int]:
         """The gradients that lie in memory in another way than their parameters: they are copied at each step."""
