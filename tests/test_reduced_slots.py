@@ -200,3 +200,28 @@ def test_groups_with_rules_that_finish_differently_share_no_launch() -> None:
         p.grad = torch.ones(4)
     optimizer.step()
     assert [optimizer.state[p]["n"].item() for p in params] == [4.0, 2.0]
+
+
+@BACKENDS
+def test_conditions_count_as_numbers_and_numbers_keep_their_digits(backend: str) -> None:
+    class Asking(Optimizer):
+        slots = {name: scalar(0.0) for name in ("chosen", "scaled", "both", "minus")}  # noqa: RUF012
+
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            large = norm(g) > 1
+            s.chosen = where(large, 0.1, 0.2)
+            s.scaled = large * 0.1
+            s.both = large + (norm(p) > 1)
+            s.minus = -large
+            return p
+
+    p = torch.full((4,), 3.0, requires_grad=True)
+    p.grad = torch.full((4,), 2.0)
+    optimizer = Asking([p], {}, backend=backend)
+    optimizer.step()
+    assert {name: value.item() for name, value in optimizer.state[p].items()} == {
+        "chosen": 0.1,
+        "scaled": 0.1,
+        "both": 2.0,
+        "minus": -1.0,
+    }

@@ -85,6 +85,17 @@ MIXED = {op: _mixed(function, HOST[op]) for op, function in OPERATIONS.items()}
 """The operations on plain numbers and tensors alike."""
 
 
+def apply(op: str, args: Sequence[Any], dtype: torch.dtype) -> Any:
+    """An operation on plain numbers and tensors, all of which but conditions are brought to ``dtype``."""
+    first = CONDITIONS.get(op, 0)
+    numbers = [a.to(dtype) if isinstance(a, torch.Tensor) else a for a in args[first:]]
+    if op == "where" and isinstance(args[0], torch.Tensor):
+        # of two plain numbers torch.where makes a tensor of the default dtype
+        device = args[0].device
+        numbers = [a if isinstance(a, torch.Tensor) else torch.full((), a, dtype=dtype, device=device) for a in numbers]
+    return MIXED[op](*args[:first], *numbers)
+
+
 class EagerLaunch(Launch):
     """Runs each tensor by itself.
 
@@ -191,13 +202,7 @@ class EagerLaunch(Launch):
             return self.table[o.detail][i]
         if o.op == "constant":
             return o.detail
-        dtype = dtype if o.level is Level.ARRAY else torch.float64
-        first = CONDITIONS.get(o.op, 0)
-        numbers = [a.to(dtype) if isinstance(a, torch.Tensor) else a for a in args[first:]]
-        if o.op == "where" and isinstance(args[0], torch.Tensor):
-            # of two plain numbers torch.where makes a tensor of the default dtype
-            numbers = [torch.as_tensor(a, dtype=dtype, device=args[0].device) for a in numbers]
-        return MIXED[o.op](*args[:first], *numbers)
+        return apply(o.op, args, dtype if o.level is Level.ARRAY else torch.float64)
 
     @staticmethod
     def reduce(kind: str, array: torch.Tensor) -> torch.Tensor:
@@ -245,7 +250,7 @@ def finish(launch: Launch) -> None:
         elif o.op == "constant":
             values.append(o.detail)
         else:
-            values.append(MIXED[o.op](*(values[a] for a in o.args)))
+            values.append(apply(o.op, [values[a] for a in o.args], torch.float64))
     launch.keep(
         [(row, torch.as_tensor(values[value], dtype=torch.float64)) for row, value in launch.program.finish.stores]
     )
