@@ -225,3 +225,30 @@ def test_conditions_count_as_numbers_and_numbers_keep_their_digits(backend: str)
         "both": 2.0,
         "minus": -1.0,
     }
+
+
+def test_differentiable_reaches_through_them() -> None:
+    start, rate, first = (
+        torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([[1.0, 2.0], [0.5, -1.0]], 0.1, 0.7)
+    )
+
+    class Growing(Optimizer):
+        slots = {"size": scalar("first")}  # noqa: RUF012
+
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            old = s.size
+            s.size = 0.9 * old + 0.1 * norm(g)
+            return p - h.lr * g * old
+
+    params = [row.clone() for row in start]
+    optimizer = Growing(params, dict(lr=rate, first=first), differentiable=True)
+    expected, sizes = list(start), [first, first]
+    for _ in range(3):
+        for i, p in enumerate(params):
+            p.grad = p.clone() ** 2
+            g = expected[i] ** 2
+            expected[i], sizes[i] = expected[i] - rate * g * sizes[i], 0.9 * sizes[i] + 0.1 * g.norm()
+        optimizer.step()
+    found = torch.autograd.grad(torch.cat(params).sum(), [start, rate, first])
+    torch.testing.assert_close(found, torch.autograd.grad(torch.cat(expected).sum(), [start, rate, first]))
+    assert [optimizer.state[p]["size"].item() for p in params] == pytest.approx([s.item() for s in sizes], rel=1e-12)

@@ -11,7 +11,7 @@ from ..rule.expression import Level
 from ..rule.host import OPERATIONS as HOST
 from ..rule.host import evaluate
 from ..rule.program import GRAD, PARAM, Operation, Phase, Program
-from .launch import Entry, Group, Launch, Row, arithmetic, real
+from .launch import Entry, Group, Launch, Row, arithmetic, first_number, real
 
 __all__ = ["EagerLaunch", "finish"]
 
@@ -104,7 +104,6 @@ class EagerLaunch(Launch):
     """
 
     backend = "eager"
-    differentiable = False
 
     def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
         super().__init__(program, entries, groups, reason)
@@ -125,6 +124,11 @@ class EagerLaunch(Launch):
                 self.values[i] = values
         self.table: list[list[Any]] = [[self.inputs[name]] * len(self.params) for name in self.program.inputs]
         self.table += [[None] * len(self.params) for _ in self.program.reductions]
+        if self.differentiable:
+            self.kept_views = [
+                [wide_number(first_number(slot, e, groups), e.param.device) for e in self.entries]
+                for slot in self.program.reduced_slots
+            ]
         self.table += self.kept_views
 
     def graph(self, row: Row, group: Any) -> tuple[Any, ...]:
@@ -237,10 +241,28 @@ class EagerLaunch(Launch):
         device = self.params[0].device
         return torch.stack([torch.as_tensor(v[index], dtype=torch.float64, device=device) for v in self.values])
 
+    def keep(self, values: Sequence[tuple[int, torch.Tensor]]) -> None:
+        if not self.differentiable:
+            return super().keep(values)
+        first = len(self.table) - len(self.kept_views)
+        for row, value in values:
+            self.kept_views[row - first] = list(value.expand(len(self.params)))
+        return None
 
-@torch.no_grad()
+
+def wide_number(value: Any, device: torch.device) -> torch.Tensor:
+    """A number as a 0-dim float64 tensor; one that is a tensor stays in autograd's graph."""
+    return torch.as_tensor(value, dtype=torch.float64, device=device).reshape(())
+
+
 def finish(launch: Launch) -> None:
     """What follows the passes of a step: slots that hold reductions get their new values, all tensors' at once."""
+    with torch.set_grad_enabled(launch.differentiable):
+        launch.keep(finished(launch))
+
+
+def finished(launch: Launch) -> list[tuple[int, torch.Tensor]]:
+    """The rows of the reduced table that are slots, and their new values."""
     values: list[Any] = []
     for o in launch.program.finish.operations:
         if o.op == "scalar":
@@ -251,6 +273,4 @@ def finish(launch: Launch) -> None:
             values.append(o.detail)
         else:
             values.append(apply(o.op, [values[a] for a in o.args], torch.float64))
-    launch.keep(
-        [(row, torch.as_tensor(values[value], dtype=torch.float64)) for row, value in launch.program.finish.stores]
-    )
+    return [(row, torch.as_tensor(values[value], dtype=torch.float64)) for row, value in launch.program.finish.stores]

@@ -112,6 +112,8 @@ class Launch:
     backend = ""
     asynchronous = False
     """Whether a step can be captured in a CUDA graph, and takes a found-infinite flag without waiting for it."""
+    differentiable = False
+    """Whether autograd is to follow the step."""
 
     def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
         self.program = program
