@@ -12,7 +12,8 @@ from torch import Tensor
 
 import steprule
 from steprule import Optimizer
-from steprule.rule import abs, array, maximum, norm, scalar, sqrt, sum, where
+from steprule.kernels import device_table
+from steprule.rule import abs, array, max_abs, maximum, norm, scalar, sqrt, sum, where
 
 INTERPRETER = pytest.mark.skipif(
     find_spec("triton") is None or torch.cuda.is_available(), reason="Triton's interpreter is not switched on"
@@ -252,3 +253,23 @@ def test_differentiable_reaches_through_them() -> None:
     found = torch.autograd.grad(torch.cat(params).sum(), [start, rate, first])
     torch.testing.assert_close(found, torch.autograd.grad(torch.cat(expected).sum(), [start, rate, first]))
     assert [optimizer.state[p]["size"].item() for p in params] == pytest.approx([s.item() for s in sizes], rel=1e-12)
+
+
+@INTERPRETER
+def test_a_rate_that_changed_before_a_graph_is_recorded_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rated(Optimizer):
+        slots = {"size": scalar(0.0)}  # noqa: RUF012
+
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            s.size = h.lr * max_abs(g)
+            return p - h.lr * g
+
+    p = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    p.grad = torch.full((3,), 4.0, dtype=torch.float64)
+    optimizer = Rated([p], dict(lr=0.5), backend="triton")
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.25
+    monkeypatch.setattr(device_table, "capturing", lambda device: True)
+    optimizer.step()
+    assert p.tolist() == [-2.0] * 3
+    assert optimizer.state[p]["size"].item() == 1.0

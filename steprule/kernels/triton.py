@@ -103,6 +103,7 @@ class TritonLaunch(Launch):
         self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars))), self.device)
         self.table = torch.zeros(program.table_rows, count, dtype=torch.float64, device=self.device)
         self.adopt_reduced(self.table, groups)
+        self.sent = self.scalars.tensor
         self.strange = self.strange_grads()
         self.used = sorted({e.group for e in entries})
         self.paths = hyper_paths(program)
@@ -260,8 +261,8 @@ class TritonLaunch(Launch):
         host = self.pointers.host
         for k, tensors in enumerate(self.temporaries):
             host[FIRST_SLOT + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
-        scalars = self.live.table if self.live is not None else self.scalars.send()
-        tables = (self.pointers.send(), self.chunks, scalars, self.table, self.partials[stage], self.found_inf)
+        self.sent = self.live.table if self.live is not None else self.scalars.send()
+        tables = (self.pointers.send(), self.chunks, self.sent, self.table, self.partials[stage], self.found_inf)
         with self.context():
             if len(self.chunks):
                 self.start(stage, tables, len(self.params), self.block)
@@ -330,9 +331,7 @@ class TritonLaunch(Launch):
         return self.table[row].clone()
 
     def column(self, index: int) -> torch.Tensor:
-        if self.live is not None:
-            return self.live.table[:, index]
-        return self.scalars.tensor[self.pointers.tensor[-1], index]
+        return self.sent[:, index] if self.live is not None else self.sent[self.pointers.tensor[-1], index]
 
     def keep(self, values: Sequence[tuple[int, torch.Tensor]]) -> None:
         if self.found_inf is not None:
