@@ -86,6 +86,7 @@ class Checksum:
     def __init__(self, start: bytes) -> None:
         self._digest = hashlib.sha256(start)
         self._thread = ThreadPoolExecutor(1)
+        self._alone = False
         self._pending: Future[None] | None = None
 
     def __enter__(self) -> Checksum:
@@ -96,10 +97,13 @@ class Checksum:
 
     def update(self, piece: memoryview) -> None:
         self._wait()
-        if len(piece) < _WORTH_A_THREAD:
-            self._digest.update(piece)
-        else:
-            self._pending = self._thread.submit(self._digest.update, piece)
+        if len(piece) >= _WORTH_A_THREAD and not self._alone:
+            try:
+                self._pending = self._thread.submit(self._digest.update, piece)
+                return
+            except RuntimeError:  # an interpreter that is ending starts no threads
+                self._alone = True
+        self._digest.update(piece)
 
     def _wait(self) -> None:
         if self._pending is not None:

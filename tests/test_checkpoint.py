@@ -564,3 +564,17 @@ print(peak() - before)
 def test_saving_takes_no_more_memory_than_the_largest_tensor(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "run"], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 16 + 4  # MB; the file has 112
+
+
+AT_EXIT = """
+import atexit, sys, torch, steprule
+weight = torch.ones(600_000, requires_grad=True)
+optimizer = steprule.SGD([weight], lr=0.1)
+atexit.register(lambda: print(steprule.load(sys.argv[1], optimizer)["weight"].sum().item()))
+atexit.register(lambda: steprule.save(sys.argv[1], optimizer, weight=weight.detach()))
+"""
+
+
+def test_saving_and_loading_while_the_interpreter_ends(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", AT_EXIT, tmp_path / "run"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("600000.0\n", "")
