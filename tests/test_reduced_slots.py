@@ -273,3 +273,14 @@ def test_a_rate_that_changed_before_a_graph_is_recorded_counts(monkeypatch: pyte
     optimizer.step()
     assert p.tolist() == [-2.0] * 3
     assert optimizer.state[p]["size"].item() == 1.0
+
+
+@pytest.mark.parametrize("value", [torch.ones(3), torch.tensor(1j), "many"], ids=str)
+@pytest.mark.parametrize("name", ["size", "step"])
+def test_what_is_no_number_is_refused_by_name(name: str, value: object) -> None:
+    p = torch.ones(3, requires_grad=True)
+    optimizer = smoothed([p], steps=2)
+    before, optimizer.state[p][name] = p.detach().clone(), value
+    with pytest.raises(RuntimeError, match=rf"state '{name}' of parameter 0 of group 0 is .*but it is one number"):
+        optimizer.step()
+    assert torch.equal(p, before)

@@ -89,11 +89,22 @@ def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
 
 
 def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
-    """What a slot of one number holds: what stands in the parameter's state, or what it begins with."""
+    """What a slot of one number holds: what stands in the parameter's state, or what it begins with.
+
+    Raises:
+        RuntimeError: something else stands there.
+    """
     value = entry.state.get(slot.name)
-    if value is not None:
-        return value
-    return groups[entry.group][slot.initial] if isinstance(slot.initial, str) else slot.initial
+    if value is None:
+        return groups[entry.group][slot.initial] if isinstance(slot.initial, str) else slot.initial
+    tensor = isinstance(value, torch.Tensor)
+    if (value.numel() != 1 or value.is_complex()) if tensor else not hasattr(value, "__float__"):
+        found = f"{tuple(value.shape)} of {value.dtype}" if tensor else repr(value)
+        raise RuntimeError(
+            f"state {slot.name!r} of parameter {entry.name} is {found}, but it is one number; replace it with a "
+            "0-dim tensor, or delete it to start anew"
+        )
+    return value
 
 
 class Launch:
