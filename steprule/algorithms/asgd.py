@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..optimizer import SWITCHES, Optimizer
-from ..rule import maximum, power, scalar
+from ..rule import isnan, maximum, power, scalar, where
 from .parts import Number, Params, check_signs, penalized
 
 __all__ = ["ASGD"]
@@ -80,7 +80,8 @@ class ASGD(Optimizer):
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         g = penalized(g, p, h)
         p = p * (1 - h.lambd * s.eta) - s.eta * g
-        s.ax = p - (1 - s.mu) * (p - s.ax)  # p to the bit while mu is 1
+        average = p - (1 - s.mu) * (p - s.ax)  # p to the bit while mu is 1, but where ax is not finite
+        s.ax = where((s.mu == 1) & isnan(average), p, average)
         s.eta = h.lr / power(1 + h.lambd * h.lr * s.step, h.alpha)
         s.mu = 1 / maximum(1, s.step - h.t0)
         return p

@@ -92,7 +92,7 @@ def launches(
         kernel, reason = choose(program, entry, group)
         p, g = entry.param, entry.grad
         dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in program.slots)]
-        # a parameter that stands twice in a group is updated twice, one after the other, as in torch
+        # a parameter that stands twice in a group is updated twice, one after the other
         times = seen[id(p)] = seen.get(id(p), 0) + 1
         key = (kernel, reason, id(program), tuple(dtypes), p.device, g.layout, bool(group.get("differentiable")), times)
         kinds.setdefault(key, (kernel, reason, program, []))[3].append(entry)

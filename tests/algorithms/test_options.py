@@ -193,3 +193,21 @@ def test_a_differentiable_step_reaches_what_others_reach() -> None:
         ours = trained(steprule, name, weight(), {}, differentiable=True)
         theirs = trained(torch.optim, name, weight().detach(), {})
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["llvm", "eager"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_asgds_average_recovers_with_the_parameter_while_mu_is_one(bad: float, backend: str) -> None:
+    averages = []
+    for library, options in ((steprule, {"backend": backend}), (torch.optim, {"foreach": False})):
+        p = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+        optimizer = library.ASGD([p], lr=0.1, **options)
+        for value in (1.0, bad, 1.0):
+            p.grad = torch.tensor([1.0, value, -1.0])
+            optimizer.step()
+            averages.append(optimizer.state[p]["ax"].clone())
+            with torch.no_grad():
+                p.nan_to_num_(nan=0.5, posinf=0.5, neginf=0.5)
+    for ours, theirs in zip(averages[:3], averages[3:], strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-6, atol=0)
+    assert averages[2].isfinite().all()
