@@ -162,7 +162,11 @@ def _check_random_state(state: Mapping[str, Any] | None) -> None:
         raise ValueError(f"damaged: its random state: {error}") from error
     here = [tensor.shape for tensor in _random_state()["cuda"]]
     whole = all(isinstance(tensor, torch.Tensor) and tensor.dtype == torch.uint8 for tensor in state["cuda"])
-    if not whole or any(tensor.shape != shape for tensor, shape in zip(state["cuda"], here, strict=False)):
+    if (
+        not isinstance(state["cuda"], list)
+        or not whole
+        or any(tensor.shape != shape for tensor, shape in zip(state["cuda"], here, strict=False))
+    ):
         raise ValueError("damaged: its random state of CUDA")
 
 

@@ -148,6 +148,14 @@ def test_sealing_gives_a_file_that_loads(saved: Saved) -> None:
     saved.renew()
 
 
+@pytest.mark.parametrize("cuda", [{}, "", None, 0, [0]], ids=repr)
+def test_a_random_state_of_another_kind_is_refused_before_anything_changes(saved: Saved, cuda: Any) -> None:
+    header, document, data = split(saved.raw)
+    document["random"]["cuda"] = cuda
+    header["__metadata__"]["steprule"] = json.dumps(document)
+    assert not saved.load(sealed(header, data))
+
+
 @settings(max_examples=700, deadline=None)
 @given(data=st.data())
 def test_a_changed_structure_under_a_right_checksum_is_refused_whole_or_loads(
