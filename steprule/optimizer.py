@@ -14,6 +14,7 @@ from torch import nn
 from torch._compile import _disable_dynamo as not_compiled
 from torch.nn.parameter import is_lazy
 from torch.optim import optimizer as torch_optimizer
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from .kernels.choose import BACKENDS, choose, launches
 from .kernels.explain import explain
@@ -132,7 +133,8 @@ class Optimizer(torch.optim.Optimizer):
         clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it; None
             or 0 leaves them as they are.
         backend (str): ``"auto"``, or the kernel to insist on: ``"llvm"``, ``"triton"``, ``"eager"``.
-        foreach, fused (bool, optional): accepted for torch's sake; every step is fused.
+        foreach, fused (bool, optional): accepted for torch's sake; every step is fused. With ``fused=True`` a step
+            refuses complex parameters, as torch's does.
         capturable (bool): the step can be captured in a CUDA graph.
         differentiable (bool): autograd can differentiate through the step.
 
@@ -413,6 +415,8 @@ class Optimizer(torch.optim.Optimizer):
         for entry in entries:
             if groups[entry.group]["capturable"]:
                 check_capturable(entry)
+            if groups[entry.group]["fused"] and "fused" in self.switches:
+                check_fused(entry)
         params = [p for group in groups for p in group["params"]]
         plan = Plan(launches(programs, entries, groups), params, [len(g["params"]) for g in groups], programs)
         self._plan, self._plan_key = plan, key
@@ -780,4 +784,20 @@ def check_capturable(entry: Entry) -> None:
         raise AssertionError(
             f"If capturable=True, params and state_steps must be on supported devices: {supported}. Parameter "
             f"{entry.name} is on {entry.param.device}"
+        )
+
+
+def check_fused(entry: Entry) -> None:
+    """Refuse what torch's fused implementations refuse; the devices, which they choose among too, are all served.
+
+    Raises:
+        RuntimeError: as torch does.
+    """
+    p = entry.param
+    if not p.is_floating_point():
+        supported = _get_fused_kernels_supported_devices()
+        raise RuntimeError(
+            "`fused=True` requires all the params to be floating point Tensors of supported devices: "
+            f"{supported} but {p.dtype} and {p.device.type}: parameter {entry.name}; leave fused=True out, for every "
+            "step is fused"
         )

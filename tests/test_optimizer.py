@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -104,6 +105,39 @@ def test_arguments_out_of_range_as_in_torch(arguments: dict[str, Any]) -> None:
     expected = outcome(lambda: torch.optim.SGD([weight()], **arguments))
     assert expected, "torch takes it"
     assert outcome(lambda: SGD([weight()], **arguments)) == expected
+
+
+TAKE_FUSED = ["SGD", "Adam", "AdamW", "Adagrad"]
+
+
+@pytest.mark.parametrize("added", [False, True], ids=["at construction", "in a later group"])
+@pytest.mark.parametrize("name", TAKE_FUSED)
+def test_fused_refuses_complex_parameters_in_a_step_with_torchs_words(name: str, added: bool) -> None:
+    said = []
+    for library in (torch.optim, steprule):
+        p = torch.ones(3, dtype=torch.complex64, requires_grad=True)
+        real, real.grad = weight(), None
+        optimizer = getattr(library, name)([real] if added else [real, p], fused=True)
+        if added:
+            optimizer.add_param_group({"params": [p]})
+        optimizer.step()  # which has no gradient yet
+        p.grad = torch.ones_like(p)
+        before = str(optimizer.state_dict()["state"])
+        said.append(outcome(optimizer.step))
+        assert p.tolist() == [1] * 3
+    assert str(optimizer.state_dict()["state"]) == before
+    (kind, theirs), (our_kind, ours) = said
+    assert our_kind is kind is RuntimeError
+    assert ours.startswith(theirs + ": parameter ")
+
+
+def test_every_class_that_takes_fused_in_torch_is_tested_for_it() -> None:
+    taken = {
+        name
+        for name in torch.optim.__all__
+        if isinstance(kind := getattr(torch.optim, name), type) and "fused" in inspect.signature(kind).parameters
+    }
+    assert taken == set(TAKE_FUSED)
 
 
 def test_a_missing_required_hyperparameter() -> None:
