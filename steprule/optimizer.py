@@ -19,7 +19,7 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 from .kernels.choose import BACKENDS, choose, launches
 from .kernels.explain import explain
 from .kernels.launch import Entry, fresh
-from .kernels.plan import Plan
+from .kernels.plan import Plan, PlanInTurns
 from .membership import Seen, keep_names, known_entries, missing, newcomers
 from .names import nearest
 from .overrides import Scale, groups
@@ -418,7 +418,8 @@ class Optimizer(torch.optim.Optimizer):
             if groups[entry.group]["fused"] and "fused" in self.switches:
                 check_fused(entry)
         params = [p for group in groups for p in group["params"]]
-        plan = Plan(launches(programs, entries, groups), params, [len(g["params"]) for g in groups], programs)
+        kind = Plan if len(set(map(id, params))) == len(params) else PlanInTurns
+        plan = kind(launches(programs, entries, groups), params, [len(g["params"]) for g in groups], programs)
         self._plan, self._plan_key = plan, key
         return plan
 

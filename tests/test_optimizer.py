@@ -511,21 +511,3 @@ def test_repr_names_the_algorithm_the_groups_and_their_numbers() -> None:
     assert "0.125" in text
     assert "0.5" in text
     assert not optimizer.state
-
-
-@pytest.mark.parametrize("backend", ["auto", "eager"])
-def test_duplicates_in_a_group_warn_and_are_updated_twice_as_in_torch(backend: str) -> None:
-    moved = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        for library, options in ((torch.optim, {}), (steprule, {"backend": backend})):
-            p = weight(300_000)
-            with pytest.warns(UserWarning, match="duplicate parameters"):
-                optimizer = library.SGD([p, p], lr=0.1, momentum=0.5, **options)
-            for _ in range(3):
-                optimizer.step()
-            moved.append(p.detach())
-    finally:
-        torch.set_num_threads(threads)
-    torch.testing.assert_close(*moved, rtol=1e-12, atol=1e-13)

@@ -171,6 +171,20 @@ def test_every_algorithm_gives_the_same_with_its_numbers_on_the_device(name: str
     assert launches(ours)[0].live is not None
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+@pytest.mark.parametrize(("name", "number"), [("SGD", 1), ("NAdam", 0)])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_parameter_that_stands_twice_in_a_group(name: str, number: int, on_device: bool) -> None:
+    def make(params: list[Any], backend: str) -> Optimizer:
+        optimizer = made(name, number)([*params, *params[:2]], backend)
+        for group in optimizer.param_groups:
+            group["params"].append(group["params"][0])
+            group["capturable"] = on_device and backend == "triton"
+        return optimizer
+
+    compare(make, lambda: parameters([(3, 5), (37,), (4,), (2, 2)]), tolerance=1e-6 if on_device else None)
+
+
 # -- the language ----------------------------------------------------------------------------------------------------
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -2.25, 3.7, 1e-30, -1e30, 1e-45, math.inf, -math.inf, math.nan]

@@ -33,6 +33,8 @@ class Entry:
     state: State
     group: int
     name: str
+    is_new: bool | None = None
+    """Whether this counts as its first update; None: if its state is empty."""
 
 
 @dataclass
@@ -135,7 +137,7 @@ class Launch:
         self.sparse = entries[0].grad.layout == torch.sparse_coo
         counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
         used = [s.name for s in (*program.slots, *program.reduced_slots)] + counted
-        new = [all(state.get(name) is None for name in used) for state in self.states]
+        new = [all(e.state.get(name) is None for name in used) if e.is_new is None else e.is_new for e in entries]
         self.slots = [[self.adopt(slot, e, groups[e.group]) for e in entries] for slot in program.slots]
         self.counted = counted
         self.counters = self.adopt_counters(groups)

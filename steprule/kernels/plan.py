@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from ..rule.program import Program
 from .eager import finish
 from .launch import Launch
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "PlanInTurns"]
 
 
 class Plan:
@@ -53,7 +55,6 @@ class Plan:
         )
         self.known: list[Any] | None = None
         """The states of all parameters after the first step."""
-        self.repeated = len(set(map(id, params))) < len(params)
         self.asynchronous = bool(launches) and all(launch.asynchronous for launch in launches)
         self.on_gpu = any(launch.params[0].is_cuda for launch in launches)
 
@@ -106,7 +107,7 @@ class Plan:
             if not launch.installed:
                 launch.install(state)
             launch.grads = []  # they may be freed before the next step
-        if self.known is None and not self.repeated:
+        if self.known is None:
             self.known = list(state.values())
 
     def check_capture(self, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -155,6 +156,43 @@ class Plan:
             for key, row in launch.program.tracked
             if key == name
         ]
+
+
+class PlanInTurns(Plan):
+    """What a step does where a parameter stands several times in a group: it is updated as often, one update after the
+    other, each counted. As in torch, all of them are its first update if the step began without a state."""
+
+    def __init__(self, launches: Sequence[Launch], *args: Any) -> None:
+        super().__init__(launches, *args)
+        seen: Counter[int] = Counter()
+        self.turns: dict[int, list[Launch]] = {}
+        for launch in launches:
+            self.turns.setdefault(seen[id(launch.params[0])], []).append(launch)
+            seen.update(map(id, launch.params))
+        twice = [entry.name for launch in self.turns.get(1, ()) for entry in launch.entries]
+        if twice and any(over_all(launch.program) for launch in launches):
+            raise RuntimeError(
+                f"parameter {twice[0]} stands more than once in a group, and the step reduces over all parameters (as "
+                "clip_norm does), where it is not clear how often it counts; list it once"
+            )
+
+    def current(self, groups: Any, state: Any) -> bool:
+        return False
+
+    def run(self, groups: Sequence[Any], inputs: dict[str, Any], state: MutableMapping[torch.Tensor, Any]) -> None:
+        done: list[Launch] = []
+        for turn, launches in self.turns.items():
+            now = [again(launch, groups, state) for launch in launches] if turn else launches
+            Plan(now, self.params, self.lengths, self.programs).run(groups, inputs, state)
+            done += now
+        self.launches = done
+
+
+def again(launch: Launch, groups: Sequence[Any], state: Mapping[torch.Tensor, Any]) -> Launch:
+    """A launch for a later turn, made from the state that the turns before it left."""
+    new = {i: row.is_new for row in launch.rows for i in row.members}
+    entries = [replace(e, state=state.get(e.param, {}), is_new=new[i]) for i, e in enumerate(launch.entries)]
+    return type(launch)(launch.program, entries, groups, launch.reason)
 
 
 def over_all(program: Program) -> tuple[tuple[str, int], ...]:

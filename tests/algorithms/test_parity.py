@@ -22,6 +22,7 @@ from algorithm_cases import (
     missing,
     parameters,
     shapes_for,
+    take_step,
 )
 from torch import Tensor
 
@@ -206,3 +207,34 @@ def test_sparse_gradients_where_torch_takes_them(
         assert_close(p.detach(), q.detach(), p0, name)
         for key, value in theirs.state[q].items():
             assert_close(torch.as_tensor(ours.state[p][key]), torch.as_tensor(value), torch.zeros(()), key)
+
+
+def numbers(state: dict[str, Any]) -> dict[str, Tensor]:
+    """All of a state but lists and what is still None; torch has counts that are no tensors."""
+    return {
+        key: torch.as_tensor(value, dtype=torch.float64)
+        for key, value in state.items()
+        if value is not None and not isinstance(value, list)
+    }
+
+
+@pytest.mark.parametrize(("name", "number"), cases([*OPTIONS]))
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_a_parameter_that_stands_twice_in_a_group_is_updated_twice_as_in_torch(
+    name: str, number: int, backend: str
+) -> None:
+    """Every second one from the second step on, when the others have a state already."""
+    options, found = OPTIONS[name][number], []
+    for library, how in ((torch.optim, {"foreach": False}), (steprule, {"backend": backend})):
+        params = parameters(torch.float64, shapes_for(name))
+        how = {key: value for key, value in how.items() if key == "backend" or key in arguments(name)}
+        with pytest.warns(UserWarning, match="duplicate parameters"):
+            optimizer = getattr(library, name)([params[0], *params, *params[1:], params[-1]], **options, **how)
+        for step in range(3, 8):
+            take_step(name, optimizer, params, step)
+        found.append((params, [numbers(optimizer.state[p]) for p in params]))
+    (theirs, their_states), (ours, our_states) = found
+    for p, q, p0 in zip(ours, theirs, parameters(torch.float64, shapes_for(name)), strict=True):
+        assert_close(p.detach(), q.detach(), p0.detach(), f"shape {tuple(p.shape)}")
+    for mine, other in zip(our_states, their_states, strict=True):
+        assert_same_state(mine, other, name)

@@ -48,6 +48,19 @@ def test_clip_norm_is_clip_grad_norm_before_the_step(algorithm: str, size: float
             torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+def test_a_parameter_that_stands_twice_is_not_clipped() -> None:
+    """torch's clip_grad_norm_ would count it once or twice, as the model's or the group's parameters are given."""
+    params = params_with_grads(1)
+    start, optimizer = [p.detach().clone() for p in params], SGD([*params, params[1]], lr=0.1, clip_norm=2.0)
+    with pytest.raises(RuntimeError, match="parameter 5 of group 0 stands more than once in a group"):
+        optimizer.step()
+    assert all(map(torch.equal, params, start))
+    params[1].grad = None
+    optimizer.step()
+    assert not torch.equal(params[0], start[0])
+
+
 @pytest.mark.parametrize("backend", COMPILED)
 def test_against_torch_in_float32(backend: str) -> None:
     ours, theirs = params_with_grads(1, torch.float32), params_with_grads(1, torch.float32)
