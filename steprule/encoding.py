@@ -116,7 +116,7 @@ def decode(plain: Any, find: Find) -> Any:
         return {key: decode(item, find) for key, item in plain.items()}
     try:
         return _DECODERS[plain[_TAG]](plain, find)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"cannot make sense of {str(plain)[:80]}: {error!r}") from error
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 import steprule
 from steprule.checkpoint import CheckpointError, load, save
+from steprule.encoding import decode
 
 BLANK = "0" * 64
 
@@ -241,3 +242,8 @@ def test_killed_at_200_random_moments_the_file_is_the_old_one_or_the_new(tmp_pat
     seen = json.loads(done.stdout)
     assert seen["advanced"] > 20  # it was saved in between,
     assert seen["torn"] > 20  # and killed in the midst of it
+
+
+def test_a_whole_number_that_no_float_reaches_is_no_float() -> None:
+    with pytest.raises(ValueError, match="cannot make sense of"):
+        decode({"$": "float", "value": 10**400}, lambda name, is_complex: None)
