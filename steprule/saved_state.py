@@ -9,9 +9,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-__all__ = ["VERSION", "Parameter", "Record", "Saved", "described", "form", "number", "read"]
+__all__ = ["STEPS_TAKEN", "VERSION", "Parameter", "Record", "Saved", "described", "form", "number", "read"]
 
 VERSION = 1
+
+STEPS_TAKEN = "steps taken"
+"""Stands among a group's schedules, each under its hyperparameter's name: after how many steps they were saved."""
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -37,10 +40,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved dictionary, its structure checked."""
+    """A saved dictionary, its structure checked; ``followed`` is for how many steps there were schedules."""
 
     algorithm: str | None
     step: int | None
+    followed: int | None
     groups: list[dict[str, Any]]
     parameters: list[Parameter]
     names: list[str] | None
@@ -76,7 +80,19 @@ def read(saved: Mapping[str, Any]) -> Saved:
         for key, label, parent, record in zip(ids, labels, parents, records, strict=True)
     ]
     loose = {key: value for key, value in entries.items() if key not in listed}
-    return Saved(section.algorithm, section.step, [dict(group) for group in groups], parameters, names, loose)
+    groups, followed = _without_count(groups)
+    return Saved(section.algorithm, section.step, followed, groups, parameters, names, loose)
+
+
+def _without_count(groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
+    """The groups with nothing but schedules under "schedules", and after how many steps these were saved."""
+    plain, counts = [dict(group) for group in groups], []
+    for i, group in enumerate(plain):
+        schedules = group.get("schedules")
+        if isinstance(schedules, Mapping) and STEPS_TAKEN in schedules:
+            counts.append(count(schedules[STEPS_TAKEN], f"{STEPS_TAKEN!r} in the schedules of param_groups[{i}]"))
+            group["schedules"] = {key: value for key, value in schedules.items() if key != STEPS_TAKEN}
+    return plain, max(counts, default=None)
 
 
 def _expect(value: Any, kinds: type | tuple[type, ...], what: str) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from steprule.names import Rename, match, plain, refuse_unknown
-from steprule.saved_state import VERSION, Saved, number, read
+from steprule.saved_state import STEPS_TAKEN, VERSION, Saved, number, read
 from steprule.schedules import Schedule
 from steprule.state_fit import Fit, Fresh, LoadResult, Misshapen, Slots, is_flat, kinds
 from steprule.state_groups import Group, Hyperparameters, merge, refuse_choice
@@ -46,7 +46,7 @@ class Plan:
     Attributes:
         state: the new ``optimizer.state``.
         groups: the new ``optimizer.param_groups``.
-        step: number of steps taken: what was saved, otherwise the highest count in the state.
+        step: number of steps taken: what was saved, otherwise the highest count in the state and schedules.
         result: what did not fit (only with ``strict=False``).
         schedules: the schedules that stay, each with what its plateaus saw in the saved run.
         replaced: one line for each saved schedule that another one of this optimizer replaces.
@@ -100,7 +100,7 @@ def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, s
     ordered = sorted(held, key=lambda item: index.get(id(item[0]), len(index)))
     return {
         "state": {index.get(id(key), key): _own(entry) for key, entry in ordered},
-        "param_groups": [_packed_group(group, index) for group in groups],
+        "param_groups": [_packed_group(group, index, step) for group in groups],
         "steprule": describe(groups, state, algorithm, step),
     }
 
@@ -127,10 +127,11 @@ def _described(param: torch.Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"shape": list(param.shape), "dtype": str(param.dtype).removeprefix("torch."), "slots": slots}
 
 
-def _packed_group(group: Group, index: Mapping[int, int]) -> Group:
+def _packed_group(group: Group, index: Mapping[int, int], step: int) -> Group:
     packed = {key: _own(value) for key, value in group.items() if key not in ("params", "schedules")}
     if group.get("schedules"):
-        packed["schedules"] = group["schedules"].to_dict()
+        # torch.distributed.checkpoint keeps of a dictionary only state and groups
+        packed["schedules"] = group["schedules"].to_dict() | {STEPS_TAKEN: step}
     return packed | {"params": [index[id(param)] for param in group["params"]]}
 
 
@@ -200,7 +201,8 @@ def plan(
     merged = merge(groups, places, source, hyperparameters, checked=check is not None)
     steps = source.step
     if steps is None:
-        steps = highest_count((parameter.entry for parameter in source.parameters), step)
+        default = step if source.followed is None else source.followed
+        steps = max(highest_count((parameter.entry for parameter in source.parameters), default), source.followed or 0)
     for i, group in enumerate(merged.groups):
         _check_group(i, group, check)
     known = None if slots is None else [slots(group) for group in merged.groups]

@@ -639,8 +639,21 @@ def test_a_rate_held_at_zero_stays_there_and_the_schedule_goes_on_when_it_is_let
         optimizer.step()
 
 
-def test_distributed_checkpoints_resume_a_fresh_optimizer_with_a_schedule() -> None:
-    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("AdamW", {"lr": 0.1 * schedules.cosine(10), "weight_decay": 0.1}),
+        ("SGD", {"lr": 0.1, "momentum": 0.9 * schedules.cosine(10)}),
+    ],
+)
+def test_distributed_checkpoints_resume_a_fresh_optimizer_with_a_schedule(
+    name: str, options: dict[str, Any], flat: bool
+) -> None:
+    """They keep of the dictionary only state and groups, and SGD counts no steps in its state."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+    how = StateDictOptions(flatten_optimizer_state_dict=flat)
 
     def trained(model: torch.nn.Module, optimizer: Any, steps: int) -> None:
         for _ in range(steps):
@@ -651,15 +664,14 @@ def test_distributed_checkpoints_resume_a_fresh_optimizer_with_a_schedule() -> N
     def made() -> tuple[torch.nn.Module, Any]:
         torch.manual_seed(0)
         model = torch.nn.Linear(2, 2)
-        return model, steprule.AdamW(model, lr=0.1 * schedules.cosine(10), weight_decay=0.1)
+        return model, getattr(steprule, name)(model, **options)
 
     straight, optimizer = made()
     trained(straight, optimizer, 6)
     model, first = made()
     trained(model, first, 3)
-    saved = get_state_dict(model, first)
-    saved = copy.deepcopy(saved)
+    saved = copy.deepcopy(get_state_dict(model, first, options=how))
     again, optimizer = made()
-    set_state_dict(again, optimizer, model_state_dict=saved[0], optim_state_dict=saved[1])
+    set_state_dict(again, optimizer, model_state_dict=saved[0], optim_state_dict=saved[1], options=how)
     trained(again, optimizer, 3)
     assert all(map(torch.equal, again.parameters(), straight.parameters()))

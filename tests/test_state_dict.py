@@ -520,13 +520,24 @@ class TestSchedules:
         model = network()
         rate = 0.1 * schedules.cosine(10)
         saved = packed(self.optimizer(model, 4, lr=rate), step=4)
-        assert saved["param_groups"][0]["schedules"] == {"lr": rate.to_dict()}
+        assert saved["param_groups"][0]["schedules"] == {"lr": rate.to_dict(), "steps taken": 4}
         other = self.optimizer(model, lr=0.1 * schedules.cosine(10))
         new = prepare(other, saved)
         new.install(other)
         assert (new.step, new.replaced) == (4, [])
         schedules.write(other.param_groups, new.step)
         assert other.param_groups[0]["lr"] == rate(4)
+
+    def test_the_steps_that_it_has_followed_count_where_the_dictionary_says_no_others(self) -> None:
+        model = network()
+        saved = packed(self.optimizer(model, 4, lr=0.1 * schedules.cosine(10)), step=4)
+        del saved["steprule"]
+        assert prepare(self.optimizer(model), saved).step == 4
+        saved["state"] = {0: {"step": torch.tensor(7.0)}}  # torch.optim has gone on with it
+        assert prepare(self.optimizer(model), saved, strict=False).step == 7
+        saved["param_groups"][0]["schedules"]["steps taken"] = "many"
+        with pytest.raises(TypeError, match=r"'steps taken' in the schedules of param_groups\[0\] must be a number"):
+            prepare(self.optimizer(model), saved)
 
     def test_one_that_is_not_here_comes_from_the_file(self) -> None:
         model = network()

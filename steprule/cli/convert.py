@@ -140,7 +140,7 @@ def _described(state: StateDict, file: StateFile, algorithm: str | None) -> Stat
     if "steprule" in state:
         _algorithm(file, algorithm)
         return state
-    step = highest_count(state["state"].values())
+    step = max(highest_count(state["state"].values()), file.saved.followed or 0)
     known = {"version": VERSION, "algorithm": _algorithm(file, algorithm), "step": step, "parameters": None}
     return {**state, "steprule": known}
 

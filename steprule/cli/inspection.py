@@ -163,6 +163,7 @@ def summary(file: StateFile, table: Iterable[Row]) -> dict[str, Any]:
     tensors = [v for p in file.saved.parameters for v in p.entry.values() if isinstance(v, StoredTensor)]
     weights = [v for v in file.model.values() if isinstance(v, StoredTensor)]
     counts = [number(plain(parameter.entry.get("step"))) for parameter in file.saved.parameters]
+    counts.append(file.saved.followed)
     shapes = [shape_of(p, file.model.get(name_of(p))) for p in file.saved.parameters]
     return {
         "file": str(file.path),
