@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from .kernels.choose import BACKENDS, choose, launches
 from .kernels.explain import explain
-from .kernels.launch import Entry, fresh
+from .kernels.launch import NO_GRAD, Entry, fresh
 from .kernels.plan import Plan, PlanInTurns
 from .membership import Seen, keep_names, known_entries, missing, newcomers
 from .names import nearest
@@ -288,6 +289,7 @@ class Optimizer(torch.optim.Optimizer):
         self._scheduled = False
         self._plan_key: Any = None
         self._programs: list[tuple[Any, Program]] = []
+        self._entries: list[Entry] = []
 
     def _patch_step_function(self) -> None:
         self._zero_grad_profile_name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
@@ -406,22 +408,35 @@ class Optimizer(torch.optim.Optimizer):
         self._keep_names()
         groups = self.param_groups
         programs = [self._program(group, key) for group in groups]
-        entries = [
-            Entry(p, p.grad, self.state.get(p, {}), index, self._name(index, position))
-            for index, group in enumerate(groups)
-            for position, p in enumerate(group["params"])
-            if p.grad is not None
-        ]
+        entries = self._present()
         for entry in entries:
             if groups[entry.group]["capturable"]:
                 check_capturable(entry)
             if groups[entry.group]["fused"] and "fused" in self.switches:
                 check_fused(entry)
-        params = [p for group in groups for p in group["params"]]
+        params = self._params()
         kind = Plan if len(set(map(id, params))) == len(params) else PlanInTurns
         plan = kind(launches(programs, entries, groups), params, [len(g["params"]) for g in groups], programs)
         self._plan, self._plan_key = plan, key
         return plan
+
+    def _present(self) -> list[Entry]:
+        """The parameters that have a gradient."""
+        params = self._params()
+        known = [entry.param for entry in self._entries]
+        if len(known) != len(params) or not all(map(operator.is_, known, params)):
+            self._entries = [Entry(p, NO_GRAD, {}, 0, "") for p in params]
+        places = ((index, i) for index, group in enumerate(self.param_groups) for i in range(len(group["params"])))
+        present = []
+        for entry, (index, position) in zip(self._entries, places, strict=True):
+            grad = entry.param.grad
+            if grad is not None:
+                entry.grad, entry.group, entry.name = grad, index, self._name(index, position)
+                state = self.state.get(entry.param)
+                if state is not None or entry.state:
+                    entry.state = {} if state is None else state
+                present.append(entry)
+        return present
 
     def _program(self, group: dict[str, Any], key: PlanKey) -> Program:
         """The Program for a group: one that was traced before, while its answers stay."""

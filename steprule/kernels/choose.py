@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,18 +85,21 @@ def launches(
     firsts: dict[Program, Program] = {}
     programs = [firsts.setdefault(program, program) for program in programs]
     seen: dict[int, int] = {}
-    kinds: dict[Hashable, tuple[Callable[..., Launch], str, Program, list[Entry]]] = {}
+    kinds: dict[tuple[tuple[Any, ...], int], list[Entry]] = {}
+    asked = [(group.get("backend"), bool(group.get("differentiable"))) for group in groups]
     for entry in entries:
-        program, group = programs[entry.group], groups[entry.group]
-        check(program, entry)
-        kernel, reason = choose(program, entry, group)
-        p, g = entry.param, entry.grad
-        dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in program.slots)]
+        program, options = programs[entry.group], asked[entry.group]
+        if not entry.holds(program, options):
+            check(program, entry)
+            kernel, reason = choose(program, entry, groups[entry.group])
+            p, g = entry.param, entry.grad
+            dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in program.slots)]
+            kind = (kernel, reason, id(program), tuple(dtypes), p.device, g.layout, options[1])
+            entry.settle(program, options, kind)
         # a parameter that stands twice in a group is updated twice, one after the other
-        times = seen[id(p)] = seen.get(id(p), 0) + 1
-        key = (kernel, reason, id(program), tuple(dtypes), p.device, g.layout, bool(group.get("differentiable")), times)
-        kinds.setdefault(key, (kernel, reason, program, []))[3].append(entry)
-    return [kernel(program, members, groups, reason) for kernel, reason, program, members in kinds.values()]
+        times = seen[id(entry.param)] = seen.get(id(entry.param), 0) + 1
+        kinds.setdefault((entry.kind, times), []).append(entry)
+    return [kind[0](members[0].program, members, groups, kind[1]) for (kind, _), members in kinds.items()]
 
 
 def check(program: Program, entry: Entry) -> None:

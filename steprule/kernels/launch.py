@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 
 from ..rule.program import FIRST_SLOT, Matrix, Program, Slot
 from .looks import still
-from .tables import dense, like, plain
+from .tables import dense, like, plain, same_layout
 
-__all__ = ["Entry", "Launch", "Row", "arithmetic", "fresh", "real", "scalar_dtype", "slot_dtype"]
+__all__ = ["NO_GRAD", "Entry", "Launch", "Row", "arithmetic", "fresh", "real", "scalar_dtype", "slot_dtype"]
 
 State = dict[str, Any]
 Group = Mapping[str, Any]
@@ -26,7 +27,7 @@ NO_GRAD = torch.empty(0, device="cpu")
 
 @dataclass
 class Entry:
-    """One parameter that has a gradient in this step."""
+    """One parameter that has a gradient in this step; what was found out about it is kept from plan to plan."""
 
     param: torch.Tensor
     grad: torch.Tensor
@@ -35,6 +36,40 @@ class Entry:
     name: str
     is_new: bool | None = None
     """Whether this counts as its first update; None: if its state is empty."""
+    kind: tuple[Any, ...] = field(default=(), init=False)
+    """What the parameters of a launch have in common."""
+    slots: list[torch.Tensor] | None = field(default=None, init=False)
+    """The array slots, once they are adopted."""
+
+    def settle(self, program: Program, options: tuple[Any, ...], kind: tuple[Any, ...]) -> None:
+        """Note what was asked for, and what parameter, gradient and state, as they are, were found to be good for."""
+        p, g = self.param, self.grad
+        self.program, self.options, self.kind, self.slots = program, options, kind, None
+        self.still = still([p, g])
+        self.numel = real(p).numel()
+        self.strange = g.layout == torch.strided and not same_layout(g, p)
+        self.implicit = g.is_complex() or g.is_neg() or g._is_zerotensor()
+
+    def adopted(self, names: Sequence[str], slots: list[torch.Tensor]) -> None:
+        self.names, self.slots = names, slots
+        self.pointers = list(map(torch.Tensor.data_ptr, slots))
+
+    def holds(self, program: Program, options: tuple[Any, ...]) -> bool:
+        """Whether what was found out still holds."""
+        return (
+            self.slots is not None
+            and self.program is program
+            and self.options == options
+            and self.still(self.param, self.grad)
+            and all(map(operator.is_, map(self.state.get, self.names), self.slots))
+            and list(map(torch.Tensor.data_ptr, self.slots)) == self.pointers
+        )
+
+    def later(self, state: State, is_new: bool) -> Entry:
+        """The same with another state, whose slots are not adopted yet."""
+        entry = copy(self)
+        entry.state, entry.is_new, entry.slots = state, is_new, None
+        return entry
 
 
 @dataclass
@@ -109,6 +144,14 @@ def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
     return value
 
 
+def lacks(state: State, names: Sequence[str]) -> bool:
+    """Whether a state has none of some slots."""
+    for name in names:  # noqa: SIM110 (a loop is faster)
+        if state.get(name) is not None:
+            return False
+    return True
+
+
 class Launch:
     """The tensors of one launch and their numbers; a subclass for each kernel says how it runs.
 
@@ -137,8 +180,12 @@ class Launch:
         self.sparse = entries[0].grad.layout == torch.sparse_coo
         counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
         used = [s.name for s in (*program.slots, *program.reduced_slots)] + counted
-        new = [all(e.state.get(name) is None for name in used) if e.is_new is None else e.is_new for e in entries]
-        self.slots = [[self.adopt(slot, e, groups[e.group]) for e in entries] for slot in program.slots]
+        new = [lacks(e.state, used) if e.is_new is None else e.is_new for e in entries]
+        self.slot_names = [s.name for s in program.slots]
+        for e in entries:
+            if e.slots is None:
+                e.adopted(self.slot_names, [self.adopt(slot, e, groups[e.group]) for slot in program.slots])
+        self.slots = [list(column) for column in zip(*(e.slots for e in entries), strict=True)]
         self.counted = counted
         self.counters = self.adopt_counters(groups)
         self.numbers = self.counters.numpy()
@@ -197,51 +244,56 @@ class Launch:
         """Let the optimizer's state be what this launch works on; done when its first step has succeeded."""
         names = [*self.slot_names, *self.counted, *(s.name for s in self.program.reduced_slots)]
         columns = [*self.slots, *self.counter_views, *self.kept_views]
-        for i, (p, own) in enumerate(zip(self.params, self.states, strict=True)):
-            for name, tensors in zip(names, columns, strict=True):
-                own[name] = tensors[i]
-            if names:
-                state[p] = own
+        for name, tensors in zip(names, columns, strict=True):
+            for own, tensor in zip(self.states, tensors, strict=True):
+                own[name] = tensor
+        if names:
+            state.update(zip(self.params, self.states, strict=True))
         for entry in self.entries:
             entry.grad = NO_GRAD  # a launch outlives its step, and must not keep gradients alive
-        self.kept = [own[name] for own in self.states for name in names]
+        self.kept = list(chain.from_iterable(zip(*columns, strict=True)))
         self.kept_of = operator.itemgetter(*names) if names else dict
         self.installed = True
 
     def classify(self, new: Sequence[bool]) -> list[Row]:
-        rows: dict[Any, Row] = {}
-        first_slot = 1 if self.program.uses_step else 0
-        columns = self.numbers.T.tolist()
-        for i, entry in enumerate(self.entries):
-            step = columns[i][0] if self.program.uses_step else 0.0
-            slots = columns[i][first_slot:]
-            shape = tuple(real(entry.param).shape) if self.program.uses_size else ()
-            key = (entry.group, step, new[i], tuple(slots), shape)
-            rows.setdefault(key, Row(entry.group, [], step, new[i], slots, shape)).members.append(i)
-        return list(rows.values())
+        shapes = [tuple(real(p).shape) for p in self.params] if self.program.uses_size else repeat(())
+        columns: Any = self.numbers.tolist()
+        steps, *slots = columns if self.program.uses_step else [repeat(0.0), *columns]
+        members: dict[Any, list[int]] = {}
+        groups = [e.group for e in self.entries]
+        for i, key in enumerate(zip(groups, steps, new, shapes, *slots, strict=False)):
+            members.setdefault(key, []).append(i)
+        return [Row(key[0], own, key[1], key[2], list(key[4:]), key[3]) for key, own in members.items()]
 
     # -- every step ----------------------------------------------------------------------------------------------
 
     def remember(self) -> None:
         """Note how everything looked when the launch was made, for :meth:`refresh` to compare."""
         self.expected = self.numbers.tobytes()
-        self.slot_names = [s.name for s in self.program.slots]
         self.counter_views = [list(views) for views in self.counters]
         self.installed = False
         self.grad_dtype = self.grads[0].dtype
-        self.param_strides = [() if self.sparse else p.stride() for p in self.params]
         self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
         self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
         self.held = [*self.params, *chain.from_iterable(self.slots)]
         self.held_pointers = [*self.param_pointers, *chain.from_iterable(self.slot_pointers)]
-        self.implicit = any(g.is_complex() or g.is_neg() or g._is_zerotensor() for g in self.grads)
-        self.unchanged = still([*self.params, *self.grads])
+        self.implicit = any([e.implicit for e in self.entries])  # noqa: C419 (a list is faster)
+        self.looks = [e.still for e in self.entries]
+        self.unchanged: Callable[..., bool] | None = None
+
+    def as_planned(self, *tensors: Any) -> bool:
+        """Whether parameters and gradients look as they did; if so they are asked together from now on, not one by
+        one, which is faster and not worth its preparation for a launch of one step."""
+        if not all(same(p, g) for same, p, g in zip(self.looks, tensors, tensors[len(self.looks) :], strict=False)):
+            return False
+        self.unchanged = still(tensors)
+        return True
 
     def refresh(self) -> bool:
         """Look up parameters, gradients and state again; False if anything but gradients' addresses has changed."""
         grads = [p.grad for p in self.params]
         if (
-            not self.unchanged(*self.params, *grads)
+            not (self.unchanged or self.as_planned)(*self.params, *grads)
             or not self.states_are_kept()
             or list(map(torch.Tensor.data_ptr, self.held)) != self.held_pointers
             or self.numbers.tobytes() != self.expected
@@ -263,13 +315,7 @@ class Launch:
 
     def strange_grads(self) -> list[int]:
         """The gradients that lie in memory in another way than their parameters: they are copied at each step."""
-        if self.sparse:
-            return []
-        return [
-            i
-            for i, e in enumerate(self.entries)
-            if e.grad.stride() != self.param_strides[i] and like(e.grad, e.param) is not e.grad
-        ]
+        return [i for i, e in enumerate(self.entries) if e.strange]
 
     def grad_pointers(self, strange: Sequence[int]) -> list[int]:
         """Where the gradients lie, once those that don't lie as their values and parameters do are copied."""

@@ -430,7 +430,7 @@ class LLVMLaunch(Launch):
         self.written: list[tuple[float, ...]] = [()] * len(self.rows)
         self.every = [slice(None) if len(self.rows) == 1 else np.asarray(row.members) for row in self.rows]
         self.frames: list[Any] = []
-        self.lay(chunk_table([real(p).numel() for p in self.params]))
+        self.lay(chunk_table([e.numel for e in entries]))
 
     @property
     def source(self) -> str:

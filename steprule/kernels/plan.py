@@ -6,7 +6,6 @@ import functools
 import operator
 from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -191,7 +190,7 @@ class PlanInTurns(Plan):
 def again(launch: Launch, groups: Sequence[Any], state: Mapping[torch.Tensor, Any]) -> Launch:
     """A launch for a later turn, made from the state that the turns before it left."""
     new = {i: row.is_new for row in launch.rows for i in row.members}
-    entries = [replace(e, state=state.get(e.param, {}), is_new=new[i]) for i, e in enumerate(launch.entries)]
+    entries = [entry.later(state.get(entry.param, {}), new[i]) for i, entry in enumerate(launch.entries)]
     return type(launch)(launch.program, entries, groups, launch.reason)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["CHUNK", "IntTable", "chunk_table", "dense", "like", "plain", "row_chunks"]
+__all__ = ["CHUNK", "IntTable", "chunk_table", "dense", "like", "plain", "row_chunks", "same_layout"]
 
 IntTable = npt.NDArray[np.int64]
 

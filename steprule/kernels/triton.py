@@ -110,7 +110,7 @@ class TritonLaunch(Launch):
         self.found_inf: torch.Tensor | None = None
         self.live: DeviceScalars | None = None
         self.stream: Any = None
-        lengths = [0 if self.sparse else real(p).numel() for p in self.params]
+        lengths = [0 if self.sparse else e.numel for e in entries]
         self.lay(upload(chunk_table(lengths, CHUNK), self.device), [-(-n // CHUNK) for n in lengths])
         self.block = self.choose_block(sum(lengths))
 

@@ -1,0 +1,177 @@
+"""Parameters whose gradients come and go: every step is what it would be if it were planned anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import normal
+from torch import Tensor
+
+import steprule
+
+SHAPES: list[tuple[int, ...]] = [(7,), (4, 3), (), (0, 2), (2, 3, 2, 2), (5, 2), (70, 300)]
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.9},
+    "AdamW": {"clip_norm": 1.0},
+    "NAdam": {},
+    "Lamb": {"clip_norm": 0.5},
+}
+
+
+def parameters() -> list[Tensor]:
+    params = [normal(*shape, seed=i).requires_grad_() for i, shape in enumerate(SHAPES)]
+    for p in params:
+        p.grad_dtype = None
+    return params
+
+
+def turned(tensor: Tensor) -> Tensor:
+    """The same values, lying otherwise in memory."""
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1) if tensor.ndim else tensor.clone()
+
+
+def gradient(kind: str, p: Tensor, seed: int) -> Tensor | None:
+    if kind == "none":
+        return None
+    grad = normal(*p.shape, seed=seed)
+    if kind == "turned":
+        return turned(grad)
+    return grad.bfloat16() if kind == "bfloat16" else grad
+
+
+def replace_state(optimizer: Any, p: Tensor) -> None:
+    for name, value in optimizer.state.get(p, {}).items():
+        optimizer.state[p][name] = value + 1
+
+
+def rewrite_state(optimizer: Any, p: Tensor) -> None:
+    for value in optimizer.state.get(p, {}).values():
+        value.fill_(3.0)
+
+
+def replace_whole_state(optimizer: Any, p: Tensor) -> None:
+    if p in optimizer.state:
+        optimizer.state[p] = {name: 2 * value for name, value in optimizer.state[p].items()}
+
+
+def turn_state(optimizer: Any, p: Tensor) -> None:
+    for value in optimizer.state.get(p, {}).values():
+        value.data = turned(value)
+
+
+def drop_state(optimizer: Any, p: Tensor) -> None:
+    optimizer.state.pop(p, None)
+
+
+def move_parameter(optimizer: Any, p: Tensor) -> None:
+    p.data = p.detach().clone()
+
+
+def turn_parameter(optimizer: Any, p: Tensor) -> None:
+    if p.ndim == 4:
+        p.data = p.detach().to(memory_format=torch.channels_last)
+
+
+def move_to_other_group(optimizer: Any, p: Tensor) -> None:
+    first, second = (group["params"] for group in optimizer.param_groups)
+    if first[0] is p:
+        second.append(first.pop(0))
+
+
+def other_rule(optimizer: Any, p: Tensor) -> None:
+    optimizer.param_groups[0]["l1"] = 0.1 - optimizer.param_groups[0]["l1"]
+
+
+EVENTS = [
+    replace_state,
+    replace_whole_state,
+    rewrite_state,
+    turn_state,
+    drop_state,
+    move_parameter,
+    turn_parameter,
+    move_to_other_group,
+    other_rule,
+]
+
+KINDS = st.sampled_from(["none", "none", "dense", "dense", "dense", "turned", "bfloat16"])
+STEPS = st.lists(
+    st.tuples(
+        st.lists(KINDS, min_size=len(SHAPES), max_size=len(SHAPES)),
+        st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, len(SHAPES) - 1)), max_size=2),
+    ),
+    min_size=2,
+    max_size=7,
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    return bool(a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b))
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@settings(max_examples=15, deadline=None)
+@given(steps=STEPS)
+def test_a_step_has_the_bits_of_one_that_is_planned_anew(algorithm: str, backend: str, steps: Any) -> None:
+    """The other optimizer loads its own state before each step, after which it knows nothing any more."""
+    runs = []
+    for _ in range(2):
+        params = parameters()
+        groups = [{"params": params[0::2]}, {"params": params[1::2], "lr": 0.1}]
+        optimizer = getattr(steprule, algorithm)(groups, lr=0.05, backend=backend, **ALGORITHMS[algorithm])
+        optimizer.track("grad_norm", "update_norm")
+        runs.append((params, optimizer))
+    (ours, mine), (theirs, anew) = runs
+    for seed, (kinds, events) in enumerate(steps):
+        for params, optimizer in runs:
+            for event, i in events:
+                event(optimizer, params[i])
+            for i, (kind, p) in enumerate(zip(kinds, params, strict=True)):
+                p.grad = gradient(kind, p, 10 * seed + i)
+        anew.load_state_dict(anew.state_dict())
+        mine.step()
+        anew.step()
+        assert mine.tracked() == anew.tracked()
+        assert mine.explain() == anew.explain()
+        for p, q in zip(ours, theirs, strict=True):
+            assert same(p, q)
+            state, other = mine.state.get(p, {}), anew.state.get(q, {})
+            assert state.keys() == other.keys()
+            assert all(same(value, other[name]) for name, value in state.items())
+
+
+def test_another_backend_serves_from_the_next_set_on() -> None:
+    params = parameters()
+    for i, p in enumerate(params):
+        p.grad = gradient("dense", p, i)
+    optimizer = steprule.AdamW(params)
+    optimizer.step()
+    optimizer.param_groups[0]["backend"] = "eager"
+    params[0].grad = None
+    optimizer.step()
+    assert optimizer.explain().startswith("eager: backend='eager' was asked for\n    6 tensors")
+
+
+def test_a_refused_step_leaves_nothing_behind() -> None:
+    """One gradient has become another dtype when another one is refused: both are looked at again."""
+    params = parameters()
+    for i, p in enumerate(params):
+        p.grad = gradient("dense", p, i)
+    optimizer = steprule.SGD(params, lr=1.0)
+    optimizer.step()
+    start, memory = [p.detach().clone() for p in params], params[1].data
+    params[0].grad = gradient("bfloat16", params[0], 1)
+    params[1].grad, params[1].data = torch.ones(4, 3), torch.zeros(2)
+    with pytest.raises(RuntimeError, match=r"was p\.data replaced after backward"):
+        optimizer.step()
+    params[1].grad, params[1].data = None, memory
+    params[1].grad = gradient("dense", params[1], 1)
+    optimizer.step()
+    assert torch.equal(params[0], start[0] - params[0].grad.float())
+    assert torch.equal(params[1], start[1] - params[1].grad)
