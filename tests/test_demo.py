@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_algorithm import ALGORITHMS
 from matplotlib import image
 from typer.testing import CliRunner, Result
 
@@ -168,13 +168,6 @@ def test_rates_fall_while_training(uninterrupted: Path) -> None:
         assert rates == sorted(rates, reverse=True)
         assert rates[90] == pytest.approx(rates[0] * 0.8**2)
     assert sum(history["loss"][-45:]) < sum(history["loss"][:45]) / 2
-
-
-ALGORITHMS = [
-    name
-    for name, value in vars(steprule).items()
-    if inspect.isclass(value) and issubclass(value, steprule.Optimizer) and value is not steprule.Optimizer
-]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

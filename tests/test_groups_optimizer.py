@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_algorithm import ALGORITHMS
 from torch import Tensor, nn
 from torch.optim import lr_scheduler as peers
 from torch.optim.optimizer import required
@@ -19,13 +20,6 @@ import steprule
 from steprule import biases, by_ndim, norms, scale
 from steprule.schedules import cosine, exponential, linear, plateau, warmup
 
-ALGORITHMS = [
-    name
-    for name in steprule.__all__
-    if inspect.isclass(found := getattr(steprule, name))
-    and issubclass(found, steprule.Optimizer)
-    and found is not steprule.Optimizer
-]
 ONE_GROUP = {"LBFGS"}  # it has no parameter groups
 OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.5}, "LBFGS": {"max_iter": 2}}
 

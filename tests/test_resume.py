@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from every_algorithm import ALGORITHMS
 from torch import nn
 
 import steprule
 from steprule.checkpoint import load, save
 from steprule.schedules import cosine, linear, warmup
 
-ALGORITHMS = [
-    name
-    for name in steprule.__all__
-    if inspect.isclass(found := getattr(steprule, name))
-    and issubclass(found, steprule.Optimizer)
-    and found is not steprule.Optimizer
-]
 DENSE = [name for name in ALGORITHMS if name not in ("SparseAdam", "LBFGS", "Muon")]
 SPARSE = [name for name in ALGORITHMS if name not in ("LBFGS", "Muon", "Adafactor", "Lamb")]
 OPTIONS = {

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from every_algorithm import RULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -111,13 +112,7 @@ def compare(
 # -- every algorithm -------------------------------------------------------------------------------------------------
 
 SHAPES = [(3, 5), (37,), (), (0, 4), (4, 11)]
-ALGORITHMS = sorted(
-    name
-    for name in steprule.__all__
-    if isinstance(found := getattr(steprule, name), type)
-    and issubclass(found, Optimizer)
-    and found.update is not Optimizer.update
-)
+ALGORITHMS = sorted(RULES)
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "SGD": [
         dict(momentum=0.9, nesterov=True, weight_decay=0.1),

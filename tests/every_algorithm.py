@@ -1,0 +1,10 @@
+"""The names of all algorithms, for the tests that no algorithm may be left out of."""
+
+import steprule
+
+CLASSES = {name: found for name in steprule.__all__ if isinstance(found := getattr(steprule, name), type)}
+
+ALGORITHMS = [name for name, found in CLASSES.items() if issubclass(found, steprule.Optimizer) and name != "Optimizer"]
+
+RULES = [name for name in ALGORITHMS if CLASSES[name].update is not steprule.Optimizer.update]
+"""Those that an update rule describes."""
