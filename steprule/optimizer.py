@@ -262,6 +262,9 @@ class Optimizer(torch.optim.Optimizer):
         """
         raise NotImplementedError(f"{type(self).__name__} has no rule: define update(self, p, g, s, h)")
 
+    def refuse(self, p: torch.Tensor) -> None:
+        """Raise if a parameter with a gradient is of a kind that the algorithm is not for; nothing has changed yet."""
+
     def validate(self, h: Mapping[str, Any]) -> None:
         """Refuse hyperparameters out of range; called with the defaults and with each group.
 
@@ -407,16 +410,24 @@ class Optimizer(torch.optim.Optimizer):
     def _make_plan(self, key: PlanKey) -> Plan:
         self._keep_names()
         groups = self.param_groups
-        programs = [self._program(group, key) for group in groups]
         entries = self._present()
         for entry in entries:
+            self.refuse(entry.param)
             if groups[entry.group]["capturable"]:
                 check_capturable(entry)
             if groups[entry.group]["fused"] and "fused" in self.switches:
                 check_fused(entry)
+        if not entries:
+            self._program(groups[0], key, 1)  # a rule that is wrong says so without a gradient
+        known = [self._by_dimensions(group, key) for group in groups]
+        programs = [known[entry.group](entry.param.ndim) for entry in entries]
+        served: list[dict[int, Program]] = [{} for _ in groups]
+        for entry, program in zip(entries, programs, strict=True):
+            served[entry.group][id(program)] = program
         params = self._params()
         kind = Plan if len(set(map(id, params))) == len(params) else PlanInTurns
-        plan = kind(launches(programs, entries, groups), params, [len(g["params"]) for g in groups], programs)
+        lengths = [len(group["params"]) for group in groups]
+        plan = kind(launches(programs, entries, groups), params, lengths, [list(own.values()) for own in served])
         self._plan, self._plan_key = plan, key
         return plan
 
@@ -438,10 +449,14 @@ class Optimizer(torch.optim.Optimizer):
                 present.append(entry)
         return present
 
-    def _program(self, group: dict[str, Any], key: PlanKey) -> Program:
-        """The Program for a group: one that was traced before, while its answers stay."""
+    def _by_dimensions(self, group: dict[str, Any], key: PlanKey) -> Callable[[int], Program]:
+        """The Programs for a group's parameters, by the number of their dimensions; most rules have one for all."""
+        return functools.cache(functools.partial(self._program, group, key))
+
+    def _program(self, group: dict[str, Any], key: PlanKey, ndim: int) -> Program:
+        """The Program for a group's parameters of so many dimensions: one traced before, while its answers stay."""
         for known, program in self._programs:
-            if known == key and program.serves(group):
+            if known == key and program.ndim in (None, ndim) and program.serves(group):
                 return program
         scaled, clipped, tracked = key
         program = trace(
@@ -453,6 +468,7 @@ class Optimizer(torch.optim.Optimizer):
             clipped=clipped,
             tracked=parts(tracked),
             own=self._own_options,
+            ndim=ndim,
         )
         self._programs.append((key, program))
         return program
@@ -492,13 +508,13 @@ class Optimizer(torch.optim.Optimizer):
             return "torch"
         try:
             clipped = any(group["clip_norm"] for group in self.param_groups)
-            program = self._program(group, (False, clipped, self._tracked))
+            program = self._by_dimensions(group, (False, clipped, self._tracked))
             entries = [
                 Entry(p, p if p.grad is None else p.grad, self.state.get(p, {}), index, "")
                 for p in group["params"]
                 if not is_lazy(p)
             ]
-            found = dict.fromkeys(choose(program, entry, group)[0].backend for entry in entries)
+            found = dict.fromkeys(choose(program(e.param.ndim), e, group)[0].backend for e in entries)
             return ", ".join(found) or "not known yet"
         except (RuntimeError, ValueError, TypeError):
             return "none (explain() says why)"
@@ -746,11 +762,11 @@ class Optimizer(torch.optim.Optimizer):
     def _check_loaded(self, group: Mapping[str, Any]) -> None:
         self._validate({**self.defaults, **group})
 
-    def _slots_of(self, group: dict[str, Any]) -> dict[str, Slot]:
+    def _slots_of(self, group: dict[str, Any], param: torch.Tensor) -> dict[str, Slot]:
         """The slots that a parameter of this group has once it was updated."""
-        program = self._program(group, (False, False, ()))
+        program = self._program(group, (False, False, ()), param.ndim)
         counted = {"step": Slot("scalar")} if program.uses_step else {}
-        return counted | {slot.name: slot for slot in (*program.slots, *program.scalar_slots, *program.reduced_slots)}
+        return counted | {slot.name: slot for slot in program.state}
 
 
 def spelled_out(signature: inspect.Signature, refused: frozenset[str]) -> inspect.Signature:

@@ -161,7 +161,7 @@ def plan(
     resize: Collection[str] = (),
     step: int = 0,
     check: Callable[[Group], None] | None = None,
-    slots: Callable[[Group], Slots] | None = None,
+    slots: Callable[[Group, torch.Tensor], Slots] | None = None,
     fresh: Fresh | None = None,
     copy: bool = True,
 ) -> Plan:
@@ -182,7 +182,7 @@ def plan(
             rest begins as new state does.
         step: number of steps this optimizer has taken, for a dictionary that does not say.
         check: refuses hyperparameters that are out of range.
-        slots: the slots that the parameters of a group have, where the optimizer knows them.
+        slots: the slots that a parameter of a group has, where the optimizer knows them.
         fresh: the value with which a slot of a parameter in a group begins; zeros where left out.
         copy: False gives the saved tensors away instead of copying them.
 
@@ -205,7 +205,10 @@ def plan(
         steps = max(highest_count((parameter.entry for parameter in source.parameters), default), source.followed or 0)
     for i, group in enumerate(merged.groups):
         _check_group(i, group, check)
-    known = None if slots is None else [slots(group) for group in merged.groups]
+    owners = [i for i, group in enumerate(groups) for _ in group["params"]]
+    known = None
+    if slots is not None:
+        known = [slots(merged.groups[i], p) for i, p in zip(owners, params_of(groups), strict=True)]
     together = None if known is None else {name: slot for own in known for name, slot in own.items()}
     _refuse_another(source, algorithm, together)
 
@@ -222,13 +225,12 @@ def plan(
         copy=copy,
     )
     peers = _slot_sets(source)
-    owners = (i for i, group in enumerate(groups) for _ in group["params"])
     new_state: defaultdict[Any, Any] = defaultdict(dict, copied(source.loose))
-    for param, owner, label, place in zip(params_of(groups), owners, labels, places, strict=True):
+    for i, (param, owner, label, place) in enumerate(zip(params_of(groups), owners, labels, places, strict=True)):
         entry = None
         if place is not None:
             of, group = source.parameters[place], merged.groups[owner]
-            needed = () if known is None or hyperparameters == "current" else known[owner]
+            needed = () if known is None or hyperparameters == "current" else known[i]
             entry = fit(param, group, label, of, peers[of.group], needed=needed, resize=label in resized).state(result)
         entry = state.get(param) if entry is None else entry
         if entry:

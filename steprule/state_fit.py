@@ -65,7 +65,7 @@ def kinds(pairs: Iterable[tuple[torch.Tensor, Mapping[str, Any]]], slots: Slots 
         for name, value in entry.items():
             kind = _kind(name, value, param)
             found[name] = max(kind, found.get(name, kind), key=_STRENGTH.index)
-    return found | {name: slot.kind for name, slot in (slots or {}).items()}
+    return found | {name: "scalar" if slot.kind == "scalar" else "array" for name, slot in (slots or {}).items()}
 
 
 def _kind(name: str, value: Any, param: torch.Tensor) -> Kind:
@@ -191,12 +191,11 @@ class Fit:
         shape = tuple(self.param.shape)
         if name in _FLAT and is_flat(self.saved.entry):
             return (self.numbers,)
-        if name == "row_var":
-            return (*shape[:-1], 1)
-        if name == "col_var":
-            return (*shape[:-2], 1, *shape[-1:])
+        slot = (self.slots or {}).get(name)
+        if slot is not None:
+            return slot.shape(shape)
         record = self.saved.record
-        if record is None or name in (self.slots or ()):
+        if record is None:
             return shape
         recorded = record.slots.get(name)
         return shape if recorded is None or recorded == record.shape else recorded

@@ -15,6 +15,8 @@ import torch
 
 import steprule
 from steprule import Optimizer, rule
+from steprule.kernels.triton import COLUMNS, PARTS, ROWS
+from steprule.kernels.triton_rows import join_source, rows_source
 from steprule.kernels.triton_source import NAMES, compiled, exact, pass_source, scalar_source
 from steprule.rule.program import GRAD, Program
 
@@ -38,6 +40,13 @@ TYPES = {
     "found_inf": "*fp32",
     "scalars": "*fp64",
     "tensors": "i32",
+    "places": "*i64",
+    "lines": "*i64",
+    "sums": "*i64",
+    "owner": "*i64",
+    "parts": "*fp64",
+    "table": "*fp64",
+    "columns": "i32",
 }
 MEMORY = re.compile(r"\b(?:(?:ld|st)\.global[.\w]*|global_(?:load|store)_\w+|buffer_(?:load|store)_\w+)")
 ARITHMETIC = re.compile(r"\b(?:div|sqrt|fma|ex2|lg2|mul)\.[.\w]+")
@@ -59,11 +68,22 @@ class Everything(Optimizer):
         return p - all_of(p, g) * all_of(norms, h.lr) - s.number
 
 
+class RowsAndColumns(Optimizer):
+    """Every reduction over a dimension, and what it leaves in arithmetic with everything else."""
+
+    slots = {"low": rule.row(), "high": rule.column("top")}  # noqa: RUF012
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.low = rule.maximum(s.low, rule.norm(g, dim=-1)) + rule.max_abs(p, dim=-1) * rule.norm(g)
+        s.high = rule.minimum(s.high, rule.sum(g, dim=-2)) + rule.max_abs(s.low * g, dim=-2) * rule.mean(p, dim=-2)
+        return p - h.lr * (rule.where(g < s.low, s.high, g) + rule.sum(s.low, dim=-2) + rule.max_abs(s.high, dim=-1))
+
+
 Everything.slots = {"number": rule.scalar(1.0)}
 
 
 def program(optimizer: Optimizer) -> Program:
-    return optimizer._program(optimizer.param_groups[0], (False, False, ()))
+    return optimizer._program(optimizer.param_groups[0], (False, False, ()), 2)
 
 
 def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) -> Counter[str]:
@@ -88,8 +108,9 @@ def passes(
     operands[GRAD] = NAMES[grad or dtype]
     found = []
     for stage, phase in enumerate(made.phases):
-        functions = compiled(pass_source(made, stage, operands, kind))
-        constants = {**({} if flag else {"found_inf": None}), "BLOCK": 1024}
+        functions = compiled((rows_source if phase.by_lines else pass_source)(made, stage, operands, kind))
+        sizes = {"ROWS": ROWS, "COLUMNS": COLUMNS} if phase.by_lines else {"BLOCK": 1024}
+        constants = {**({} if flag else {"found_inf": None}), **sizes}
         found.append(instructions(functions[f"pass{stage}"], target, constants))
         if phase.reductions:
             instructions(functions[f"gather{stage}"], target, {"BLOCK": 1024})
@@ -104,6 +125,14 @@ def main() -> None:
         results[f"everything {target.arch} {NAMES[dtype]}"] = passes(everything, target, dtype)
     for target in (HOPPER, MI300):
         instructions(compiled(scalar_source(everything, "float32"))["advance"], target, {"BLOCK": 128})
+    by_lines = program(RowsAndColumns([start()], dict(lr=0.1, top=1.0)))
+    adafactor = program(steprule.Adafactor([start()]))
+    joins = compiled(join_source())
+    for target, dtype in ((HOPPER, torch.float32), (HOPPER, torch.bfloat16), (MI300, torch.float32)):
+        results[f"rows {target.arch} {NAMES[dtype]}"] = passes(by_lines, target, dtype, flag=True)
+        results[f"adafactor {target.arch} {NAMES[dtype]}"] = passes(adafactor, target, dtype)
+        for name in ("join_sum", "join_max"):
+            instructions(joins[name], target, {"PARTS": PARTS, "COLUMNS": COLUMNS})
     for dtype in (torch.float32, torch.bfloat16):
         results[f"adamw {NAMES[dtype]}"] = passes(adamw, HOPPER, dtype)
     results["adamw mixed"] = passes(adamw, HOPPER, torch.float32, grad=torch.bfloat16)

@@ -67,7 +67,7 @@ def steps(optimizer: steprule.Optimizer, count: int = 2) -> None:
         optimizer.step()
 
 
-def tensors(*sizes: int) -> list[torch.Tensor]:
+def tensors(*sizes: int | tuple[int, ...]) -> list[torch.Tensor]:
     return [torch.zeros(size, requires_grad=True) for size in sizes]
 
 
@@ -93,6 +93,9 @@ def main() -> None:
     def adamw(*sizes: int, **options: Any) -> steprule.Optimizer:
         return steprule.AdamW(tensors(*sizes), **{"lr": 0.1, **options}, backend="triton")
 
+    def adafactor(*shapes: tuple[int, ...]) -> steprule.Optimizer:
+        return steprule.Adafactor(tensors(*shapes), backend="triton")
+
     def with_another_rate(optimizer: steprule.Optimizer) -> None:
         steps(optimizer)
         optimizer.param_groups[0]["lr"] = 0.01
@@ -112,6 +115,8 @@ def main() -> None:
         "one number on the device": counted(lambda: steps(adamw(9, lr=torch.tensor(0.1)))),
         "clipped": counted(lambda: steps(adamw(30, 40, clip_norm=1.0))),
         "clipped, another number of tensors": counted(lambda: steps(adamw(7, clip_norm=1.0))),
+        "rows and columns": counted(lambda: steps(adafactor((40, 30), (5, 2, 3)))),
+        "rows and columns of other shapes": counted(lambda: steps(adafactor((1, 100), (70, 8), (0, 3)))),
         "scaled": counted(lambda: scaled(adamw(30, 40))),
     }
     print(json.dumps({"on disk": sum(compiled), "results": results}))

@@ -214,7 +214,7 @@ def test_adam_of_old_whose_step_is_a_whole_number() -> None:
     train(model, optimizer, 2)
     train(twin, other, 2)
     assert same(model.state_dict(), twin.state_dict())
-    slots = lambda group: {"exp_avg": array(), "exp_avg_sq": array(), "step": scalar()}
+    slots = lambda group, param: {"exp_avg": array(), "exp_avg_sq": array(), "step": scalar()}
     entry = plan(other.param_groups, {}, saved, algorithm="Adam", slots=slots).state[next(twin.parameters())]
     assert (entry["step"].dtype, entry["step"].shape, entry["step"].item()) == (torch.float32, (), 2.0)
 
@@ -362,7 +362,7 @@ def test_resize_takes_the_common_part() -> None:
             found = other.state[new.weight][slot]
             assert torch.equal(found[:4], optimizer.state[old.weight][slot])
             assert torch.equal(found[4:], torch.zeros(2, 3))
-    slots = lambda group: {"step": scalar(), "exp_avg": array(0.25), "exp_avg_sq": array()}
+    slots = lambda group, param: {"step": scalar(), "exp_avg": array(0.25), "exp_avg_sq": array()}
     begin = lambda slot, p, group: torch.full_like(p, slot.initial)
     load(other, packed(optimizer), resize=["weight"], slots=slots, fresh=begin)
     assert torch.equal(other.state[new.weight]["exp_avg"][4:], torch.full((2, 3), 0.25))
@@ -381,7 +381,7 @@ def test_another_algorithm_is_refused_with_both_names() -> None:
     train(model, optimizer, 1)
     with pytest.raises(ValueError, match="of RMSprop, and this is Adam"):
         load(made("Adam", model.named_parameters()), packed(optimizer))
-    slots = lambda group: {"step": scalar(), "exp_avg": array(), "exp_avg_sq": array()}
+    slots = lambda group, param: {"step": scalar(), "exp_avg": array(), "exp_avg_sq": array()}
     with pytest.raises(ValueError, match="not of Adam: it has 'momentum_buffer', 'square_avg', and Adam"):
         load(made("Adam", model.named_parameters()), optimizer.state_dict(), slots=slots)
 

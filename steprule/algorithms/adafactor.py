@@ -1,23 +1,18 @@
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 
-from ..kernels.launch import arithmetic, scalar_dtype
-from .by_torch import Gradient, OptimizerByTorch
+from ..optimizer import Optimizer
+from ..rule import column, eps, lerp, maximum, mean, minimum, ndim, norm, power, row, rsqrt, size, sqrt, square
 from .parts import Number, Params
 
 __all__ = ["Adafactor"]
 
-BLOCK = 1 << 19
-"""Elements that are worked on at a time: their intermediate results stay in the cache."""
 
-
-class Adafactor(OptimizerByTorch):
+class Adafactor(Optimizer):
     r"""Adam without momentum, whose second moment of a matrix is kept as the means of its rows and its columns.
 
     .. math::
@@ -64,6 +59,7 @@ class Adafactor(OptimizerByTorch):
     """
 
     switches = frozenset({"foreach"})
+    slots: ClassVar = {"row_var": row(), "col_var": column()}
 
     def __init__(
         self,
@@ -100,102 +96,16 @@ class Adafactor(OptimizerByTorch):
         if p.grad is not None and p.grad.is_sparse:
             raise RuntimeError("Adafactor does not support sparse gradients")
 
-    def update_one(self, p: torch.Tensor, gradient: Gradient, state: dict[str, Any], h: Mapping[str, Any]) -> None:
-        g = gradient.grad
-        if "step" not in state:
-            state["step"] = torch.zeros((), dtype=scalar_dtype())
-            if p.ndim > 1:
-                state["row_var"], state["col_var"] = g.new_zeros(row_shape(p)), g.new_zeros(column_shape(p))
-            else:
-                state["variance"] = torch.zeros_like(g)
-        state["step"] += 1
-        if p.numel() == 0:
-            return
-        if p.ndim == 0:
-            state = {**state, "variance": state["variance"].view(1)}
-            p, gradient = p.view(1), replace(gradient, param=p.view(1), grad=g.view(1))
-        step, lr = state["step"].item(), float(h["lr"])
-        least = torch.finfo(p.dtype).eps if h["eps"][0] is None else h["eps"][0]
-        alpha = rms(p).clamp(min=h["eps"][1]) * min(lr, step**-0.5)
-        parts, weight = parts_of(p), step ** h["beta2_decay"]
-        divided = (factored if p.ndim > 1 else whole)(gradient, parts, state, weight, least)
-        squares = torch.zeros((), dtype=torch.float64, device=p.device)
-        for part in parts:
-            u, factor = divided(part)
-            squares += (torch.linalg.vector_norm(u, dim=-1, keepdim=True) * factor).square().sum(dtype=torch.float64)
-        clip = ((squares / p.numel()).sqrt() / h["d"]).clamp(min=1.0)
-        scale = (-alpha / clip).to(arithmetic(p.dtype))
-        for part in parts:
-            u, factor = divided(part)
-            here = p[part]
-            new = here.to(u.dtype)
-            if h["weight_decay"]:
-                new.mul_(1 - lr * h["weight_decay"])
-            new.add_(u.mul_(factor * scale))
-            if new is not here:
-                here.copy_(new)
-
-
-Divided: TypeAlias = Callable[[slice], tuple[torch.Tensor, Any]]
-"""Gives for a part of the gradient, over the root of its mean square, two factors: an array like it and another."""
-
-
-def whole(gradient: Gradient, _: Sequence[slice], state: dict[str, Any], weight: float, least: float) -> Divided:
-    """With the whole second moment of a vector."""
-    x = gradient[:]
-    variance = torch.lerp(state["variance"].to(x.dtype), x.square(), weight)
-    state["variance"].copy_(variance)
-    root = variance.clamp_(min=least * least).rsqrt_()
-    return lambda part: (gradient[part] * root[part], 1.0)
-
-
-def factored(gradient: Gradient, parts: Sequence[slice], state: dict[str, Any], weight: float, least: float) -> Divided:
-    """With the means of rows and columns of a matrix, whose product over the mean of all is the second moment."""
-    p, kind = gradient.param, arithmetic(gradient.param.dtype)
-    rows, columns = (p.new_zeros(shape, dtype=kind) for shape in (row_shape(p), column_shape(p)))
-    for part in parts:
-        square = gradient[part].square()
-        own(rows, part, p).copy_(square.sum(dim=-1, keepdim=True))
-        own(columns, part, p).add_(square.sum(dim=-2, keepdim=True))
-    for name, squares, count in (("row_var", rows, p.shape[-1]), ("col_var", columns, p.shape[-2])):
-        squares.copy_(torch.lerp(state[name].to(kind), squares.div_(count), weight))
-        state[name].copy_(squares)
-    rows.div_(rows.mean(dim=-2, keepdim=True).clamp_(min=least))
-    # a GPU would have to be waited for
-    separable = p.is_cpu and bool((rows.amin(dim=-2) * columns.amin(dim=-1) >= least * least).all())
-    if separable:
-        rows.rsqrt_()
-        columns.rsqrt_()
-
-    def divided(part: slice) -> tuple[torch.Tensor, Any]:
-        x, row, column = gradient[part], own(rows, part, p), own(columns, part, p)
-        if separable:
-            return x * column, row
-        return x * (row * column).clamp_(min=least * least).rsqrt_(), 1.0
-
-    return divided
-
-
-def own(of: torch.Tensor, part: slice, p: torch.Tensor) -> torch.Tensor:
-    """What belongs to a part of the first dimension: all of it, for the columns of a single matrix."""
-    return of[part] if of.shape[0] == p.shape[0] else of
-
-
-def parts_of(p: torch.Tensor) -> list[slice]:
-    """Pieces of the first dimension."""
-    whole = p.shape[0]
-    step = max(1, BLOCK * whole // p.numel()) if p.device.type == "cpu" else whole
-    return [slice(start, start + step) for start in range(0, whole, step)]
-
-
-def row_shape(p: torch.Tensor) -> tuple[int, ...]:
-    return (*p.shape[:-1], 1)
-
-
-def column_shape(p: torch.Tensor) -> tuple[int, ...]:
-    return (*p.shape[:-2], 1, p.shape[-1])
-
-
-def rms(p: torch.Tensor) -> torch.Tensor:
-    norm: torch.Tensor = torch.linalg.vector_norm(p, dtype=arithmetic(p.dtype))
-    return norm.double() / math.sqrt(p.numel())
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        weight = power(s.step, h.beta2_decay)
+        least = eps(p) if h.eps[0] is None else h.eps[0]
+        if ndim(p) > 1:
+            s.row_var = lerp(s.row_var, mean(square(g), dim=-1), weight)
+            s.col_var = lerp(s.col_var, mean(square(g), dim=-2), weight)
+            variance = s.row_var / maximum(mean(s.row_var, dim=-2), least) * s.col_var
+        else:
+            variance = s.variance = lerp(s.variance, square(g), weight)
+        u = g * rsqrt(maximum(variance, least * least))
+        alpha = maximum(norm(p) / sqrt(size(p)), h.eps[1]) * minimum(h.lr, rsqrt(s.step))
+        clip = maximum(norm(u) / sqrt(size(p)) / h.d, 1.0)
+        return p * (1 - h.lr * h.weight_decay) - alpha / clip * u

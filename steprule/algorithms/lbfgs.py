@@ -5,14 +5,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from .by_torch import OptimizerByTorch
+from ..optimizer import Optimizer
 from .line_search import Trial, strong_wolfe
 from .parts import Number, Params, check_signs
 
 __all__ = ["LBFGS"]
 
 
-class LBFGS(OptimizerByTorch):
+class LBFGS(Optimizer):
     r"""A quasi-Newton method: the last changes of parameters and gradient stand in for the second derivatives.
 
     .. math::
@@ -86,6 +86,8 @@ class LBFGS(OptimizerByTorch):
         for option in ("l1", "clip_norm"):
             if h[option]:
                 raise ValueError(f"LBFGS does not support {option}: its directions come from unchanged gradients")
+        if h["backend"] not in ("auto", "eager"):
+            raise ValueError(f"LBFGS works by torch operations; backend={h['backend']!r} can't serve it")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]

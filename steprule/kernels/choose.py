@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..rule.program import GRAD, Operation, Program, Slot
+from ..rule.program import GRAD, Operation, Program
 from .eager import EagerLaunch
-from .launch import Entry, Launch, slot_dtype
+from .launch import Entry, Launch, kept_in
 from .llvm import LLVMLaunch
 from .tables import dense
 from .triton import TritonLaunch, unavailable
@@ -40,15 +40,10 @@ def obstacle(program: Program, entry: Entry, group: Mapping[str, Any]) -> str | 
         dtype = kept_in(slot, entry)
         if dtype not in FLOATS | COMPLEX:
             return f"state {slot.name!r} is {dtype}"
-    if (g.layout == torch.sparse_coo or program.temporaries) and not p.is_contiguous():
+    by_rows = g.layout == torch.sparse_coo or program.temporaries or program.by_lines
+    if by_rows and not p.is_contiguous():
         return "the parameter's rows are not contiguous"
     return None
-
-
-def kept_in(slot: Slot, entry: Entry) -> torch.dtype:
-    """The dtype of a parameter's slot, be it there already or still to be made."""
-    value = entry.state.get(slot.name)
-    return value.dtype if isinstance(value, torch.Tensor) else slot_dtype(slot, entry.param)
 
 
 def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[type[Launch], str]:
@@ -80,20 +75,27 @@ def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[ty
 def launches(
     programs: Sequence[Program], entries: Sequence[Entry], groups: Sequence[Mapping[str, Any]]
 ) -> list[Launch]:
-    """Sort the parameters of a step into as few launches as possible."""
-    # equal Programs are told by the first of them, which is hashed once for a group and not once for a parameter
+    """Sort the parameters of a step into as few launches as possible.
+
+    Args:
+        programs: what is to run for each entry.
+        entries: the parameters.
+        groups: the parameter groups.
+    """
+    # equal Programs are told by the first of them, which is hashed once for many parameters
     firsts: dict[Program, Program] = {}
-    programs = [firsts.setdefault(program, program) for program in programs]
+    known = {id(program): program for program in programs}
+    known = {number: firsts.setdefault(program, program) for number, program in known.items()}
     seen: dict[int, int] = {}
     kinds: dict[tuple[tuple[Any, ...], int], list[Entry]] = {}
     asked = [(group.get("backend"), bool(group.get("differentiable"))) for group in groups]
-    for entry in entries:
-        program, options = programs[entry.group], asked[entry.group]
+    for entry, program in zip(entries, map(known.__getitem__, map(id, programs)), strict=True):
+        options = asked[entry.group]
         if not entry.holds(program, options):
-            check(program, entry)
+            check(program, entry, groups[entry.group])
             kernel, reason = choose(program, entry, groups[entry.group])
             p, g = entry.param, entry.grad
-            dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in program.slots)]
+            dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in (*program.slots, *program.line_slots))]
             kind = (kernel, reason, id(program), tuple(dtypes), p.device, g.layout, options[1])
             entry.settle(program, options, kind)
         # a parameter that stands twice in a group is updated twice, one after the other
@@ -102,7 +104,7 @@ def launches(
     return [kind[0](members[0].program, members, groups, kind[1]) for (kind, _), members in kinds.items()]
 
 
-def check(program: Program, entry: Entry) -> None:
+def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
     """Refuse gradients that the rule can't be applied to.
 
     Raises:
@@ -126,6 +128,8 @@ def check(program: Program, entry: Entry) -> None:
         raise RuntimeError(f"parameter {entry.name} is a conjugate view; optimize its resolve_conj()")
     if g.device != p.device:
         raise RuntimeError(f"parameter {entry.name} is on {p.device}, its gradient on {g.device}")
+    if program.by_lines or program.line_slots:
+        check_lines(program, entry, group)
     if g.layout == torch.sparse_coo and not sparse_ready(program):
         if "param_norm" in dict(program.tracked):
             raise RuntimeError(
@@ -138,9 +142,33 @@ def check(program: Program, entry: Entry) -> None:
         )
 
 
+def check_lines(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
+    """Refuse parameters that have no rows and columns.
+
+    Raises:
+        RuntimeError: naming the parameter.
+    """
+    p = entry.param
+    if p.is_complex():
+        raise RuntimeError(
+            f"{program.name} does not support complex parameters: its rule reduces rows or columns, and parameter "
+            f"{entry.name} is {p.dtype}"
+        )
+    if group.get("differentiable"):
+        raise RuntimeError(
+            f"differentiable=True: {program.name} reduces rows or columns of parameter {entry.name}, through which "
+            "autograd can't follow it"
+        )
+    if p.ndim < 2:
+        raise RuntimeError(
+            f"{program.name} reduces rows or columns, but parameter {entry.name} has shape {tuple(p.shape)}; let the "
+            "rule ask `if ndim(p) > 1:`"
+        )
+
+
 def sparse_ready(program: Program) -> bool:
     """Whether a rule is elementwise, but for reductions of what is zero wherever the gradient has no rows."""
-    if program.temporaries:
+    if program.temporaries or program.by_lines or program.line_slots:
         return False
     updates = dict(program.tracked).get("update_norm")  # what has no gradient is not updated
     for phase in program.phases:

@@ -10,10 +10,10 @@ import torch
 
 from ..rule.program import Program
 from .device_table import DeviceTable, upload
-from .launch import Entry, Group, Row, real, scalar_dtype
+from .launch import Entry, Group, Row, extent, real, scalar_dtype
 from .triton_source import NAMES, compiled, exact, extents, hyper_paths, scalar_source
 
-__all__ = ["DeviceScalars", "extent", "lookup"]
+__all__ = ["DeviceScalars", "lookup"]
 
 BLOCK = 128
 """Tensors that one program of the kernel takes."""
@@ -59,7 +59,7 @@ class DeviceScalars:
         new = np.zeros(count, np.int8)
         new[[i for row in rows if row.is_new for i in row.members]] = 1
         self.fresh = upload(new, device)
-        shape = [[extent(real(e.param), dim) for e in entries] for dim in extents(program)]
+        shape = [[extent(real(e.param).shape, e.param.dtype, dim) for e in entries] for dim in extents(program)]
         self.extents = upload(np.asarray(shape, np.float64).reshape(-1, count), device)
         self.table = torch.empty(count, len(program.scalars), dtype=torch.float64, device=device)
 
@@ -83,8 +83,3 @@ class DeviceScalars:
     def tables(self) -> list[torch.Tensor]:
         """Everything that the kernel reads and writes, but for the counters."""
         return [self.hyper.tensor, self.groups, self.counters, self.fresh, self.extents, self.table]
-
-
-def extent(tensor: torch.Tensor, dim: int | None) -> int:
-    """How long a tensor is along a dimension, or how many elements it has."""
-    return tensor.numel() if dim is None else tensor.shape[dim]

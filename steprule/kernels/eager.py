@@ -2,98 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from ..rule.expression import Level
-from ..rule.host import OPERATIONS as HOST
 from ..rule.host import evaluate
-from ..rule.program import GRAD, PARAM, Operation, Phase, Program
+from ..rule.program import GRAD, PARAM, Operation, Phase, Program, Store
 from .launch import Entry, Group, Launch, Row, arithmetic, first_number, real
+from .operations import MIXED, apply
 
-__all__ = ["EagerLaunch", "finish"]
-
-
-def _both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    """A binary torch function that is also given plain numbers."""
-
-    def call(a: Any, b: Any) -> Any:
-        device, dtype = (a if isinstance(a, torch.Tensor) else b).device, torch.result_type(a, b)
-        # torch.full makes a number on a GPU without waiting for it
-        numbers = (
-            x.to(dtype) if isinstance(x, torch.Tensor) else torch.full((), x, dtype=dtype, device=device)
-            for x in (a, b)
-        )
-        return function(*numbers)
-
-    return call
-
-
-def _where(condition: Any, a: Any, b: Any) -> Any:
-    if not isinstance(condition, torch.Tensor):
-        return a if condition else b
-    return torch.where(condition.bool(), a, b)
-
-
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": _both(torch.div),
-    "pow": lambda a, b: a**b,
-    "neg": lambda a: -a,
-    "abs": torch.abs,
-    "sqrt": torch.sqrt,
-    "exp": torch.exp,
-    "log": torch.log,
-    "tanh": torch.tanh,
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "floor": torch.floor,
-    "ceil": torch.ceil,
-    "sign": torch.sign,
-    "minimum": _both(torch.minimum),
-    "maximum": _both(torch.maximum),
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-    "and": _both(lambda a, b: a.bool() & b.bool()),
-    "or": _both(lambda a, b: a.bool() | b.bool()),
-    "not": lambda a: ~a.bool() if isinstance(a, torch.Tensor) else not a,
-    "isnan": torch.isnan,
-    "where": _where,
-}
-
-
-CONDITIONS = {"where": 1, "and": 2, "or": 2, "not": 1}
-"""How many of an operation's first operands are conditions; the others are numbers, 1 for what holds."""
-
-
-def _mixed(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        return (on_tensors if any(isinstance(a, torch.Tensor) for a in args) else on_numbers)(*args)
-
-    return call
-
-
-MIXED = {op: _mixed(function, HOST[op]) for op, function in OPERATIONS.items()}
-"""The operations on plain numbers and tensors alike."""
-
-
-def apply(op: str, args: Sequence[Any], dtype: torch.dtype) -> Any:
-    """An operation on plain numbers and tensors, all of which but conditions are brought to ``dtype``."""
-    first = CONDITIONS.get(op, 0)
-    numbers = [a.to(dtype) if isinstance(a, torch.Tensor) else a for a in args[first:]]
-    if op == "where" and isinstance(args[0], torch.Tensor):
-        # of two plain numbers torch.where makes a tensor of the default dtype
-        device = args[0].device
-        numbers = [a if isinstance(a, torch.Tensor) else torch.full((), a, dtype=dtype, device=device) for a in numbers]
-    return MIXED[op](*args[:first], *numbers)
+__all__ = ["EagerLaunch"]
 
 
 class EagerLaunch(Launch):
@@ -192,6 +112,11 @@ class EagerLaunch(Launch):
             if not isinstance(array, torch.Tensor) or array.shape != operands[PARAM].shape:
                 array = torch.as_tensor(array, device=operands[PARAM].device).expand(operands[PARAM].shape)
             self.table[row][i] = self.reduce(kind, array)
+        for index, value in phase.sums:
+            kind, dim = self.program.sums[index].kind, int(self.program.sums[index].scope)
+            array = torch.as_tensor(values[value], device=operands[PARAM].device).expand(operands[PARAM].shape)
+            level = Level.ROW if dim == -1 else Level.COLUMN
+            self.lines.part(self.lines.sums[index], level, i).copy_(self.reduce(kind, array, dim).flatten())
         return values
 
     def value(self, o: Operation, args: list[Any], i: int, operands: list[torch.Tensor], dtype: torch.dtype) -> Any:
@@ -206,14 +131,17 @@ class EagerLaunch(Launch):
             return self.table[o.detail][i]
         if o.op == "constant":
             return o.detail
+        if o.op == "line":
+            return self.lines.broadcast(self.lines.read[o.detail], o.level, i, self.params[i].shape)
         return apply(o.op, args, dtype if o.level is Level.ARRAY else torch.float64)
 
     @staticmethod
-    def reduce(kind: str, array: torch.Tensor) -> torch.Tensor:
+    def reduce(kind: str, array: torch.Tensor, dim: int | None = None) -> torch.Tensor:
         if kind == "max_abs":
-            return array.abs().max().double() if array.numel() else array.new_zeros((), dtype=torch.float64)
+            empty = (array.numel() if dim is None else array.shape[dim]) == 0
+            return (array.sum(dim) if empty else array.abs().amax(() if dim is None else dim)).double()
         wide = array.double()
-        return wide.sum() if kind == "sum" else (wide * wide).sum()
+        return (wide if kind == "sum" else wide * wide).sum(dim)
 
     def store(self, tensor: torch.Tensor, operand: int, i: int, value: Any) -> None:
         if self.differentiable and operand not in (PARAM, GRAD) and operand - 2 < len(self.slots):
@@ -241,36 +169,16 @@ class EagerLaunch(Launch):
         device = self.params[0].device
         return torch.stack([torch.as_tensor(v[index], dtype=torch.float64, device=device) for v in self.values])
 
-    def keep(self, values: Sequence[tuple[int, torch.Tensor]]) -> None:
+    def keep(self, stores: Sequence[tuple[Store, Any]]) -> None:
         if not self.differentiable:
-            return super().keep(values)
+            return super().keep(stores)
         first = len(self.table) - len(self.kept_views)
-        for row, value in values:
-            self.kept_views[row - first] = list(value.expand(len(self.params)))
+        for store, value in stores:
+            row = torch.as_tensor(value, dtype=torch.float64, device=self.params[0].device).expand(len(self.params))
+            self.kept_views[store.index - first] = list(row)
         return None
 
 
 def wide_number(value: Any, device: torch.device) -> torch.Tensor:
     """A number as a 0-dim float64 tensor; one that is a tensor stays in autograd's graph."""
     return torch.as_tensor(value, dtype=torch.float64, device=device).reshape(())
-
-
-def finish(launch: Launch) -> None:
-    """What follows the passes of a step: slots that hold reductions get their new values, all tensors' at once."""
-    with torch.set_grad_enabled(launch.differentiable):
-        launch.keep(finished(launch))
-
-
-def finished(launch: Launch) -> list[tuple[int, torch.Tensor]]:
-    """The rows of the reduced table that are slots, and their new values."""
-    values: list[Any] = []
-    for o in launch.program.finish.operations:
-        if o.op == "scalar":
-            values.append(launch.column(o.detail))
-        elif o.op == "reduced":
-            values.append(launch.reduced(o.detail))
-        elif o.op == "constant":
-            values.append(o.detail)
-        else:
-            values.append(apply(o.op, [values[a] for a in o.args], torch.float64))
-    return [(row, torch.as_tensor(values[value], dtype=torch.float64)) for row, value in launch.program.finish.stores]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from copy import copy
@@ -9,14 +10,27 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
-import numpy as np
 import torch
 
-from ..rule.program import FIRST_SLOT, Matrix, Program, Slot
+from ..rule.program import FIRST_SLOT, Matrix, Program, Slot, Store
+from .lines import Lines
 from .looks import still
 from .tables import dense, like, plain, same_layout
 
-__all__ = ["NO_GRAD", "Entry", "Launch", "Row", "arithmetic", "fresh", "real", "scalar_dtype", "slot_dtype"]
+__all__ = [
+    "NO_GRAD",
+    "Entry",
+    "Launch",
+    "Row",
+    "arithmetic",
+    "extent",
+    "first_number",
+    "fresh",
+    "kept_in",
+    "real",
+    "scalar_dtype",
+    "slot_dtype",
+]
 
 State = dict[str, Any]
 Group = Mapping[str, Any]
@@ -59,6 +73,7 @@ class Entry:
         return (
             self.slots is not None
             and self.program is program
+            and not program.line_slots
             and self.options == options
             and self.still(self.param, self.grad)
             and all(map(operator.is_, map(self.state.get, self.names), self.slots))
@@ -82,11 +97,19 @@ class Row:
     is_new: bool
     slots: list[float]
     shape: tuple[int, ...]
+    dtype: torch.dtype
     scalars: tuple[float, ...] = field(default=())
     updates: tuple[float, ...] = field(default=())
 
-    def size(self, dim: int | None) -> float:
-        return float(np.prod(self.shape) if dim is None else self.shape[dim])
+    def size(self, dim: int | str | None) -> float:
+        return extent(self.shape, self.dtype, dim)
+
+
+def extent(shape: Sequence[int], dtype: torch.dtype, dim: int | str | None) -> float:
+    """What a rule asks of a parameter: its extent along a dimension, how many elements it has, or its dtype's eps."""
+    if dim == "eps":
+        return float(torch.finfo(dtype).eps)
+    return float(math.prod(shape) if dim is None else shape[int(dim)])
 
 
 def real(tensor: torch.Tensor) -> torch.Tensor:
@@ -112,17 +135,24 @@ def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
     return dtype
 
 
+def kept_in(slot: Slot, entry: Entry) -> torch.dtype:
+    """The dtype of a parameter's slot, be it there already or still to be made."""
+    value = entry.state.get(slot.name)
+    return value.dtype if isinstance(value, torch.Tensor) else slot_dtype(slot, entry.param)
+
+
 def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
     """An array slot as it stands before a parameter's first update."""
     dtype = slot_dtype(slot, param)
     initial: Any = group.get(str(slot.initial), slot.initial)
     if initial == "parameter":
         return param.detach().to(dtype, copy=True)
+    like = param if slot.kind == "array" else param.detach().new_empty(slot.shape(param.shape))
     if not initial:
-        return torch.zeros_like(param, dtype=dtype, requires_grad=False)
+        return torch.zeros_like(like, dtype=dtype, requires_grad=False)
     number = float(initial)
     value = complex(number, number) if dtype.is_complex else number
-    return torch.full_like(param, value, dtype=dtype, requires_grad=False)
+    return torch.full_like(like, value, dtype=dtype, requires_grad=False)
 
 
 def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
@@ -179,13 +209,16 @@ class Launch:
         self.states = [e.state for e in entries]
         self.sparse = entries[0].grad.layout == torch.sparse_coo
         counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
-        used = [s.name for s in (*program.slots, *program.reduced_slots)] + counted
+        used = [s.name for s in (*program.slots, *program.line_slots, *program.reduced_slots)] + counted
         new = [lacks(e.state, used) if e.is_new is None else e.is_new for e in entries]
         self.slot_names = [s.name for s in program.slots]
         for e in entries:
             if e.slots is None:
                 e.adopted(self.slot_names, [self.adopt(slot, e, groups[e.group]) for slot in program.slots])
         self.slots = [list(column) for column in zip(*(e.slots for e in entries), strict=True)]
+        self.adopt_lines(groups)
+        self.small: dict[Any, Any] = {}
+        """What was computed between the passes of a step under way."""
         self.counted = counted
         self.counters = self.adopt_counters(groups)
         self.numbers = self.counters.numpy()
@@ -204,11 +237,12 @@ class Launch:
         value = entry.state.get(name)
         if value is None:
             value = fresh(slot, p, group)
-        elif not isinstance(value, torch.Tensor) or value.shape != p.shape or value.device != p.device:
+        elif not isinstance(value, torch.Tensor) or value.shape != slot.shape(p.shape) or value.device != p.device:
             found = f"{tuple(value.shape)} on {value.device}" if isinstance(value, torch.Tensor) else repr(value)
+            wanted = "like the parameter" if slot.kind == "array" else f"of shape {slot.shape(p.shape)}"
             raise RuntimeError(
                 f"state {name!r} of parameter {entry.name} is {found}, but the parameter is {tuple(p.shape)} on "
-                f"{p.device}; replace it with a tensor like the parameter, or delete it to start anew"
+                f"{p.device}; replace it with a tensor {wanted}, or delete it to start anew"
             )
         if value.is_complex() != p.is_complex():
             raise RuntimeError(
@@ -216,9 +250,21 @@ class Launch:
                 "replace it with a tensor like the parameter, or delete it to start anew"
             )
         value = plain(value)
-        if p.layout == torch.strided and dense(p):
+        if slot.kind == "array" and p.layout == torch.strided and dense(p):
             value = like(value, p)
         return value
+
+    def adopt_lines(self, groups: Sequence[Group]) -> None:
+        """The slots of rows and columns as tables over all tensors, whose parts become the states' entries."""
+        self.line_views: list[list[torch.Tensor]] = []
+        if self.program.by_lines or self.program.line_slots:
+            slots, dtype = self.program.line_slots, arithmetic(self.params[0].dtype)
+            dtypes = [kept_in(slot, self.entries[0]) for slot in slots]
+            self.lines = Lines(self.program, self.params, dtypes, dtype)
+            self.line_views = self.lines.views
+        for slot, views in zip(self.program.line_slots, self.line_views, strict=True):
+            for entry, view in zip(self.entries, views, strict=True):
+                view.copy_(self.adopt(slot, entry, groups[entry.group]))
 
     def adopt_counters(self, groups: Sequence[Group]) -> torch.Tensor:
         """``step`` and the scalar slots of all tensors as one table, whose elements become the states' entries."""
@@ -242,8 +288,9 @@ class Launch:
 
     def install(self, state: MutableMapping[torch.Tensor, State]) -> None:
         """Let the optimizer's state be what this launch works on; done when its first step has succeeded."""
-        names = [*self.slot_names, *self.counted, *(s.name for s in self.program.reduced_slots)]
-        columns = [*self.slots, *self.counter_views, *self.kept_views]
+        others = [s.name for s in (*self.program.reduced_slots, *self.program.line_slots)]
+        names = [*self.slot_names, *self.counted, *others]
+        columns = [*self.slots, *self.counter_views, *self.kept_views, *self.line_views]
         for name, tensors in zip(names, columns, strict=True):
             for own, tensor in zip(self.states, tensors, strict=True):
                 own[name] = tensor
@@ -263,7 +310,8 @@ class Launch:
         groups = [e.group for e in self.entries]
         for i, key in enumerate(zip(groups, steps, new, shapes, *slots, strict=False)):
             members.setdefault(key, []).append(i)
-        return [Row(key[0], own, key[1], key[2], list(key[4:]), key[3]) for key, own in members.items()]
+        dtype = self.params[0].dtype
+        return [Row(key[0], own, key[1], key[2], list(key[4:]), key[3], dtype) for key, own in members.items()]
 
     # -- every step ----------------------------------------------------------------------------------------------
 
@@ -275,8 +323,8 @@ class Launch:
         self.grad_dtype = self.grads[0].dtype
         self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
         self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
-        self.held = [*self.params, *chain.from_iterable(self.slots)]
-        self.held_pointers = [*self.param_pointers, *chain.from_iterable(self.slot_pointers)]
+        self.held = [*self.params, *chain.from_iterable((*self.slots, *self.line_views))]
+        self.held_pointers = list(map(torch.Tensor.data_ptr, self.held))
         self.implicit = any([e.implicit for e in self.entries])  # noqa: C419 (a list is faster)
         self.looks = [e.still for e in self.entries]
         self.unchanged: Callable[..., bool] | None = None
@@ -386,11 +434,20 @@ class Launch:
         """A scalar of this step: one float64 for each tensor, where the tensors are."""
         raise NotImplementedError
 
-    def keep(self, values: Sequence[tuple[int, torch.Tensor]]) -> None:
-        """Give rows of the reduced table, which are slots, their new values."""
-        first = len(self.program.inputs) + len(self.program.reductions)
-        for row, value in values:
-            self.kept_rows[row - first].copy_(value)
+    def place_of(self, store: Store) -> torch.Tensor:
+        """Where a value goes that was computed between passes."""
+        if store.table == "reduced":
+            return self.kept_rows[store.index - len(self.program.inputs) - len(self.program.reductions)]
+        return (self.lines.read if store.table == "line" else self.lines.kept)[store.index]
+
+    def keep(self, stores: Sequence[tuple[Store, Any]]) -> None:
+        """Store what was computed between passes: plain numbers, or float64 tensors that expand to their place."""
+        for store, value in stores:
+            place = self.place_of(store)
+            if not isinstance(value, torch.Tensor):
+                place.fill_(value)
+            else:
+                place.copy_(value)
 
     def run_stage(self, stage: int) -> None:
         """Do one pass, and the matrix functions that stand behind it."""

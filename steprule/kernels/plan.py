@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import operator
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 
 from ..rule.program import Program
-from .eager import finish
+from .between import between
 from .launch import Launch
 
 __all__ = ["Plan", "PlanInTurns"]
@@ -24,7 +24,7 @@ class Plan:
         launches: which kernels run over which parameters.
         params: every parameter of the optimizer, in order.
         lengths: how many of them stand in each group.
-        programs: the Program that serves each group.
+        programs: the Programs that serve each group's parameters.
     """
 
     def __init__(
@@ -32,13 +32,14 @@ class Plan:
         launches: Sequence[Launch],
         params: Sequence[torch.Tensor],
         lengths: Sequence[int],
-        programs: Sequence[Program],
+        programs: Sequence[Collection[Program]],
     ) -> None:
         reduced = {over_all(launch.program) for launch in launches} - {()}
         if len(reduced) > 1:
             found = " and ".join(", ".join(f"{kind} in pass {stage + 1}" for kind, stage in r) for r in sorted(reduced))
+            name = launches[0].program.name
             raise RuntimeError(
-                f"the rules of {programs[0].name}'s groups reduce different things over all parameters: {found}; "
+                f"the rules of {name}'s groups reduce different things over all parameters: {found}; "
                 "make the reductions in every group, before what differs between them"
             )
         self.launches = launches
@@ -50,7 +51,7 @@ class Plan:
         self.idle = [p for p in params if id(p) not in served]
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
         self.simple = all(
-            len(x.program.phases) == 1 and not x.program.reductions and not x.program.reduced_slots for x in launches
+            len(x.program.phases) == 1 and not x.program.reductions and not any(x.program.between) for x in launches
         )
         self.known: list[Any] | None = None
         """The states of all parameters after the first step."""
@@ -68,9 +69,10 @@ class Plan:
             return False
         if not all(map(operator.is_, params, self.params)):
             return False
-        for program, group in zip(self.programs, groups, strict=True):
-            if not program.serves(group):
-                return False
+        for programs, group in zip(self.programs, groups, strict=True):
+            for program in programs:
+                if not program.serves(group):
+                    return False
         for p in self.idle:
             if p.grad is not None:
                 return False
@@ -99,8 +101,7 @@ class Plan:
                 self.run_stage(stage)
             for launch in self.launches:
                 launch.drop_temporaries()
-                if launch.program.reduced_slots:
-                    finish(launch)
+                between(launch, len(launch.program.phases))
         for launch in self.launches:
             launch.commit()
             if not launch.installed:
@@ -134,6 +135,7 @@ class Plan:
             program = launch.program
             if stage >= len(program.phases):
                 continue
+            between(launch, stage)
             launch.run_stage(stage)
             rows = [len(program.inputs) + i for i, r in enumerate(program.reductions) if r.scope == "all"]
             done = {row for row, _ in program.phases[stage].reductions}

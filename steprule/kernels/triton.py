@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..rule.expression import Level
 from ..rule.host import evaluate
-from ..rule.program import FIRST_SLOT, GRAD, Matrix, Program
-from .device_scalars import DeviceScalars, extent, lookup
+from ..rule.program import FIRST_SLOT, GRAD, Matrix, Program, Store
+from .device_scalars import DeviceScalars, lookup
 from .device_table import DeviceTable, capturing, device_row_chunks, flat_rows, keep, upload
-from .launch import Entry, Group, Launch, arithmetic, real
+from .launch import Entry, Group, Launch, arithmetic, extent, real
+from .lines import matrix_chunks
 from .tables import chunk_table, plain
+from .triton_rows import join_source, rows_source
 from .triton_source import NAMES, compiled, exact, hyper_paths, interpreting, pass_source
 from .tune import DEFAULT, Block, fastest, narrow_block
 
@@ -30,6 +33,8 @@ GATHER = 1024
 """Parts of a reduction that are joined at a time."""
 WORTH_TUNING = 2**20
 """With fewer elements a launch takes the default block."""
+ROWS, COLUMNS, PARTS = 32, 64, 64
+"""The tile of a pass over rows and columns, and how many parts of sums over columns are joined at a time."""
 SCRATCH = 2**25
 """Elements of each operand in the measurement: more than a GPU's cache holds, be they of two bytes."""
 
@@ -90,7 +95,8 @@ class TritonLaunch(Launch):
         ]
         names = [NAMES[d] for d in self.dtypes]
         self.sources = [
-            pass_source(program, stage, names, NAMES[self.arithmetic]) for stage in range(len(program.phases))
+            (rows_source if phase.by_lines else pass_source)(program, stage, names, NAMES[self.arithmetic])
+            for stage, phase in enumerate(program.phases)
         ]
         self.kernels = [compiled(source) for source in self.sources]
         pointers = np.zeros((program.operands + 1, count), np.int64)
@@ -111,7 +117,11 @@ class TritonLaunch(Launch):
         self.live: DeviceScalars | None = None
         self.stream: Any = None
         lengths = [0 if self.sparse else e.numel for e in entries]
-        self.lay(upload(chunk_table(lengths, CHUNK), self.device), [-(-n // CHUNK) for n in lengths])
+        self.line_tables: list[torch.Tensor] = []
+        if program.by_lines:
+            self.lay_rows()
+        else:
+            self.lay(upload(chunk_table(lengths, CHUNK), self.device), [-(-n // CHUNK) for n in lengths])
         self.block = self.choose_block(sum(lengths))
 
     @property
@@ -179,7 +189,7 @@ class TritonLaunch(Launch):
 
         def leaf(e: Any) -> float:
             if e.op == "size":
-                return extent(real(self.params[i]), e.detail)
+                return extent(real(self.params[i]).shape, self.params[i].dtype, e.detail)
             value = lookup(self.groups[self.entries[i].group], e.detail) if e.op == "hyper" else None
             if value is None or on_gpu(value):
                 raise RuntimeError(
@@ -200,6 +210,33 @@ class TritonLaunch(Launch):
             torch.empty(len(chunks), len(phase.reductions), dtype=torch.float64, device=self.device)
             for phase in self.program.phases
         ]
+
+    def lay_rows(self) -> None:
+        """Lay chunks of whole rows, and give each its place for what is known or reduced of rows and columns."""
+        chunks, places, pieces = matrix_chunks(self.lines, 0, ROWS, whole=False)
+        spans = np.zeros((len(self.params), 4), np.int64)
+        for tensor, (begin, column, _, parts, width) in pieces.tensors.items():
+            spans[tensor] = begin, column, parts, width
+        columns = [r.level is Level.COLUMN for r in self.program.sums]
+        size = dict(dtype=torch.float64, device=self.device)
+        self.parts = [torch.zeros(pieces.total if column else 0, **size) for column in columns]  # type: ignore[call-overload]
+        own = zip(self.lines.sums, self.parts, columns, strict=True)
+        addresses = [[line.data_ptr() for line in self.lines.read]]
+        addresses += [[(part if column else table).data_ptr() for table, part, column in own]]
+        self.line_tables = [
+            upload(places, self.device),
+            *(upload(np.asarray(line, np.int64), self.device) for line in addresses),
+        ]
+        self.line_spans = upload(spans, self.device)
+        self.joins = compiled(join_source())
+        self.lay(upload(chunks, self.device), np.bincount(chunks[:, 0], minlength=len(self.params)).tolist())
+
+    def join(self, k: int) -> None:
+        """Launch what joins the parts of a reduction over columns."""
+        side, kind = self.lines.sides[Level.COLUMN], self.program.sums[k].kind
+        kernel = self.joins["join_max" if kind == "max_abs" else "join_sum"]
+        tables = (self.parts[k], side.owner, self.line_spans, self.lines.sums[k])
+        kernel[(-(-side.total // COLUMNS),)](*tables, side.total, PARTS=PARTS, COLUMNS=COLUMNS)
 
     def advance(self, groups: Sequence[Group]) -> None:
         self.groups = groups
@@ -236,6 +273,8 @@ class TritonLaunch(Launch):
 
     def tables(self) -> list[torch.Tensor]:
         tables = [self.pointers.tensor, self.scalars.tensor, self.chunks, self.spans, self.table, *self.partials]
+        if self.line_tables:
+            tables += [*self.line_tables, self.line_spans, *self.parts, *self.lines.tensors()]
         return [*tables, *(self.live.tables() if self.live else [])]
 
     def take_rows(self) -> list[int]:
@@ -268,17 +307,18 @@ class TritonLaunch(Launch):
                 self.start(stage, tables, len(self.params), self.block)
             if self.program.phases[stage].reductions:
                 self.gather(stage)
+            for k, _ in self.program.phases[stage].sums:
+                if len(self.parts[k]):
+                    self.join(k)
 
     def start(self, stage: int, tables: tuple[torch.Tensor | None, ...], count: int, block: Block) -> None:
         """Launch one pass over ``count`` tensors."""
         grid = (len(tables[1]),)  # type: ignore[arg-type]
-        self.kernels[stage][f"pass{stage}"][grid](
-            *tables,
-            count,
-            BLOCK=block.size,
-            num_warps=block.warps,
-            **exact(),
-        )
+        kernel = self.kernels[stage][f"pass{stage}"][grid]
+        if self.program.phases[stage].by_lines:
+            kernel(*tables[:2], *self.line_tables, *tables[2:], count, ROWS=ROWS, COLUMNS=COLUMNS, **exact())
+        else:
+            kernel(*tables, count, BLOCK=block.size, num_warps=block.warps, **exact())
 
     def gather(self, stage: int) -> None:
         """Launch what joins the parts of a pass's reductions."""
@@ -288,7 +328,8 @@ class TritonLaunch(Launch):
 
     def choose_block(self, elements: int) -> Block:
         """The block size: measured, but where it would change the order in which reductions add up."""
-        if self.device.type == "cpu" or self.program.reductions or elements < WORTH_TUNING:
+        reduces = self.program.reductions or self.program.by_lines
+        if self.device.type == "cpu" or reduces or elements < WORTH_TUNING:
             return DEFAULT
         code = hashlib.sha256(self.sources[-1].encode()).hexdigest()[:16]
         key = f"{torch.cuda.get_device_name(self.device)}: {self.program.name} {self.dtypes[0]} {code}"
@@ -333,8 +374,8 @@ class TritonLaunch(Launch):
     def column(self, index: int) -> torch.Tensor:
         return self.sent[:, index] if self.live is not None else self.sent[self.pointers.tensor[-1], index]
 
-    def keep(self, values: Sequence[tuple[int, torch.Tensor]]) -> None:
+    def keep(self, stores: Sequence[tuple[Store, Any]]) -> None:
         if self.found_inf is not None:
             skipped = self.found_inf != 0
-            values = [(row, torch.where(skipped, self.table[row], value)) for row, value in values]
-        super().keep(values)
+            stores = [(s, torch.where(skipped, self.place_of(s), value)) for s, value in stores]
+        super().keep(stores)

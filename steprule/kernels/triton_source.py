@@ -143,17 +143,7 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
     part = "BLOCK" if totals else "BLOCK // 2"
     addresses = " | ".join(f"a{o}" for o in touched)
     body = [
-        "chunk = tl.program_id(0).to(tl.int64)",
-        "tensor = tl.load(chunks + 4 * chunk)",
-        "offset = tl.load(chunks + 4 * chunk + 1)",
-        "grad_offset = tl.load(chunks + 4 * chunk + 2)",
-        "count = tl.load(chunks + 4 * chunk + 3).to(tl.int32)",
-        f"keep = None if found_inf is None else {finite()}",
-        *(
-            f"a{o} = tl.load(pointers + {o} * tensors + tensor) + {'grad_offset' if o == GRAD else 'offset'} * {size}"
-            for o, size in ((o, getattr(torch, operands[o]).itemsize) for o in touched)
-        ),
-        f"row = tl.load(pointers + {program.operands} * tensors + tensor)",
+        *chunk_lines(program, touched, operands),
         *head,
         *(f"total{k} = tl.zeros((BLOCK,), tl.{accumulator(x)})" for k, x in enumerate(kinds)),
         f"aligned = {condition(f'({addresses}) & 15 == 0')}",
@@ -173,6 +163,24 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
     return "\n\n\n".join([*parts, KERNEL + gather_function(program, index, kinds)] if kinds else parts)
 
 
+def chunk_lines(program: Program, touched: Sequence[int], operands: Sequence[str]) -> list[str]:
+    """What a program of the grid reads of its chunk: which elements of which tensor they are, and where they lie."""
+    sizes = ((o, getattr(torch, operands[o]).itemsize) for o in touched)
+    return [
+        "chunk = tl.program_id(0).to(tl.int64)",
+        "tensor = tl.load(chunks + 4 * chunk)",
+        "offset = tl.load(chunks + 4 * chunk + 1)",
+        "grad_offset = tl.load(chunks + 4 * chunk + 2)",
+        "count = tl.load(chunks + 4 * chunk + 3).to(tl.int32)",
+        f"keep = None if found_inf is None else {finite()}",
+        *(
+            f"a{o} = tl.load(pointers + {o} * tensors + tensor) + {'grad_offset' if o == GRAD else 'offset'} * {size}"
+            for o, size in sizes
+        ),
+        f"row = tl.load(pointers + {program.operands} * tensors + tensor)",
+    ]
+
+
 KERNEL = '@triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=["found_inf"])\n'
 
 
@@ -182,9 +190,9 @@ def define(name: str, arguments: str, body: Sequence[str]) -> str:
 
 def numbers_before(program: Program, phase: Phase, kind: str) -> tuple[list[str], list[str]]:
     """What is one number for each tensor: lines that compute it, in float64, and the names that elements are given."""
-    before = {number: o for number, o in enumerate(phase.operations) if o.level is not Level.ARRAY}
+    before = {number: o for number, o in enumerate(phase.operations) if o.level <= Level.REDUCED}
     needed = {a for o in phase.operations if o.level is Level.ARRAY for a in o.args}
-    needed |= {value for _, value in (*phase.stores, *phase.reductions)}
+    needed |= {value for _, value in (*phase.stores, *phase.reductions, *phase.sums)}
     text, given = Text("w"), [f"n{number}" for number in before if number in needed]
     wide: dict[int, Value] = {}
 
@@ -221,29 +229,13 @@ def elements_function(
     """
     phase = program.phases[index]
     text = Text("v")
-    values: dict[int, Value] = {int(name[1:]): (name, False) for name in given}
-    for number, o in enumerate(phase.operations):
-        if o.level is not Level.ARRAY:
-            continue
-        if o.op == "read":
-            operand: int = o.detail
-            values[number] = (
-                text.let(widened(f"tl.load(o{operand} + lanes, mask=mask)", operands[operand], kind)),
-                False,
-            )
-        elif o.op == "constant":
-            values[number] = text.let(literal(o.detail, kind)), False
-        else:
-            values[number] = text.compute(o.op, [values[a] for a in o.args], kind)
+    values = element_values(text, phase, {int(name[1:]): (name, False) for name in given}, operands, kind)
     for k, (row, value) in enumerate(phase.reductions):
         reduction = program.reductions[row - len(program.inputs)].kind
         wide = text.let(f"{text.number(values[value], kind)}.to(tl.float64)")
         text.lines += ["if MASKED:", f"    {wide} = tl.where(mask, {wide}, 0.0).reshape(BLOCK)"]
         text.lines.append(f"total{k} = {accumulated(reduction, f'total{k}', wide)}")
-    for operand, value in phase.stores:
-        persistent = operand < program.operands - program.temporaries
-        stored = narrowed(text.number(values[value], kind), kind, operands[operand])
-        text.lines.append(f"tl.store(o{operand} + lanes, {stored}, mask={'kept' if persistent else 'mask'})")
+    text.lines += stores(program, phase, text, values, operands, kind)
     totals = [f"total{k}" for k in range(len(phase.reductions))]
     arguments = [*(f"a{o}" for o in touched), "at", "count", "keep", *given, *totals]
     body = [
@@ -262,6 +254,31 @@ def elements_function(
     return "@triton.jit\n" + define(f"elements{index}", name, body)
 
 
+def element_values(
+    text: Text, phase: Phase, values: dict[int, Value], operands: Sequence[str], kind: str
+) -> dict[int, Value]:
+    """The operations of a pass on each element, whose operands lie at ``lanes``.
+
+    Args:
+        text: where the lines go.
+        phase: the pass.
+        values: what is known before.
+        operands: the name of each operand's dtype.
+        kind: the name of the arithmetic's dtype.
+    """
+    for number, o in enumerate(phase.operations):
+        if o.level is not Level.ARRAY:
+            continue
+        if o.op == "read":
+            loaded = widened(f"tl.load(o{o.detail} + lanes, mask=mask)", operands[o.detail], kind)
+            values[number] = text.let(loaded), False
+        elif o.op == "constant":
+            values[number] = text.let(literal(o.detail, kind)), False
+        else:
+            values[number] = text.compute(o.op, [values[a] for a in o.args], kind)
+    return values
+
+
 def accumulator(reduction: str) -> str:
     # the bits of float64 that are not negative are ordered as they are, with NaN above everything
     return "int64" if reduction == "max_abs" else "float64"
@@ -277,6 +294,18 @@ def joined(reduction: str, total: str) -> str:
     if reduction == "max_abs":
         return f"tl.max({total}, axis=0).to(tl.float64, bitcast=True)"
     return f"tl.sum({total}, axis=0)"
+
+
+def stores(
+    program: Program, phase: Phase, text: Text, values: dict[int, Value], operands: Sequence[str], kind: str
+) -> list[str]:
+    """The lines that store a pass's results at ``lanes``; those of a step that is skipped only in between."""
+    lines = []
+    for operand, value in phase.stores:
+        persistent = operand < program.operands - program.temporaries
+        stored = narrowed(text.number(values[value], kind), kind, operands[operand])
+        lines.append(f"tl.store(o{operand} + lanes, {stored}, mask={'kept' if persistent else 'mask'})")
+    return lines
 
 
 def gather_function(program: Program, index: int, kinds: Sequence[str]) -> str:
@@ -305,8 +334,8 @@ def hyper_paths(program: Program) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys(e.detail for e in program.host_expressions() if e.op == "hyper"))
 
 
-def extents(program: Program) -> list[int | None]:
-    """What the scalars depend on of a shape: dimensions, or None for the number of elements."""
+def extents(program: Program) -> list[Any]:
+    """What the scalars depend on of a parameter: dimensions, None for the number of elements, or ``"eps"``."""
     return list(dict.fromkeys(e.detail for e in program.host_expressions() if e.op == "size"))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from enum import IntEnum
 from typing import Any, NoReturn
 
-__all__ = ["Expression", "Level", "Operand", "RuleError", "as_expression", "asking"]
+__all__ = ["LINES", "Expression", "Level", "Operand", "RuleError", "as_expression", "asking", "joint"]
 
 Operand = "Expression | float | int | bool"
 
@@ -24,12 +24,26 @@ class Level(IntEnum):
     """One number for each tensor and step, computed on the host in double precision before the launch."""
     REDUCED = 1
     """One number for each tensor, known only after a reduction over an array."""
-    ARRAY = 2
+    ROW = 2
+    """One number for each row of each matrix: what a reduction over ``dim=-1`` leaves."""
+    COLUMN = 3
+    """One number for each column of each matrix: what a reduction over ``dim=-2`` leaves."""
+    ARRAY = 4
     """One number for each element of the parameter."""
+
+
+LINES = frozenset({Level.ROW, Level.COLUMN})
+
+
+def joint(levels: Iterable[Level]) -> Level:
+    """How often a value is computed that is made of such: rows with columns make an array."""
+    found = set(levels)
+    return Level.ARRAY if found >= LINES else max(found, default=Level.SCALAR)
 
 
 class _Asking(threading.local):
     answer: Callable[[Expression], bool] | None = None
+    ndim: Callable[[], int] | None = None
 
 
 asking = _Asking()
@@ -67,7 +81,7 @@ class Expression:
         self.op = op
         self.args = args
         self.detail = detail
-        self.level = max((a.level for a in args), default=Level.SCALAR) if level is None else level
+        self.level = joint(a.level for a in args) if level is None else level
         self.varies = op in ("step", "is_new", "slot", "size") or any(a.varies for a in args)
 
     def __add__(self, other: Any) -> Expression:
@@ -236,7 +250,9 @@ OTHER_NAMES = {
     "minimum(a, b)": "min fmin",
     "maximum(a, b) or max_abs(x)": "max fmax amax",
     "norm(x)": "vector_norm linalg_vector_norm linalg_norm",
-    "size(p) or size(p, dim)": "shape numel ndim dim",
+    "size(p) or size(p, dim)": "shape numel",
+    "ndim(p)": "dim",
+    "eps(p)": "finfo",
 }
 """What to write instead of functions that other libraries have under another name."""
 
@@ -327,11 +343,14 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
         return str(key) + "".join(f"[{i}]" for i in index)
     if op in ("slot", "input"):
         return str(expression.detail)
+    if op == "size" and expression.detail == "eps":
+        return "eps(p)"
     if op == "size":
         return "size(p)" if expression.detail is None else f"size(p, {expression.detail})"
     if op == "reduce":
         kind, scope = expression.detail
-        return f"{kind}({text(args[0], names)}{', all' if scope == 'all' else ''})"
+        over = {"tensor": "", "all": ", all"}.get(scope, f", dim={scope}")
+        return f"{kind}({text(args[0], names)}{over})"
     if op == "matrix":
         function = expression.detail[0]
         return f"{function.__name__}({', '.join(text(a, names) for a in args)})"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from .expression import VOCABULARY, Expression, Level, RuleError, as_expression, combine
+from .expression import LINES, VOCABULARY, Expression, Level, RuleError, as_expression, asking, combine
 
 __all__ = [
     "abs",
     "ceil",
     "clip",
     "cos",
+    "eps",
     "exp",
     "floor",
     "isnan",
@@ -22,6 +23,7 @@ __all__ = [
     "maximum",
     "mean",
     "minimum",
+    "ndim",
     "norm",
     "power",
     "rsqrt",
@@ -39,6 +41,7 @@ __all__ = [
 VOCABULARY.update(__all__)
 
 Scope = Literal["tensor", "all"]
+Dim = Literal[-1, -2] | None
 
 
 def sqrt(x: Any) -> Expression:
@@ -147,42 +150,89 @@ def stored(x: Any) -> Expression:
 
 def size(p: Expression, dim: int | None = None) -> Expression:
     """The number of elements of the parameter, or its extent along ``dim``: a scalar."""
-    if getattr(p, "op", None) != "param":
-        raise RuleError("size() is a property of the parameter: write size(p) or size(p, dim)")
+    _refuse_all_but_the_parameter(p, "size", "size(p) or size(p, dim)")
     return Expression("size", detail=dim)
 
 
-def _reduce(kind: str, x: Expression, scope: Scope) -> Expression:
+def eps(p: Expression) -> Expression:
+    """The rounding unit of the parameter's dtype, as ``torch.finfo(p.dtype).eps``: a scalar."""
+    _refuse_all_but_the_parameter(p, "eps", "eps(p)")
+    return Expression("size", detail="eps")
+
+
+def ndim(p: Expression) -> int:
+    """How many dimensions the parameter has: a plain number, which ``if`` may ask (``if ndim(p) > 1:``)."""
+    _refuse_all_but_the_parameter(p, "ndim", "ndim(p)")
+    if asking.ndim is None:
+        raise RuleError("ndim(p) is known only while a rule is traced")
+    return asking.ndim()
+
+
+def _refuse_all_but_the_parameter(p: Any, name: str, instead: str) -> None:
+    if getattr(p, "op", None) != "param":
+        raise RuleError(f"{name}() is a property of the parameter: write {instead}")
+
+
+LEFT: dict[tuple[Level, Any], Level] = {
+    (Level.ARRAY, -1): Level.ROW,
+    (Level.ARRAY, -2): Level.COLUMN,
+    (Level.ROW, -2): Level.ROW,
+    (Level.COLUMN, -1): Level.COLUMN,
+}
+"""What is left of a level by a reduction over a dimension; of the mean of all rows, each row has one."""
+
+
+def _reduce(kind: str, x: Expression, scope: Scope, dim: Dim = None) -> Expression:
     if scope not in ("tensor", "all"):
         raise RuleError(f"scope is 'tensor' (this parameter) or 'all' (every parameter), not {scope!r}")
-    if getattr(x, "level", None) is not Level.ARRAY:
-        raise RuleError(f"{kind}() reduces an array, but ({x}) is a single number")
-    return Expression("reduce", (x,), (kind, scope), Level.REDUCED)
+    level: Any = getattr(x, "level", None)
+    if dim is None:
+        if level is not Level.ARRAY:
+            what = "has been reduced over a dimension already" if level in LINES else "is a single number"
+            raise RuleError(f"{kind}() reduces an array, but ({x}) {what}")
+        return Expression("reduce", (x,), (kind, scope), Level.REDUCED)
+    if dim not in (-1, -2) or scope != "tensor":
+        raise RuleError(
+            f"{kind}() over a dimension takes dim=-1 (over each row) or dim=-2 (over each column) of one parameter, "
+            f"not dim={dim!r} with scope={scope!r}"
+        )
+    if (level, dim) not in LEFT:
+        what = "has been reduced over that dimension already" if level in LINES else "is a single number"
+        raise RuleError(f"{kind}() over dim={dim} reduces an array, but ({x}) {what}")
+    return Expression("reduce", (x,), (kind, dim), LEFT[level, dim])
 
 
-def sum(x: Expression, scope: Scope = "tensor") -> Expression:
+def sum(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
     """The sum over the parameter's elements (or, with ``scope="all"``, over those of every parameter).
 
     Added up in float64 in a fixed order: the same bits for any number of threads.
+
+    Args:
+        x: an array.
+        scope: ``"tensor"`` or ``"all"``.
+        dim: -1 sums each row, and -2 each column, of the matrices that the last two dimensions are; the result
+            counts as an array of which all elements of a row, or of a column, are the same.
     """
-    return _reduce("sum", x, scope)
+    return _reduce("sum", x, scope, dim)
 
 
-def norm(x: Expression, scope: Scope = "tensor") -> Expression:
-    """The Euclidean norm over the parameter's elements (or over those of every parameter)."""
-    return sqrt(_reduce("sum_of_squares", x, scope))
+def norm(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
+    """The Euclidean norm over the parameter's elements (or over those of every parameter, or as :func:`sum` over
+    ``dim``)."""
+    return sqrt(_reduce("sum_of_squares", x, scope, dim))
 
 
-def mean(x: Expression, scope: Scope = "tensor") -> Expression:
-    """The mean over the parameter's elements (or over those of every parameter)."""
-    if scope == "all":
+def mean(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
+    """The mean over the parameter's elements (or over those of every parameter, or as :func:`sum` over ``dim``)."""
+    if scope == "all" and dim is None:
         return sum(x, scope) / sum(Expression("constant", detail=1.0, level=Level.ARRAY), scope)
-    return sum(x) / Expression("size")
+    return sum(x, scope, dim=dim) / Expression("size", detail=dim)
 
 
-def max_abs(x: Expression, scope: Scope = "tensor") -> Expression:
-    """The largest absolute value among the parameter's elements (or among those of every parameter)."""
-    return _reduce("max_abs", x, scope)
+def max_abs(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
+    """The largest absolute value among the parameter's elements (or among those of every parameter, or as
+    :func:`sum` over ``dim``)."""
+    return _reduce("max_abs", x, scope, dim)
 
 
 def matrix(function: Callable[..., Any], x: Expression, *numbers: Any, dtype: str | None = None) -> Expression:

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from .expression import Expression, Level, text
+from .expression import LINES, Expression, Level, text
 from .host import NUMBER, Guard, compile_guards, compile_scalars
 
-__all__ = ["Matrix", "Operation", "Phase", "Program", "Reduction", "Slot", "array", "scalar"]
+__all__ = [
+    "Matrix",
+    "Operation",
+    "Phase",
+    "Program",
+    "Reduction",
+    "Slot",
+    "Store",
+    "array",
+    "column",
+    "row",
+    "scalar",
+]
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A named piece of a parameter's state, as :func:`array` or :func:`scalar` declares it."""
+    """A named piece of a parameter's state, as :func:`array`, :func:`row`, :func:`column` or :func:`scalar` declares
+    it."""
 
-    kind: Literal["array", "scalar"] = "array"
+    kind: Literal["array", "row", "column", "scalar"] = "array"
     initial: float | str = 0.0
     dtype: str | None = None
     name: str = ""
+
+    @property
+    def level(self) -> Level:
+        """How often it has a value."""
+        return {"array": Level.ARRAY, "row": Level.ROW, "column": Level.COLUMN, "scalar": Level.SCALAR}[self.kind]
+
+    def shape(self, param: Sequence[int]) -> tuple[int, ...]:
+        """Its shape, of that of the parameter."""
+        if self.kind == "row":
+            return (*param[:-1], 1)
+        if self.kind == "column":
+            return (*param[:-2], 1, *param[-1:])
+        return tuple(param) if self.kind == "array" else ()
 
 
 def array(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
@@ -32,6 +58,26 @@ def array(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
         dtype: its dtype, such as ``"bfloat16"``; None means the parameter's.
     """
     return Slot("array", initial, dtype)
+
+
+def row(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
+    """A slot with one number for each row of the matrices that the last two dimensions are: of shape (..., n, 1).
+
+    Args:
+        initial: its first value: a number, or the name of the hyperparameter that holds it.
+        dtype: its dtype, such as ``"float32"``; None means the parameter's.
+    """
+    return Slot("row", initial, dtype)
+
+
+def column(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
+    """A slot with one number for each column of the matrices that the last two dimensions are: of shape (..., 1, m).
+
+    Args:
+        initial: its first value: a number, or the name of the hyperparameter that holds it.
+        dtype: its dtype, such as ``"float32"``; None means the parameter's.
+    """
+    return Slot("column", initial, dtype)
 
 
 def scalar(initial: float | str = 0.0) -> Slot:
@@ -54,8 +100,10 @@ class Operation:
 
     Attributes:
         op: ``"read"`` (detail: operand), ``"scalar"`` (detail: index among the Program's scalars), ``"reduced"``
-            (detail: index among its reductions and inputs), ``"constant"`` (detail: its value), or an elementwise
-            operation.
+            (detail: row of the reduced table), ``"line"`` (detail: index among the Program's lines), ``"constant"``
+            (detail: its value), or an elementwise operation. Between phases also ``"sums"`` (detail: index among the
+            reductions over a dimension), ``"kept"`` (detail: index among the slots of rows and columns) and
+            ``"reduce"`` (detail: the kind), which reduces one number for each row to one for each matrix.
         args: numbers of earlier values.
         level: ARRAY values stand inside the loop over elements, the others before it.
     """
@@ -68,10 +116,16 @@ class Operation:
 
 @dataclass(frozen=True)
 class Reduction:
-    """An array value reduced to one float64 for each tensor, or for all tensors together."""
+    """An array value reduced to one float64 for each tensor, for all tensors together, or for each row or column."""
 
     kind: Literal["sum", "sum_of_squares", "max_abs"]
-    scope: Literal["tensor", "all"]
+    scope: Literal["tensor", "all", -1, -2]
+
+    @property
+    def level(self) -> Level:
+        """How often it has a value."""
+        lines: dict[str | int, Level] = {-1: Level.ROW, -2: Level.COLUMN}
+        return lines.get(self.scope, Level.REDUCED)
 
 
 @dataclass(frozen=True)
@@ -93,7 +147,14 @@ class Phase:
     """(operand, value) pairs."""
     reductions: tuple[tuple[int, int], ...]
     """(row of the reduced table, value) pairs."""
+    sums: tuple[tuple[int, int], ...]
+    """(index among the reductions over a dimension, value) pairs."""
     matrices: tuple[Matrix, ...]
+
+    @property
+    def by_lines(self) -> bool:
+        """Whether it has to know rows from columns."""
+        return bool(self.sums) or any(o.op == "line" for o in self.operations)
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -104,6 +165,22 @@ class Phase:
     def writes(self) -> tuple[int, ...]:
         """The operands written, in ascending order."""
         return tuple(sorted(operand for operand, _ in self.stores))
+
+
+@dataclass(frozen=True)
+class Store:
+    """What becomes of a value that is computed between phases.
+
+    Attributes:
+        table: ``"reduced"``, whose rows have one number for each tensor; ``"line"``, what later phases read of rows
+            and columns; or ``"kept"``, the slots of rows and columns.
+        index: which of the table.
+        value: the number of the operation.
+    """
+
+    table: Literal["reduced", "line", "kept"]
+    index: int
+    value: int
 
 
 PARAM, GRAD, FIRST_SLOT = 0, 1, 2
@@ -120,14 +197,18 @@ class Program:
         slots: the array slots, in operand order.
         scalar_slots: the slots with one number for each tensor that the host knows.
         reduced_slots: those that reductions give; the rows of the reduced table after the reductions.
+        line_slots: the slots with one number for each row or column.
         scalars: what the host computes for each (group, step); the columns of the scalar table.
         updates: new values of scalar slots, aligned with ``scalar_slots``; None where a slot is only read.
         inputs: names of the numbers that come from outside the rule (``"grad_scale"``): the first rows of the
             reduced table.
         reductions: the rows of the reduced table after the inputs.
+        sums: the reductions over a dimension.
+        lines: what phases read that has one number for each row (ROW) or column (COLUMN).
         tracked: names of reductions that are reported to the user, with their row.
         phases: the passes over memory, in order.
-        finish: what follows them, with one number for each tensor: its ``stores`` are (row, value) pairs.
+        small: what is computed of numbers for each tensor, row or column, in torch operations over all tensors.
+        between: which of these values are stored before each phase, and after the last.
         temporaries: how many operands of matrix steps there are.
         guards: the questions it was specialised on.
     """
@@ -136,19 +217,25 @@ class Program:
     slots: tuple[Slot, ...]
     scalar_slots: tuple[Slot, ...]
     reduced_slots: tuple[Slot, ...]
+    line_slots: tuple[Slot, ...]
     scalars: tuple[Expression, ...] = field(compare=False)
     updates: tuple[Expression | None, ...] = field(compare=False)
     inputs: tuple[str, ...]
     reductions: tuple[Reduction, ...]
+    sums: tuple[Reduction, ...]
+    lines: tuple[Level, ...]
     tracked: tuple[tuple[str, int], ...]
     phases: tuple[Phase, ...]
-    finish: Phase
+    small: tuple[Operation, ...]
+    between: tuple[tuple[Store, ...], ...]
     temporaries: int
     guards: tuple[Guard, ...] = field(compare=False)
     source: tuple[Any, ...] = field(compare=False, repr=False)
     """The expressions behind ``phases``, for printing."""
     counted: bool = False
     """Whether ``step`` is kept though the rule does not compute with it."""
+    ndim: int | None = field(default=None, compare=False)
+    """The number of dimensions for which it was traced, if the rule asked."""
     assignments: tuple[tuple[Any, ...], ...] = field(init=False, repr=False)
     """What the host computes, one operation each: two Programs are equal only if they have these in common too."""
 
@@ -177,11 +264,27 @@ class Program:
         return len(self.inputs) + len(self.reductions) + len(self.reduced_slots)
 
     @cached_property
+    def by_lines(self) -> bool:
+        """Whether phases have to know rows from columns."""
+        return bool(self.sums or self.lines)
+
+    def level_of(self, store: Store) -> Level:
+        """How often what a store keeps has a value."""
+        if store.table == "reduced":
+            return Level.REDUCED
+        return self.lines[store.index] if store.table == "line" else self.line_slots[store.index].level
+
+    @property
+    def state(self) -> tuple[Slot, ...]:
+        """Every slot but ``step``."""
+        return (*self.slots, *self.line_slots, *self.scalar_slots, *self.reduced_slots)
+
+    @cached_property
     def uses_step(self) -> bool:
         """Whether the state has torch's entry ``step``."""
         asked = {e.op for e in self.host_expressions()}
         # a rule without slots has nothing else to know a first update by
-        unknown = "is_new" in asked and not (self.slots or self.scalar_slots or self.reduced_slots)
+        unknown = "is_new" in asked and not self.state
         return self.counted or "step" in asked or unknown
 
     @cached_property
@@ -260,12 +363,14 @@ def show(program: Program) -> str:
         shown = define(e, phase)
         if e.args and uses[id(e)] > 1:
             known[id(e)] = f"t{sum(n.startswith('t') for n in known.values())}"
-            lines.append(f"  {phase:8s} {known[id(e)]} = {shown}")
+            lines.append(f"  {'between' if e.level in LINES else phase:8s} {known[id(e)]} = {shown}")
 
-    for name, expression, index in sorted((*reductions, *outputs), key=lambda entry: entry[2]):
+    signs = [("=" if e.op == "reduce" else "←", name, e, index) for name, e, index in reductions]
+    signs += [("←", name, e, index) for name, e, index in outputs]
+    for sign, name, expression, index in sorted(signs, key=lambda entry: entry[3]):
         phase = f"pass {index + 1}"
         shown = define(expression, phase)
-        lines.append(f"  {phase:8s} {name} {'=' if name.startswith('r') else '←'} {known.get(id(expression), shown)}")
+        lines.append(f"  {phase:8s} {name} {sign} {known.get(id(expression), shown)}")
         if expression.op in ("reduce", "matrix"):
             known[id(expression)] = name
     for name, expression in finished:

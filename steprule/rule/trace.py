@@ -8,10 +8,10 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from .expression import Expression, Level, RuleError, asking
+from .expression import LINES, Expression, Level, RuleError, asking
 from .functions import minimum, norm, sign
 from .host import NUMBER, Guard, evaluate, number
-from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Slot
+from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Slot, Store
 
 __all__ = ["Rule", "trace"]
 
@@ -109,7 +109,7 @@ class State:
             written: Expression = self._writes[name]
             return written
         slot = self._declared.get(name, Slot())
-        level = Level.ARRAY if slot.kind == "array" else Level.REDUCED if name in self._reduced else Level.SCALAR
+        level = Level.REDUCED if name in self._reduced else slot.level
         read: Expression = self._reads.setdefault(name, Expression("slot", detail=name, level=level))
         return read
 
@@ -134,23 +134,35 @@ class State:
         slots = {}
         for name in dict.fromkeys((*self._reads, *self._writes)):
             written = self._writes.get(name)
-            kind = "array" if name in self._reads or written is None or written.level is Level.ARRAY else "scalar"
-            slot = self._declared.get(name, Slot(kind))  # type: ignore[arg-type]
-            if written is not None and slot.kind == "array" and written.level is Level.REDUCED:
-                raise RuleError(f"s.{name} is read as an array but given one number, ({written}); {DECLARE}")
-            if written is not None and slot.kind == "array" and written.level is Level.SCALAR and name in self._reads:
-                raise RuleError(f"s.{name} is read as an array but given one number, ({written}); {DECLARE}")
-            if written is not None and slot.kind == "scalar" and written.level is Level.ARRAY:
-                raise RuleError(f"s.{name} is one number for each parameter but is given an array, ({written})")
+            found = Level.ARRAY if name in self._reads or written is None else written.level
+            slot = self._declared.get(name, Slot(KIND[found]))  # type: ignore[arg-type]
+            if written is not None:
+                self._refuse_misfit(name, slot, written)
             slots[name] = replace(slot, name=name)
         return slots
 
+    def _refuse_misfit(self, name: str, slot: Slot, written: Expression) -> None:
+        """A slot that is given what it can't hold."""
+        given = written.level
+        if slot.kind == "array" and (given is Level.REDUCED or (given is not Level.ARRAY and name in self._reads)):
+            what, declare = GIVEN[given], DECLARE.format(name=KIND[given])
+            raise RuleError(f"s.{name} is read as an array but given {what}, ({written}); {declare}")
+        if slot.kind == "scalar" and given > Level.REDUCED:
+            raise RuleError(f"s.{name} is one number for each parameter but is given {GIVEN[given]}, ({written})")
+        if slot.level in LINES and given > Level.REDUCED and given is not slot.level:
+            raise RuleError(f"s.{name} is one number for each {slot.kind} but is given {GIVEN[given]}, ({written})")
+
     def _given_reductions(self) -> set[str]:
         """The names of the slots that are given what only a reduction knows."""
-        return {name for name, written in self._writes.items() if written.level is Level.REDUCED}
+        given = {name for name, written in self._writes.items() if written.level is Level.REDUCED}
+        return {name for name in given if name not in self._declared or self._declared[name].kind == "scalar"}
 
 
-DECLARE = 'for one number a parameter, declare it in the class: slots = {"name": scalar(0.0)}'
+KIND = {Level.SCALAR: "scalar", Level.REDUCED: "scalar", Level.ROW: "row", Level.COLUMN: "column"}
+KIND |= {Level.ARRAY: "array"}
+GIVEN = {Level.SCALAR: "one number", Level.REDUCED: "one number", Level.ARRAY: "an array"}
+GIVEN |= {Level.ROW: "one number for each row", Level.COLUMN: "one number for each column"}
+DECLARE = 'for that, declare it in the class: slots = {{"name": {name}(0.0)}}'
 
 
 def trace(
@@ -163,6 +175,7 @@ def trace(
     clipped: bool = False,
     tracked: Iterable[str] = (),
     own: Container[str] = (),
+    ndim: int | None = None,
 ) -> Program:
     """Run a rule on symbols.
 
@@ -175,24 +188,42 @@ def trace(
         clipped: compute the gradient's norm over all parameters, which ``clip_norm`` needs.
         own: those of ``maximize``, ``l1`` and ``clip_norm`` that the rule itself applies.
         tracked: which of ``grad_norm``, ``param_norm`` and ``update_norm`` to reduce on the way.
+        ndim: the number of the parameter's dimensions, for rules that ask.
 
     Raises:
         RuleError: if the rule is wrong, saying where and what to write instead.
     """
     reduced: frozenset[str] = frozenset()
+    shape = Shape(ndim)
     while True:
         h, s = Hyper(hyper), State(slots or {}, reduced)
-        new, tracks = run(rule, h, s, name, scaled=scaled, clipped=clipped, tracked=tracked, own=own)
+        new, tracks = run(rule, h, s, shape, name, scaled=scaled, clipped=clipped, tracked=tracked, own=own)
         found = s._given_reductions()
         if found <= reduced:
-            return _Layout(name, s, h, reduced).program(new, tracks)
+            program = _Layout(name, s, h, reduced).program(new, tracks)
+            return replace(program, ndim=ndim) if shape.asked else program
         reduced |= found  # what is read of them, too, is known only where reductions are
+
+
+class Shape:
+    """The number of the parameter's dimensions, and whether the rule asked for it."""
+
+    def __init__(self, ndim: int | None) -> None:
+        self.ndim = ndim
+        self.asked = False
+
+    def ask(self) -> int:
+        if self.ndim is None:
+            raise RuleError("the rule asks for ndim(p): trace it with ndim=, the number of the parameter's dimensions")
+        self.asked = True
+        return self.ndim
 
 
 def run(
     rule: Rule,
     h: Hyper,
     s: State,
+    shape: Shape,
     name: str,
     *,
     scaled: bool,
@@ -204,7 +235,8 @@ def run(
     p = Expression("param", level=Level.ARRAY)
     g = Expression("grad", level=Level.ARRAY)
     tracks: dict[str, Expression] = {}
-    previous, asking.answer = asking.answer, h._ask
+    previous = asking.answer, asking.ndim
+    asking.answer, asking.ndim = h._ask, shape.ask
     try:
         if scaled:
             g = g / Expression("input", detail="grad_scale", level=Level.REDUCED)
@@ -220,7 +252,7 @@ def run(
         new = rule(p, g, s, h)
         h._refuse_ignored(own)
     finally:
-        asking.answer = previous
+        asking.answer, asking.ndim = previous
     if not isinstance(new, Expression):
         raise RuleError(
             f"{name}.update returns {new!r:.40}; it must return the parameter's new value (return p - h.lr * g)"
@@ -240,6 +272,7 @@ class _Layout:
         self.writes: dict[str, Expression] = state._writes
         every = state._slots()
         self.slots = tuple(s for s in every.values() if s.kind == "array")
+        self.line_slots = tuple(s for s in every.values() if s.kind in ("row", "column"))
         self.scalar_slots = tuple(s for s in every.values() if s.kind == "scalar" and s.name not in reduced)
         self.reduced_slots = tuple(s for s in every.values() if s.kind == "scalar" and s.name in reduced)
         self.operand = {s.name: FIRST_SLOT + i for i, s in enumerate(self.slots)}
@@ -251,6 +284,8 @@ class _Layout:
         self.scalars: list[Expression] = []
         self.inputs: list[str] = []
         self.reduces: list[Expression] = []
+        self.sums: list[Expression] = []
+        self.lines: list[Expression] = []
         self.matrices: list[Expression] = []
 
     def program(self, new: Expression, tracks: Mapping[str, Expression]) -> Program:
@@ -258,34 +293,43 @@ class _Layout:
         outputs = {PARAM: self.unique(new)}
         outputs |= {self.operand[s.name]: self.unique(self.writes[s.name]) for s in self.slots if s.name in self.writes}
         updates = tuple(self.unique(self.writes[s.name]) if s.name in self.writes else None for s in self.scalar_slots)
-        finished = {s.name: self.unique(self.writes[s.name]) for s in self.reduced_slots if s.name in self.writes}
+        finished = {
+            s.name: self.unique(self.writes[s.name])
+            for s in (*self.line_slots, *self.reduced_slots)
+            if s.name in self.writes
+        }
         for root in (*tracked.values(), *outputs.values(), *finished.values()):
             self.collect(root)
-        last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in self.reduces))), default=0)
+        last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in (*self.reduces, *self.sums)))), default=0)
         stage = dict.fromkeys(outputs, last)
         for operand, expression in outputs.items():
             if operand != PARAM:
                 stage[operand] = self.earliest(operand, self.depth(expression), last, outputs, stage)
         phases = tuple(self.phase(i, [(o, outputs[o]) for o in outputs if stage[o] == i]) for i in range(last + 1))
-        finish = self.phase(-1, [(self.kept_row(name), e) for name, e in finished.items()])
+        small, between = self.small_work(len(phases), finished)
         names = {PARAM: "p"} | {o: n for n, o in self.operand.items()}
         return Program(
             self.name,
             self.slots,
             self.scalar_slots,
             self.reduced_slots,
+            self.line_slots,
             tuple(self.scalars),
             updates,
             tuple(self.inputs),
             tuple(Reduction(*r.detail) for r in self.reduces),
+            tuple(Reduction(*r.detail) for r in self.sums),
+            tuple(e.level for e in self.lines),
             tuple((key, self.row(e.args[0])) for key, e in tracked.items()),
             phases,
-            finish,
+            small,
+            between,
             len(self.matrices),
             self.guards,
             (
                 [(names[o], e, stage[o]) for o, e in outputs.items()],
                 [(f"r{self.row(r)}", r, self.depth(r.args[0])) for r in self.reduces]
+                + [(f"l{i}", r, self.depth(r.args[0])) for i, r in enumerate(self.sums)]
                 + [(f"m{i}", m, self.depth(m.args[0])) for i, m in enumerate(self.matrices)],
                 list(finished.items()),
             ),
@@ -312,8 +356,8 @@ class _Layout:
         self.collected.add(id(e))
         for a in e.args:
             self.collect(a)
-        if e.op == "reduce":
-            self.reduces.append(e)
+        if e.op == "reduce" and e.args[0].level is Level.ARRAY:
+            (self.reduces if e.level is Level.REDUCED else self.sums).append(e)
         if e.op == "matrix":
             self.matrices.append(e)
         if e.op == "input":
@@ -329,7 +373,8 @@ class _Layout:
     def depth(self, e: Expression) -> int:
         """The first pass that can compute an expression: reductions and matrix steps are ready one pass later."""
         if id(e) not in self.depths:
-            self.depths[id(e)] = max(map(self.depth, e.args), default=0) + (e.op in ("reduce", "matrix"))
+            ends_pass = e.op in ("reduce", "matrix") and e.args[0].level is Level.ARRAY
+            self.depths[id(e)] = max(map(self.depth, e.args), default=0) + ends_pass
         return self.depths[id(e)]
 
     def earliest(
@@ -337,7 +382,7 @@ class _Layout:
     ) -> int:
         """The first pass that may store a slot: none after it reads what stood there before."""
         later = [(stage[o], e) for o, e in outputs.items() if o != operand]
-        later += [(self.depth(x.args[0]), x.args[0]) for x in (*self.reduces, *self.matrices)]
+        later += [(self.depth(x.args[0]), x.args[0]) for x in (*self.reduces, *self.sums, *self.matrices)]
         readers = [index for index, e in later if operand in self.read_by(e)]
         return min(last, max([ready, *readers]))
 
@@ -371,8 +416,42 @@ class _Layout:
         steps = [(o, m) for o, m in steps if self.depth(m.args[0]) == index]
         stores = [(o, value(e)) for o, e in outputs] + [(o, value(m.args[0])) for o, m in steps]
         reductions = [(self.row(r), value(r.args[0])) for r in reduces]
+        sums = [(i, value(r.args[0])) for i, r in enumerate(self.sums) if self.depth(r.args[0]) == index]
         matrices = [Matrix(m.detail[0], tuple(map(self.column, m.args[1:])), o, m.detail[1]) for o, m in steps]
-        return Phase(tuple(operations), tuple(stores), tuple(reductions), tuple(matrices))
+        return Phase(tuple(operations), tuple(stores), tuple(reductions), tuple(sums), tuple(matrices))
+
+    def small_work(
+        self, phases: int, finished: Mapping[str, Expression]
+    ) -> tuple[tuple[Operation, ...], tuple[tuple[Store, ...], ...]]:
+        """What is computed between phases: the lines that they read, before the first that may; at the end slots."""
+        operations: list[Operation] = []
+        values: dict[int, int] = {}
+
+        def value(e: Expression) -> int:
+            if id(e) not in values:
+                op, detail = self.small_leaf(e)
+                args = tuple(map(value, e.args)) if op == e.op and op != "constant" else ()
+                operations.append(Operation(op, args, detail, e.level))
+                values[id(e)] = len(operations) - 1
+            return values[id(e)]
+
+        between: list[list[Store]] = [[] for _ in range(phases + 1)]
+        for index, e in enumerate(self.lines):
+            between[self.depth(e)].append(Store("line", index, value(e)))
+        kept = {s.name: i for i, s in enumerate(self.line_slots)}
+        for name, e in finished.items():
+            place = ("kept", kept[name]) if name in kept else ("reduced", self.kept_row(name))
+            between[-1].append(Store(*place, value(e)))  # type: ignore[arg-type]
+        return tuple(operations), tuple(map(tuple, between))
+
+    def small_leaf(self, e: Expression) -> tuple[str, Any]:
+        """How an expression is come by between phases."""
+        if e.op == "slot" and e.level in LINES:
+            return "kept", [s.name for s in self.line_slots].index(str(e.detail))
+        if e.op == "reduce" and e.level in LINES:
+            found = [i for i, r in enumerate(self.sums) if r is e]
+            return ("sums", found[0]) if found else ("reduce", e.detail[0])
+        return (e.op, e.detail) if e.level in LINES and e.op != "constant" else self.leaf(e)
 
     def leaf(self, e: Expression) -> tuple[str, Any]:
         """How a phase comes by an expression: by reading something, or (op unchanged) by computing it."""
@@ -380,6 +459,8 @@ class _Layout:
             return "constant", e.detail
         if e.level is Level.SCALAR:
             return "scalar", self.column(e)
+        if e.level in LINES:
+            return "line", self.line(e)
         if e.op == "reduce":
             return "reduced", self.row(e)
         if e.op == "input":
@@ -396,6 +477,13 @@ class _Layout:
             found = next(i for i, m in enumerate(self.matrices) if m is e)
             return "read", FIRST_SLOT + len(self.slots) + found
         return e.op, e.detail
+
+    def line(self, e: Expression) -> int:
+        for index, known in enumerate(self.lines):
+            if known is e:
+                return index
+        self.lines.append(e)
+        return len(self.lines) - 1
 
     def column(self, e: Expression) -> int:
         for index, known in enumerate(self.scalars):

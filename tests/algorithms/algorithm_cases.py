@@ -20,8 +20,8 @@ NO_COMPLEX = {"SparseAdam", "Adafactor", "Muon", "LBFGS"}
 ONLY_SPARSE = {"SparseAdam"}
 ONLY_MATRICES = {"Muon"}
 NEEDS_CLOSURE = {"LBFGS"}
-BY_TORCH = {"Adafactor"}
-"""Which no kernel serves, and which torch has for no empty parameters."""
+BY_ROWS = {"Adafactor"}
+"""Which no compiled kernel serves in channels_last, and which torch has for no empty parameters."""
 
 
 def tensor(value: float) -> Tensor:
@@ -114,7 +114,7 @@ SHAPES: list[tuple[int, ...]] = [(), (0,), (3, 0), (1,), (7,), (5, 3), (4, 3, 3,
 """Those of four dimensions are channels_last."""
 
 DENSE = [name for name in OPTIONS if name not in ONLY_SPARSE | ONLY_MATRICES | NEEDS_CLOSURE]
-ELEMENTWISE = [name for name in DENSE if name not in BY_TORCH]
+ELEMENTWISE = [name for name in DENSE if name not in BY_ROWS]
 
 
 def cases(names: list[str]) -> list[Any]:
@@ -169,7 +169,7 @@ def shapes_for(name: str) -> list[tuple[int, ...]]:
         return [(4, 4), (3, 5), (6, 2)]
     if name in ONLY_SPARSE | NEEDS_CLOSURE:
         return [(6,), (6, 3)]
-    return [shape for shape in SHAPES if 0 not in shape] if name in BY_TORCH else SHAPES
+    return [shape for shape in SHAPES if 0 not in shape] if name in BY_ROWS else SHAPES
 
 
 def take_step(name: str, optimizer: Any, params: list[Tensor], step: int) -> None:

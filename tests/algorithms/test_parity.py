@@ -9,7 +9,7 @@ import pytest
 import torch
 from algorithm_cases import (
     ALGORITHMS,
-    BY_TORCH,
+    BY_ROWS,
     DENSE,
     ELEMENTWISE,
     NO_COMPLEX,
@@ -100,7 +100,7 @@ def test_the_trajectory_and_the_state_are_those_of_torch(
 ) -> None:
     if dtype.is_complex and name in NO_COMPLEX:
         pytest.skip("torch has no complex form of it")
-    if name in BY_TORCH:
+    if name in BY_ROWS:
         backend = "auto"
     theirs, their_state = with_torch(name, number, dtype)
     start, params, options = (*(parameters(dtype, shapes_for(name)) for _ in range(2)), OPTIONS[name][number])

@@ -92,6 +92,7 @@ OPTIMIZERS: dict[str, Any] = {
     "SGD with momentum": lambda params, **options: steprule.SGD(params, momentum=0.9, **options),
     "AdamW clipped": lambda params, **options: steprule.AdamW(params, clip_norm=0.5, **options),
     "a rule of two passes": Lamb,
+    "a rule of rows and columns": steprule.Adafactor,
     "a rule that remembers a norm": Remembering,
 }
 ALGORITHMS: dict[str, Any] = {

@@ -1,0 +1,144 @@
+"""The operations of the language as LLVM IR."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+
+__all__ = ["Emitter", "accumulate", "compute", "convert", "literal", "load", "store"]
+
+# contract stays out so that roundings are those of torch and of the eager reference; nnan, ninf and reassoc, so that
+# NaN and Inf are what they are and a rule that compensates its rounding errors keeps them.
+FAST = "nsz arcp"
+INFIX = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+INTRINSIC = {"abs": "fabs", "pow": "pow"} | {
+    name: name for name in ("sqrt", "exp", "log", "tanh", "sin", "cos", "floor", "ceil")
+}
+COMPARE = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
+
+
+class Emitter:
+    """Lines of IR, and names for the values they define."""
+
+    def __init__(self, count: int = 0) -> None:
+        self.lines: list[str] = []
+        self.count = count
+        self.declared: set[str] = set()
+
+    def let(self, value: str) -> str:
+        self.count += 1
+        self.lines.append(f"  %v{self.count} = {value}")
+        return f"%v{self.count}"
+
+    def do(self, line: str) -> None:
+        self.lines.append(f"  {line}")
+
+    def label(self, name: str) -> None:
+        self.lines.append(f"{name}:")
+
+
+def literal(value: float, kind: str) -> str:
+    if kind == "float":
+        value = ctypes.c_float(value).value
+    return f"0x{struct.unpack('>Q', struct.pack('>d', value))[0]:016X}"
+
+
+def load(out: Emitter, pointer: str, stored: str, kind: str) -> str:
+    """Load an element and widen (or narrow) it to the arithmetic's type."""
+    if stored == "bfloat":
+        bits = out.let(f"load i16, ptr {pointer}, align 1")
+        bits = out.let(f"shl i32 {out.let(f'zext i16 {bits} to i32')}, 16")
+        value, stored = out.let(f"bitcast i32 {bits} to float"), "float"
+    else:
+        value = out.let(f"load {stored}, ptr {pointer}, align 1")
+    return convert(out, value, stored, kind)
+
+
+def convert(out: Emitter, value: str, source: str, target: str) -> str:
+    order = ["half", "float", "double"]
+    if source == target:
+        return value
+    if (source, target) == ("double", "half"):
+        # by way of float, as torch does; few processors know a shorter one
+        value, source = convert(out, value, "double", "float"), "float"
+    cast = "fpext" if order.index(source) < order.index(target) else "fptrunc"
+    return out.let(f"{cast} {source} {value} to {target}")
+
+
+def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: bool) -> None:
+    """Round to nearest even and store.
+
+    ``tame`` says that no NaN has low bits that rounding could carry into the sign. So it is when every operand is
+    bfloat16: their NaNs have low bits of zero, which arithmetic hands on, and those that the machine makes have too.
+    """
+    if stored != "bfloat":
+        out.do(f"store {stored} {convert(out, value, kind, stored)}, ptr {pointer}, align 1")
+        return
+    value = convert(out, value, kind, "float")
+    bits = out.let(f"bitcast float {value} to i32")
+    odd = out.let(f"and i32 {out.let(f'lshr i32 {bits}, 16')}, 1")
+    rounded = out.let(f"add i32 {out.let(f'add i32 {bits}, 32767')}, {odd}")
+    if not tame:
+        isnan = out.let(f"fcmp uno float {value}, 0.0")
+        rounded = out.let(f"select i1 {isnan}, i32 2143289344, i32 {rounded}")
+    short = out.let(f"trunc i32 {out.let(f'lshr i32 {rounded}, 16')} to i16")
+    out.do(f"store i16 {short}, ptr {pointer}, align 1")
+
+
+def truth(out: Emitter, value: tuple[str, str]) -> str:
+    name, kind = value
+    return name if kind == "i1" else out.let(f"fcmp une {kind} {name}, 0.0")
+
+
+def compute(out: Emitter, op: str, args: Sequence[tuple[str, str]], kind: str) -> tuple[str, str]:
+    """One elementwise operation; values are (name, type) with type ``kind`` or ``i1``."""
+    names = (
+        [name if t != "i1" else out.let(f"uitofp i1 {name} to {kind}") for name, t in args]
+        if op not in ("where", "and", "or", "not")
+        else [name for name, _ in args]
+    )
+    if op in INFIX:
+        return out.let(f"{INFIX[op]} {FAST} {kind} {names[0]}, {names[1]}"), kind
+    if op in COMPARE:
+        return out.let(f"fcmp {COMPARE[op]} {kind} {names[0]}, {names[1]}"), "i1"
+    if op in INTRINSIC:
+        suffix = "f64" if kind == "double" else "f32"
+        function = f"@llvm.{INTRINSIC[op]}.{suffix}"
+        out.declared.add(f"declare {kind} {function}({', '.join([kind] * len(names))})")
+        return out.let(f"call {kind} {function}({', '.join(f'{kind} {n}' for n in names)})"), kind
+    if op == "neg":
+        return out.let(f"fneg {kind} {names[0]}"), kind
+    if op == "sign":
+        positive = out.let(f"uitofp i1 {out.let(f'fcmp ogt {kind} {names[0]}, 0.0')} to {kind}")
+        negative = out.let(f"uitofp i1 {out.let(f'fcmp olt {kind} {names[0]}, 0.0')} to {kind}")
+        return out.let(f"fsub {kind} {positive}, {negative}"), kind
+    if op in ("minimum", "maximum"):
+        # unordered-or: the first operand if it is NaN; the comparison with a NaN second operand takes that one
+        isnan = out.let(f"fcmp uno {kind} {names[0]}, 0.0")
+        first = out.let(f"fcmp {'olt' if op == 'minimum' else 'ogt'} {kind} {names[0]}, {names[1]}")
+        taken = out.let(f"or i1 {isnan}, {first}")
+        return out.let(f"select i1 {taken}, {kind} {names[0]}, {kind} {names[1]}"), kind
+    if op == "isnan":
+        return out.let(f"fcmp uno {kind} {names[0]}, 0.0"), "i1"
+    if op in ("and", "or"):
+        return out.let(f"{op} i1 {truth(out, args[0])}, {truth(out, args[1])}"), "i1"
+    if op == "not":
+        return out.let(f"xor i1 {truth(out, args[0])}, true"), "i1"
+    if op == "where":
+        condition = truth(out, args[0])
+        a, b = (n if t != "i1" else out.let(f"uitofp i1 {n} to {kind}") for n, t in args[1:])
+        return out.let(f"select i1 {condition}, {kind} {a}, {kind} {b}"), kind
+    raise NotImplementedError(op)
+
+
+def accumulate(out: Emitter, reduction: str, value: str, kind: str, total: str) -> str:
+    """Add an element to a running total, in double precision; LLVM may regroup this sum."""
+    wide = convert(out, value, kind, "double")
+    if reduction == "max_abs":
+        size, _ = compute(out, "abs", [(wide, "double")], "double")
+        out.declared.add("declare double @llvm.maximum.f64(double, double)")
+        return out.let(f"call nsz double @llvm.maximum.f64(double {total}, double {size})")
+    if reduction == "sum_of_squares":
+        wide = out.let(f"fmul double {wide}, {wide}")
+    return out.let(f"fadd reassoc contract double {total}, {wide}")

@@ -1,0 +1,92 @@
+"""The operations of the language as torch operations, on plain numbers and tensors alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..rule.host import OPERATIONS as HOST
+
+__all__ = ["MIXED", "apply"]
+
+
+def _both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """A binary torch function that is also given plain numbers."""
+
+    def call(a: Any, b: Any) -> Any:
+        device, dtype = (a if isinstance(a, torch.Tensor) else b).device, torch.result_type(a, b)
+        # torch.full makes a number on a GPU without waiting for it
+        numbers = (
+            x.to(dtype) if isinstance(x, torch.Tensor) else torch.full((), x, dtype=dtype, device=device)
+            for x in (a, b)
+        )
+        return function(*numbers)
+
+    return call
+
+
+def _where(condition: Any, a: Any, b: Any) -> Any:
+    if not isinstance(condition, torch.Tensor):
+        return a if condition else b
+    return torch.where(condition.bool(), a, b)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": _both(torch.div),
+    "pow": lambda a, b: a**b,
+    "neg": lambda a: -a,
+    "abs": torch.abs,
+    "sqrt": torch.sqrt,
+    "exp": torch.exp,
+    "log": torch.log,
+    "tanh": torch.tanh,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "sign": torch.sign,
+    "minimum": _both(torch.minimum),
+    "maximum": _both(torch.maximum),
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "and": _both(lambda a, b: a.bool() & b.bool()),
+    "or": _both(lambda a, b: a.bool() | b.bool()),
+    "not": lambda a: ~a.bool() if isinstance(a, torch.Tensor) else not a,
+    "isnan": torch.isnan,
+    "where": _where,
+}
+
+
+CONDITIONS = {"where": 1, "and": 2, "or": 2, "not": 1}
+"""How many of an operation's first operands are conditions; the others are numbers, 1 for what holds."""
+
+
+def _mixed(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        return (on_tensors if any(isinstance(a, torch.Tensor) for a in args) else on_numbers)(*args)
+
+    return call
+
+
+MIXED = {op: _mixed(function, HOST[op]) for op, function in OPERATIONS.items()}
+"""The operations on plain numbers and tensors alike."""
+
+
+def apply(op: str, args: Sequence[Any], dtype: torch.dtype) -> Any:
+    """An operation on plain numbers and tensors, all of which but conditions are brought to ``dtype``."""
+    first = CONDITIONS.get(op, 0)
+    numbers = [a.to(dtype) if isinstance(a, torch.Tensor) else a for a in args[first:]]
+    if op == "where" and isinstance(args[0], torch.Tensor):
+        # of two plain numbers torch.where makes a tensor of the default dtype
+        device = args[0].device
+        numbers = [a if isinstance(a, torch.Tensor) else torch.full((), a, dtype=dtype, device=device) for a in numbers]
+    return MIXED[op](*args[:first], *numbers)
