@@ -12,7 +12,7 @@ from torch import Tensor
 import steprule
 from steprule.kernels import llvm
 
-SHAPES: list[tuple[int, ...]] = [(), (9,), (40, 30), (1, 50), (6, 5, 4), (4, 3, 3, 2)]
+SHAPES: list[tuple[int, ...]] = [(), (9,), (40, 30), (1, 50), (6, 5, 4), (2, 2, 3, 3, 2)]
 
 
 def trained(library: Any, change: Any = None, tiny: float = 1.0, **options: Any) -> list[Tensor]:
