@@ -426,8 +426,7 @@ class Optimizer(torch.optim.Optimizer):
             served[entry.group][id(program)] = program
         params = self._params()
         kind = Plan if len(set(map(id, params))) == len(params) else PlanInTurns
-        lengths = [len(group["params"]) for group in groups]
-        plan = kind(launches(programs, entries, groups), params, lengths, [list(own.values()) for own in served])
+        plan = kind(launches(programs, entries, groups), groups, [list(own.values()) for own in served])
         self._plan, self._plan_key = plan, key
         return plan
 

@@ -128,3 +128,18 @@ def test_dropped_parameters_are_not_kept_alive() -> None:
     drop(model, optimizer.param_groups)
     del model[0]
     assert gone() is None
+
+
+@pytest.mark.parametrize("option", [{"backend": "eager"}, {"differentiable": True}], ids=str)
+def test_another_kernel_asked_for_by_hand_serves_from_the_next_step_on(option: dict[str, Any]) -> None:
+    model = network()
+    optimizer = steprule.SGD(model, lr=0.1)
+    take(model, optimizer)
+    assert "llvm: " in optimizer.explain()
+    optimizer.param_groups[0] |= option
+    if "differentiable" in option:
+        for p in model.parameters():
+            p.requires_grad_(False)
+    take(model, optimizer)
+    assert "llvm: " not in optimizer.explain()
+    assert "eager: " in optimizer.explain()

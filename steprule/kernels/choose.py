@@ -9,7 +9,7 @@ import torch
 
 from ..rule.program import GRAD, Operation, Program
 from .eager import EagerLaunch
-from .launch import Entry, Launch, kept_in
+from .launch import Entry, Launch, asked_of, kept_in
 from .llvm import LLVMLaunch
 from .tables import dense
 from .triton import TritonLaunch, unavailable
@@ -88,7 +88,7 @@ def launches(
     known = {number: firsts.setdefault(program, program) for number, program in known.items()}
     seen: dict[int, int] = {}
     kinds: dict[tuple[tuple[Any, ...], int], list[Entry]] = {}
-    asked = [(group.get("backend"), bool(group.get("differentiable"))) for group in groups]
+    asked = [asked_of(group) for group in groups]
     for entry, program in zip(entries, map(known.__getitem__, map(id, programs)), strict=True):
         options = asked[entry.group]
         if not entry.holds(program, options):

@@ -23,6 +23,7 @@ __all__ = [
     "Launch",
     "Row",
     "arithmetic",
+    "asked_of",
     "extent",
     "first_number",
     "fresh",
@@ -34,6 +35,11 @@ __all__ = [
 
 State = dict[str, Any]
 Group = Mapping[str, Any]
+
+
+def asked_of(group: Group) -> tuple[Any, ...]:
+    """What a group asks of the kernels that serve its parameters."""
+    return group.get("backend"), group.get("differentiable")
 
 
 NO_GRAD = torch.empty(0, device="cpu")

@@ -12,7 +12,7 @@ import torch
 
 from ..rule.program import Program
 from .between import between
-from .launch import Launch
+from .launch import Launch, asked_of
 
 __all__ = ["Plan", "PlanInTurns"]
 
@@ -22,16 +22,14 @@ class Plan:
 
     Args:
         launches: which kernels run over which parameters.
-        params: every parameter of the optimizer, in order.
-        lengths: how many of them stand in each group.
+        groups: the parameter groups as they are.
         programs: the Programs that serve each group's parameters.
     """
 
     def __init__(
         self,
         launches: Sequence[Launch],
-        params: Sequence[torch.Tensor],
-        lengths: Sequence[int],
+        groups: Sequence[Mapping[str, Any]],
         programs: Sequence[Collection[Program]],
     ) -> None:
         reduced = {over_all(launch.program) for launch in launches} - {()}
@@ -43,12 +41,13 @@ class Plan:
                 "make the reductions in every group, before what differs between them"
             )
         self.launches = launches
-        self.params = params
-        self.lengths = lengths
+        self.params = [p for group in groups for p in group["params"]]
+        self.lengths = [len(group["params"]) for group in groups]
+        self.asked = [asked_of(group) for group in groups]
         self.programs = programs
         served = {id(p) for launch in launches for p in launch.params}
         self.updated = [p for launch in launches for p in launch.params]
-        self.idle = [p for p in params if id(p) not in served]
+        self.idle = [p for p in self.params if id(p) not in served]
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
         self.simple = all(
             len(x.program.phases) == 1 and not x.program.reductions and not any(x.program.between) for x in launches
@@ -69,7 +68,9 @@ class Plan:
             return False
         if not all(map(operator.is_, params, self.params)):
             return False
-        for programs, group in zip(self.programs, groups, strict=True):
+        for programs, asked, group in zip(self.programs, self.asked, groups, strict=True):
+            if asked != asked_of(group):
+                return False
             for program in programs:
                 if not program.serves(group):
                     return False
@@ -184,7 +185,7 @@ class PlanInTurns(Plan):
         done: list[Launch] = []
         for turn, launches in self.turns.items():
             now = [again(launch, groups, state) for launch in launches] if turn else launches
-            Plan(now, self.params, self.lengths, self.programs).run(groups, inputs, state)
+            Plan(now, groups, self.programs).run(groups, inputs, state)
             done += now
         self.launches = done
 
