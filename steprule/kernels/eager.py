@@ -87,8 +87,8 @@ class EagerLaunch(Launch):
     def run_tensor(self, phase: Phase, i: int) -> None:
         tensors = self.operands(i)
         values = self.compute(phase, i, [real(t) for t in tensors])
-        for operand, value in phase.stores:
-            self.store(tensors[operand], operand, i, values[value])
+        for operand, value in [(o, own(phase, values, v)) for o, v in phase.stores]:
+            self.store(tensors[operand], operand, i, value)
 
     def run_rows(self, phase: Phase, i: int) -> None:
         """A sparse gradient: only the rows that it holds take part."""
@@ -177,6 +177,13 @@ class EagerLaunch(Launch):
             row = torch.as_tensor(value, dtype=torch.float64, device=self.params[0].device).expand(len(self.params))
             self.kept_views[store.index - first] = list(row)
         return None
+
+
+def own(phase: Phase, values: Sequence[Any], number: int) -> Any:
+    """A value of a phase in memory of its own: it may be an operand that the phase is about to replace."""
+    value = values[number]
+    operand = phase.operations[number].op in ("read", "where") and isinstance(value, torch.Tensor)
+    return value.clone() if operand else value
 
 
 def wide_number(value: Any, device: torch.device) -> torch.Tensor:

@@ -232,3 +232,19 @@ def test_random_rules_do_the_same_compiled_and_eager(first: Any, second: Any, th
 
     wide = dtype == torch.float64
     torch.testing.assert_close(*found, rtol=1e-9 if wide else 2e-3, atol=1e-9 if wide else 2e-3, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+def test_slots_are_given_what_stood_there_before_the_step(backend: str) -> None:
+    def update(p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.before = p
+        s.chosen = rule.where(h.lr > 0, p, g)
+        s.odd, s.even = s.even, s.odd
+        return p - g
+
+    p = leaf(torch.ones(3), torch.ones(3))
+    optimizer = optimizer_of(update, [p], backend, {"odd": rule.array(1.0), "even": rule.array(2.0)})
+    optimizer.step()
+    found = {name: value.tolist() for name, value in optimizer.state[p].items()}
+    assert found == {"before": [1.0] * 3, "chosen": [1.0] * 3, "odd": [2.0] * 3, "even": [1.0] * 3}
+    assert p.tolist() == [0.0] * 3
