@@ -21,6 +21,7 @@ from steprule.rule import (
     abs,
     column,
     lerp,
+    matrix,
     max_abs,
     maximum,
     mean,
@@ -419,6 +420,52 @@ def test_rows_may_be_given_numbers_and_undeclared_slots_what_they_are_given(back
     assert state["x"].flatten().tolist() == pytest.approx([1 + 6**0.5] * 2)
     assert (state["y"].tolist(), state["z"].tolist()) == ([[2.0] * 3], [[3.0] * 3])
     assert p.detach().flatten().tolist() == pytest.approx([1 - 1 - 6**0.5 - 6.0] * 6)
+
+
+def swapped(p: Any, g: Any, s: Any) -> Any:
+    s.x, s.y = s.y, s.x
+    return p - s.x * g
+
+
+def scaled_by_numbers_of_the_step(p: Any, g: Any, s: Any) -> Any:
+    rate = s.step * s.x
+    s.x = s.x + norm(g, dim=-1)
+    return p - rate * g
+
+
+def of_rows_and_columns_alone(p: Any, g: Any, s: Any) -> Any:
+    total = sum(s.x * s.y, dim=-1)
+    s.x, s.y = s.x + total, s.y + 1.0
+    return p - total * g
+
+
+def of_a_matrix_of_rows(p: Any, g: Any, s: Any) -> Any:
+    s.x = norm(g, dim=-1)
+    return p - matrix(torch.square, s.x) - s.y
+
+
+ORDERS: dict[str, Any] = {
+    "swapped": (swapped, {"x": row(1.0), "y": row(2.0)}, [-1.0, -2.0, -4.0], ([[2.0]], [[1.0]])),
+    "numbers": (scaled_by_numbers_of_the_step, {"x": row(1.0)}, [0.0, -6.0, -21.0], ([[7.0]], None)),
+    "alone": (of_rows_and_columns_alone, {"x": row(1.0), "y": column(2.0)}, [-7.0, -115.0], ([[117.0]], [[4.0] * 4])),
+    "matrix": (of_a_matrix_of_rows, {"y": column(0.5)}, [-3.5, -8.0], ([[2.0]], [[0.5] * 4])),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("case", ORDERS)
+@BACKENDS
+def test_what_is_known_of_rows_is_that_of_the_moment(backend: str, case: str, dtype: torch.dtype) -> None:
+    update, slots, positions, state = ORDERS[case]
+    p = torch.ones(1, 4, dtype=dtype, requires_grad=True)
+    p.grad = torch.ones(1, 4, dtype=dtype)
+    made = type("Made", (Optimizer,), {"update": lambda self, p, g, s, h: update(p, g, s), "slots": slots})
+    optimizer = made([p], {}, backend=backend)
+    for position in positions:
+        optimizer.step()
+        assert p.tolist() == [[position] * 4]
+    found = {name: value.tolist() for name, value in optimizer.state[p].items() if name in ("x", "y")}
+    assert found == {name: value for name, value in zip("xy", state, strict=True) if value is not None}
 
 
 def test_parameters_without_rows_and_columns_are_refused_by_name() -> None:

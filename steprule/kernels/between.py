@@ -40,7 +40,7 @@ def leaf(launch: Launch, o: Operation) -> Any:
     if o.op == "sums":
         return launch.lines.sums[o.detail]
     if o.op == "kept":
-        return launch.lines.kept[o.detail].double()
+        return launch.lines.kept[o.detail].to(torch.float64, copy=True)  # for the slot may be written before it is used
     return o.detail
 
 

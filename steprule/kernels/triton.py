@@ -250,10 +250,12 @@ class TritonLaunch(Launch):
                 list(map(self.matrix_numbers, phase.matrices))  # which may refuse, while nothing has changed
             with self.context():
                 self.live.advance(groups, self.found_inf)
+            self.sent = self.live.table
         else:
             super().advance(groups)
             for k, row in enumerate(self.rows):
                 self.scalars.host[k] = row.scalars
+            self.sent = self.scalars.send()
         for k, name in enumerate(self.program.inputs):
             self.put(k, self.inputs[name])
         self.pointers.host[GRAD] = self.take_rows() if self.sparse else self.grad_pointers(self.strange)
@@ -300,7 +302,6 @@ class TritonLaunch(Launch):
         host = self.pointers.host
         for k, tensors in enumerate(self.temporaries):
             host[FIRST_SLOT + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
-        self.sent = self.live.table if self.live is not None else self.scalars.send()
         tables = (self.pointers.send(), self.chunks, self.sent, self.table, self.partials[stage], self.found_inf)
         with self.context():
             if len(self.chunks):

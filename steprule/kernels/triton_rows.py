@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..rule.expression import Level
-from ..rule.program import Program
+from ..rule.program import PARAM, Program
 from .triton_source import (
     KERNEL,
     Text,
@@ -41,7 +41,7 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
         kind: the name of the arithmetic's dtype.
     """
     phase = program.phases[index]
-    touched = sorted({*phase.reads, *phase.writes})
+    touched = sorted({*phase.reads, *phase.writes}) or [PARAM]  # whose memory stands for none at all
     head, given = numbers_before(program, phase, kind)
     lines = {number: o for number, o in enumerate(phase.operations) if o.op == "line"}
     rows = [f"n{number}" for number, o in lines.items() if o.level is Level.ROW]

@@ -373,7 +373,7 @@ class _Layout:
     def depth(self, e: Expression) -> int:
         """The first pass that can compute an expression: reductions and matrix steps are ready one pass later."""
         if id(e) not in self.depths:
-            ends_pass = e.op in ("reduce", "matrix") and e.args[0].level is Level.ARRAY
+            ends_pass = e.op == "matrix" or (e.op == "reduce" and e.args[0].level is Level.ARRAY)
             self.depths[id(e)] = max(map(self.depth, e.args), default=0) + ends_pass
         return self.depths[id(e)]
 
