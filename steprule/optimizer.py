@@ -237,7 +237,7 @@ class Optimizer(torch.optim.Optimizer):
                 f"torch.optim {'that steprule has too' if cls is Optimizer else f'called {cls.__name__}'}"
             )
         new = known[0]([dict(group, params=named(group)) for group in optimizer.param_groups])
-        plan = prepare(new, optimizer.state_dict(), check=new._check_loaded, copy=False)
+        plan = new._plan_load(optimizer.state_dict(), hyperparameters="current", copy=False)
         new._steps = plan.step
         plan.install(new)
         return new

@@ -12,6 +12,7 @@ import steprule
 from steprule import Optimizer
 
 ALGORITHMS = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "Adamax", "NAdam", "RAdam", "Adadelta", "Rprop", "ASGD"]
+ALGORITHMS.append("Adafactor")
 
 
 def model() -> nn.Module:
