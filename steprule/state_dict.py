@@ -219,7 +219,6 @@ def plan(
     fit = partial(
         Fit,
         kinds=kinds(matched, together),
-        slots=together,
         numbers=sum(p.numel() * (2 if p.is_complex() else 1) for p in params_of(groups)),
         fresh=fresh,
         copy=copy,
@@ -230,8 +229,10 @@ def plan(
         entry = None
         if place is not None:
             of, group = source.parameters[place], merged.groups[owner]
+            own = None if known is None else {**(together or {}), **known[i]}
             needed = () if known is None or hyperparameters == "current" else known[i]
-            entry = fit(param, group, label, of, peers[of.group], needed=needed, resize=label in resized).state(result)
+            fitted = fit(param, group, label, of, peers[of.group], slots=own, needed=needed, resize=label in resized)
+            entry = fitted.state(result)
         entry = state.get(param) if entry is None else entry
         if entry:
             new_state[param] = entry

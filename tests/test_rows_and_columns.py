@@ -222,6 +222,22 @@ def test_a_state_of_another_shape_is_refused_and_one_that_grew_is_resized() -> N
     assert torch.equal(large.state[p]["high"], small.state[q]["high"])
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_slot_may_be_rows_of_matrices_and_all_of_vectors(order: int) -> None:
+    def update(p: Any, g: Any, s: Any) -> Any:
+        s.size = norm(g, dim=-1) if ndim(p) > 1 else abs(g)
+        return p - s.size
+
+    made = type(rule(update))
+    params, again = ([torch.ones(shape, requires_grad=True) for shape in [(2, 4), (3,)][::order]] for _ in range(2))
+    for p in params:
+        p.grad = torch.ones_like(p)
+    first, second = made(params, {}), made(again, {})
+    first.step()
+    second.load_state_dict(first.state_dict())
+    assert [second.state[p]["size"].tolist() for p in again] == [[[2.0], [2.0]], [1.0] * 3][::order]
+
+
 def test_what_a_person_writes_into_the_state_counts() -> None:
     class Scaled(Optimizer):
         slots = {"factor": row(1.0)}  # noqa: RUF012
