@@ -385,7 +385,16 @@ REFUSED = {
         "over dim=-1 reduces an array, but .* is a single number",
     ),
     "twice": (lambda p, g, s: p - sum(norm(g, dim=-1), dim=-1), {}, "has been reduced over that dimension already"),
-    "wholly": (lambda p, g, s: p - norm(norm(g, dim=-1)), {}, "has been reduced over a dimension already"),
+    "wholly": (lambda p, g, s: p - norm(norm(g, dim=-1)), {}, r"^norm\(\).* has been reduced over a dimension already"),
+    "mean": (lambda p, g, s: p - mean(g, dim=1), {}, r"^mean\(\) over a dimension takes dim=-1"),
+    "shape": (
+        lambda p, g, s: p if len(p.shape) > 1 else p - g,
+        {},
+        r"has no .shape; use size\(p\), size\(p, dim\) or ndim\(p\)",
+    ),
+    "declaration": (lambda p, g, s: p, {"x": row}, r"slots\['x'\] is <function row .*; declare it as array\(\), row"),
+    "parameter": (lambda p, g, s: p, {"x": row("parameter")}, "the row slot 'x' begins with 'parameter', but there is"),
+    "initial": (lambda p, g, s: p, {"x": scalar("maximise")}, "begins with 'maximise', but .* of that name: maximize"),
 }
 
 

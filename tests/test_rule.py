@@ -192,7 +192,7 @@ def test_slots_hold_expressions_and_step_is_counted_by_the_optimizer() -> None:
         (lambda p, g: p + g.sqrt(), r"\(g\) is a symbol .* and has no .sqrt; use steprule.rule.sqrt"),
         (lambda p, g: p.add_(g), r"has no .add_; use \+ \(rules return new values"),
         (lambda p, g: p.mul_(0.5).clamp_(0), r"has no .mul_; use \*"),
-        (lambda p, g: p.shape, "has no .shape; use size\\(p\\) or size\\(p, dim\\)"),
+        (lambda p, g: p.shape, "has no .shape; use size\\(p\\), size\\(p, dim\\) or ndim\\(p\\)"),
         (lambda p, g: p.data, "has no .data; the functions are"),
         (lambda p, g: math.sqrt(g), "use the function of that name from steprule.rule"),
         (lambda p, g: math.log(g), "use the function of that name from steprule.rule"),

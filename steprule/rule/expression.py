@@ -250,7 +250,8 @@ OTHER_NAMES = {
     "minimum(a, b)": "min fmin",
     "maximum(a, b) or max_abs(x)": "max fmax amax",
     "norm(x)": "vector_norm linalg_vector_norm linalg_norm",
-    "size(p) or size(p, dim)": "shape numel",
+    "size(p)": "numel",
+    "size(p), size(p, dim) or ndim(p)": "shape",
     "ndim(p)": "dim",
     "eps(p)": "finfo",
 }

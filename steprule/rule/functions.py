@@ -182,23 +182,23 @@ LEFT: dict[tuple[Level, Any], Level] = {
 """What is left of a level by a reduction over a dimension; of the mean of all rows, each row has one."""
 
 
-def _reduce(kind: str, x: Expression, scope: Scope, dim: Dim = None) -> Expression:
+def _reduce(called: str, kind: str, x: Expression, scope: Scope, dim: Dim) -> Expression:
     if scope not in ("tensor", "all"):
         raise RuleError(f"scope is 'tensor' (this parameter) or 'all' (every parameter), not {scope!r}")
     level: Any = getattr(x, "level", None)
     if dim is None:
         if level is not Level.ARRAY:
             what = "has been reduced over a dimension already" if level in LINES else "is a single number"
-            raise RuleError(f"{kind}() reduces an array, but ({x}) {what}")
+            raise RuleError(f"{called}() reduces an array, but ({x}) {what}")
         return Expression("reduce", (x,), (kind, scope), Level.REDUCED)
     if dim not in (-1, -2) or scope != "tensor":
         raise RuleError(
-            f"{kind}() over a dimension takes dim=-1 (over each row) or dim=-2 (over each column) of one parameter, "
+            f"{called}() over a dimension takes dim=-1 (over each row) or dim=-2 (over each column) of one parameter, "
             f"not dim={dim!r} with scope={scope!r}"
         )
     if (level, dim) not in LEFT:
         what = "has been reduced over that dimension already" if level in LINES else "is a single number"
-        raise RuleError(f"{kind}() over dim={dim} reduces an array, but ({x}) {what}")
+        raise RuleError(f"{called}() over dim={dim} reduces an array, but ({x}) {what}")
     return Expression("reduce", (x,), (kind, dim), LEFT[level, dim])
 
 
@@ -213,26 +213,27 @@ def sum(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expressio
         dim: -1 sums each row, and -2 each column, of the matrices that the last two dimensions are; the result
             counts as an array of which all elements of a row, or of a column, are the same.
     """
-    return _reduce("sum", x, scope, dim)
+    return _reduce("sum", "sum", x, scope, dim)
 
 
 def norm(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
     """The Euclidean norm over the parameter's elements (or over those of every parameter, or as :func:`sum` over
     ``dim``)."""
-    return sqrt(_reduce("sum_of_squares", x, scope, dim))
+    return sqrt(_reduce("norm", "sum_of_squares", x, scope, dim))
 
 
 def mean(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
     """The mean over the parameter's elements (or over those of every parameter, or as :func:`sum` over ``dim``)."""
-    if scope == "all" and dim is None:
-        return sum(x, scope) / sum(Expression("constant", detail=1.0, level=Level.ARRAY), scope)
-    return sum(x, scope, dim=dim) / Expression("size", detail=dim)
+    total = _reduce("mean", "sum", x, scope, dim)
+    if scope == "all":
+        return total / sum(Expression("constant", detail=1.0, level=Level.ARRAY), scope)
+    return total / Expression("size", detail=dim)
 
 
 def max_abs(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
     """The largest absolute value among the parameter's elements (or among those of every parameter, or as
     :func:`sum` over ``dim``)."""
-    return _reduce("max_abs", x, scope, dim)
+    return _reduce("max_abs", "max_abs", x, scope, dim)
 
 
 def matrix(function: Callable[..., Any], x: Expression, *numbers: Any, dtype: str | None = None) -> Expression:

@@ -193,6 +193,8 @@ def trace(
     Raises:
         RuleError: if the rule is wrong, saying where and what to write instead.
     """
+    for slot_name, slot in (slots or {}).items():
+        refuse_slot(slot_name, slot, hyper)
     reduced: frozenset[str] = frozenset()
     shape = Shape(ndim)
     while True:
@@ -203,6 +205,19 @@ def trace(
             program = _Layout(name, s, h, reduced).program(new, tracks)
             return replace(program, ndim=ndim) if shape.asked else program
         reduced |= found  # what is read of them, too, is known only where reductions are
+
+
+def refuse_slot(name: str, slot: Any, hyper: Mapping[str, Any]) -> None:
+    """A declaration that says nothing, or a first value that nobody knows."""
+    if not isinstance(slot, Slot):
+        raise RuleError(f"slots[{name!r}] is {slot!r:.60}; declare it as array(), row(), column() or scalar()")
+    known = slot.initial in hyper or (slot.kind == "array" and slot.initial == "parameter")
+    if isinstance(slot.initial, str) and not known:
+        near = difflib.get_close_matches(slot.initial, hyper, 3) or sorted(hyper)
+        raise RuleError(
+            f"the {slot.kind} slot {name!r} begins with {slot.initial!r}, but there is no hyperparameter of that name: "
+            f"{', '.join(near)}"
+        )
 
 
 class Shape:
