@@ -16,7 +16,9 @@ from kernel_cases import FLOATS, give, normal, optimizer_of
 from torch import Tensor
 
 from steprule import Optimizer
-from steprule.rule import array, lerp, max_abs, norm, where
+from steprule.kernels import llvm
+from steprule.kernels.lines import Lines
+from steprule.rule import array, column, lerp, max_abs, mean, norm, row, sum, where
 
 GUARD = 0xA5
 F32, F64, BF16, F16 = FLOATS
@@ -187,6 +189,64 @@ def test_sparse_gradients_anywhere_in_memory(given_cases: list[Case], depth: int
         close(arena.copy(p.detach()), q.detach(), [c.dtype, c.state_dtype])
         for name in ("m", "v"):
             close(arena.copy(ours.state[p][name]), theirs.state[q][name], [c.dtype, c.state_dtype])
+
+
+def by_rows(p: Any, g: Any, s: Any, h: Any) -> Any:
+    s.m = lerp(s.m, g, 1 - h.mu)
+    s.rows = s.rows + norm(s.m, dim=-1)
+    s.columns = max_abs(g, dim=-2) + sum(s.rows * p, dim=-2)
+    s.v = s.v + mean(s.rows, dim=-2) * g
+    return p - h.lr * s.m / (1 + s.rows + s.columns * s.columns + norm(g))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        cases(permuted=False).filter(lambda c: len(c.shape) > 1 and not c.dtype.is_complex), min_size=1, max_size=4
+    ),
+    st.integers(1, 300),
+    st.integers(1, 5),
+)
+def test_rows_and_columns_and_their_tables_anywhere_in_memory(given_cases: list[Case], limit: int, least: int) -> None:
+    arena, tables, references, placed = Arena(), Arena(), [], []
+    make_table, lay_rows = Lines.table, llvm.LLVMLaunch.lay_rows
+
+    def lay_guarded(launch: llvm.LLVMLaunch) -> None:
+        lay_rows(launch)
+        for k, part in enumerate(launch.parts):
+            if len(part):
+                launch.parts[k] = tables.place(torch.from_numpy(part), 8).numpy()
+                launch.sum_pointers[k] = launch.parts[k].ctypes.data
+
+    for c in given_cases:
+        value, grad = normal(*c.shape, seed=c.seed, dtype=c.dtype), normal(*c.shape, seed=-c.seed, dtype=c.grad_dtype)
+        references.append(value.clone().requires_grad_())
+        placed.append(arena.place(value, c.offsets[0]).requires_grad_())
+        give(references[-1], grad)
+        give(placed[-1], arena.place(grad, c.offsets[1]))
+    theirs, ours = (
+        optimizer_of(by_rows, params, backend, {"rows": row(0.5), "columns": column()}, mu=0.75, lr=0.5)
+        for params, backend in ((references, "eager"), (placed, "llvm"))
+    )
+    for c, p in zip(given_cases, placed, strict=True):
+        for name, offset in zip(("m", "v"), c.offsets[2:], strict=True):
+            ours.state[p][name] = arena.place(torch.zeros(c.shape, dtype=c.dtype), offset)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llvm, "LIMIT", limit)
+        patch.setattr(llvm, "ROWS", least)
+        patch.setattr(llvm.LLVMLaunch, "lay_rows", lay_guarded)
+        patch.setattr(Lines, "table", lambda *of: tables.place(make_table(*of), 8))
+        ours.step()
+        ours.step()
+    for _ in range(2):
+        theirs.step()
+
+    assert arena.intact()
+    assert tables.intact()
+    for c, p, q in zip(given_cases, placed, references, strict=True):
+        close(arena.copy(p.detach()), q.detach(), [c.dtype])
+        for name in ("m", "v"):
+            close(arena.copy(ours.state[p][name]), theirs.state[q][name], [c.dtype])
 
 
 @pytest.mark.parametrize("touched", [2, 23])
