@@ -199,14 +199,11 @@ def by_rows(p: Any, g: Any, s: Any, h: Any) -> Any:
     return p - h.lr * s.m / (1 + s.rows + s.columns * s.columns + norm(g))
 
 
+REAL_MATRICES = cases(permuted=False).filter(lambda c: len(c.shape) > 1 and not c.dtype.is_complex)
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        cases(permuted=False).filter(lambda c: len(c.shape) > 1 and not c.dtype.is_complex), min_size=1, max_size=4
-    ),
-    st.integers(1, 300),
-    st.integers(1, 5),
-)
+@given(st.lists(REAL_MATRICES, min_size=1, max_size=4), st.integers(1, 300), st.integers(1, 5))
 def test_rows_and_columns_and_their_tables_anywhere_in_memory(given_cases: list[Case], limit: int, least: int) -> None:
     arena, tables, references, placed = Arena(), Arena(), [], []
     make_table, lay_rows = Lines.table, llvm.LLVMLaunch.lay_rows
