@@ -12,6 +12,7 @@ import torch
 
 from ..rule.expression import Level
 from ..rule.program import Program
+from .device_table import upload
 
 __all__ = ["Lines", "Pieces", "matrix_chunks"]
 
@@ -34,12 +35,12 @@ class Side:
         counts = matrices * extents
         self.starts = np.concatenate([[0], np.cumsum(counts)])
         self.total = int(self.starts[-1])
-        self.lengths = torch.from_numpy(np.repeat(extents, matrices)).to(device)
+        self.lengths = upload(np.repeat(extents, matrices), device)
         tensors = np.repeat(np.arange(len(counts)), counts)
-        self.owner = torch.from_numpy(tensors).to(device)
+        self.owner = upload(tensors, device)
         place = np.arange(self.total) - self.starts[tensors]
         first = np.cumsum(matrices) - matrices
-        self.matrix = torch.from_numpy(first[tensors] + place // np.maximum(extents[tensors], 1)).to(device)
+        self.matrix = upload(first[tensors] + place // np.maximum(extents[tensors], 1), device)
 
     def expand(self, values: torch.Tensor) -> torch.Tensor:
         """What is one number for each tensor, for each line."""

@@ -58,7 +58,7 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
     body = [
         *chunk_lines(program, touched, operands),
         *(f"{name} = tl.load(places + 7 * chunk + {k})" for k, name in enumerate(PLACE)),
-        "tall = (count // width).to(tl.int32)",
+        "tall = (tl.load(chunks + 4 * chunk + 3) // width).to(tl.int32)",  # rows may be longer than an int32 counts
         "ranks = tl.arange(0, ROWS)",
         *(f"line{o.detail} = tl.load(lines + {o.detail}).to(tl.pointer_type(tl.{kind}))" for o in lines.values()),
         *(f"sum{k} = tl.load(sums + {k}).to(tl.pointer_type(tl.float64))" for k, _ in phase.sums),
