@@ -495,6 +495,36 @@ def test_what_is_known_of_rows_is_that_of_the_moment(backend: str, case: str, dt
     assert found == {name: value for name, value in zip("xy", state, strict=True) if value is not None}
 
 
+@BACKENDS
+def test_a_step_that_failed_leaves_no_numbers_behind(backend: str) -> None:
+    failing = False
+
+    def function(stack: Tensor) -> Tensor:
+        if failing:
+            raise ArithmeticError("not this time")
+        return stack
+
+    class Scaled(Optimizer):
+        slots = {"x": row(1.0)}  # noqa: RUF012
+
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            scale = h.lr * s.x
+            s.x = s.x + norm(g, dim=-1)
+            return p - matrix(function, scale * g)
+
+    p = torch.zeros(1, 4, requires_grad=True)
+    p.grad = torch.ones(1, 4)
+    optimizer = Scaled([p], {"lr": 1.0}, backend=backend)
+    optimizer.step()
+    failing = True
+    with pytest.raises(ArithmeticError):
+        optimizer.step()
+    failing, optimizer.param_groups[0]["lr"] = False, 10.0
+    p.grad.fill_(2.0)
+    optimizer.step()
+    assert (p.tolist(), optimizer.state[p]["x"].tolist()) == ([[-61.0] * 4], [[7.0]])
+
+
 def test_parameters_without_rows_and_columns_are_refused_by_name() -> None:
     made = rule(lambda p, g, s: p - sum(g, dim=-1))
     for p, grad, message in (

@@ -16,6 +16,8 @@ __all__ = ["between"]
 
 def between(launch: Launch, stage: int) -> None:
     """Compute what the pass ``stage`` reads of such numbers or, after the last pass, what is kept of them."""
+    if stage == 0:
+        launch.small.clear()  # what a step left that failed
     stores = launch.program.between[stage]
     if stores:
         with torch.set_grad_enabled(launch.differentiable):
