@@ -37,7 +37,7 @@ def upload(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
             "capture, with the same parameters, gradients, options and kinds of hyperparameters"
         )
     tensor = torch.from_numpy(array)
-    if device.type == "cpu" or not tensor.numel():
+    if device.type != "cuda" or not tensor.numel():
         return tensor.to(device, copy=True)
     # torch gives pinned memory out again only when the copies from it are done, so nothing has to wait for them
     return tensor.pin_memory().to(device, non_blocking=True)
