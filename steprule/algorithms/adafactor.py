@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..optimizer import Optimizer
-from ..rule import column, eps, lerp, maximum, mean, minimum, ndim, norm, power, row, rsqrt, size, sqrt, square
+from ..rule import column, eps, lerp, maximum, mean, minimum, ndim, norm, power, row, rsqrt, size, sqrt, square, where
 from .parts import Number, Params
 
 __all__ = ["Adafactor"]
@@ -106,6 +106,7 @@ class Adafactor(Optimizer):
         else:
             variance = s.variance = lerp(s.variance, square(g), weight)
         u = g * rsqrt(maximum(variance, least * least))
-        alpha = maximum(norm(p) / sqrt(size(p)), h.eps[1]) * minimum(h.lr, rsqrt(s.step))
-        clip = maximum(norm(u) / sqrt(size(p)) / h.d, 1.0)
-        return p * (1 - h.lr * h.weight_decay) - alpha / clip * u
+        scale, clip = norm(p) / sqrt(size(p)), norm(u) / sqrt(size(p)) / h.d
+        # a NaN among the elements is not larger than anything, and spares the others
+        alpha = where(scale > h.eps[1], scale, h.eps[1]) * minimum(h.lr, rsqrt(s.step))
+        return p * (1 - h.lr * h.weight_decay) - alpha / where(clip > 1.0, clip, 1.0) * u

@@ -14,7 +14,12 @@ from ..rule.expression import Level
 from ..rule.program import Program
 from .device_table import upload
 
-__all__ = ["Lines", "Pieces", "matrix_chunks"]
+__all__ = ["PLACE", "Lines", "Pieces", "matrix_chunks"]
+
+PLACE = ("width", "height", "firstrow", "firstinside", "firstcolumn", "firstpiece", "matrices")
+"""Where a chunk of whole rows lies: the extents of its tensor's matrices; the number of its first row among all rows of
+the launch, and within its matrix; that of its first matrix's first column among all columns of the launch; where its
+parts of sums over columns begin; and of how many matrices it has some rows."""
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -48,6 +53,8 @@ class Side:
 
     def reduce(self, kind: str, values: torch.Tensor) -> torch.Tensor:
         """What is one number for each line, reduced over the lines of each matrix, for each line again."""
+        if not self.total:
+            return values
         parts = values.abs() if kind == "max_abs" else values.square() if kind == "sum_of_squares" else values
         how = "max" if kind == "max_abs" else "sum"
         joined: torch.Tensor = torch.segment_reduce(parts, how, lengths=self.lengths, unsafe=True, initial=0.0)
@@ -134,13 +141,11 @@ def matrix_chunks(
         whole: whether small matrices share a chunk.
 
     Returns:
-        int64 of shape (chunks, 4), as :func:`steprule.kernels.tables.chunk_table` gives; of shape (chunks, 7): the
-        width and height of the chunk's matrices, its first row among all and in its matrix, its first matrix's first
-        column among all, where its parts of sums over columns begin, and of how many matrices it has some rows; and
-        where those parts belong.
+        int64 of shape (chunks, 4), as :func:`steprule.kernels.tables.chunk_table` gives; of shape (chunks, 7), their
+        :data:`PLACE`; and where the parts of sums over columns belong.
     """
     rows, columns = lines.sides[Level.ROW].starts, lines.sides[Level.COLUMN].starts
-    chunks, places = [np.empty((0, 4), np.int64)], [np.empty((0, 7), np.int64)]
+    chunks, places = [np.empty((0, 4), np.int64)], [np.empty((0, len(PLACE)), np.int64)]
     tensors: dict[int, tuple[int, int, int, int, int]] = {}
     total = 0
     for tensor, (matrices, height, width) in enumerate(lines.shapes.tolist()):

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..rule.expression import Level
 from ..rule.program import GRAD, Operation, Program
+from .lines import PLACE
 from .llvm_operations import Emitter, accumulate, compute, convert, literal, load, store
 
 __all__ = ["TABLES", "assembly"]
@@ -162,12 +163,6 @@ def loop_over_elements(code: Elements) -> list[str]:
         "done:",
         *stored_partials(code.totals),
     ]
-
-
-PLACE = ("width", "height", "firstrow", "firstinside", "firstcolumn", "firstpiece", "matrices")
-"""Where a chunk of whole rows lies: the extents of its tensor's matrices; the number of its first row among all rows of
-the launch, and within its matrix; that of its first matrix's first column among all columns of the launch; where its
-parts of sums over columns begin; and of how many matrices it has some rows."""
 
 
 def loop_over_rows(program: Program, code: Elements) -> list[str]:

@@ -35,10 +35,9 @@ class Plan:
         reduced = {over_all(launch.program) for launch in launches} - {()}
         if len(reduced) > 1:
             found = " and ".join(", ".join(f"{kind} in pass {stage + 1}" for kind, stage in r) for r in sorted(reduced))
-            name = launches[0].program.name
             raise RuntimeError(
-                f"the rules of {name}'s groups reduce different things over all parameters: {found}; "
-                "make the reductions in every group, before what differs between them"
+                f"the rules of {launches[0].program.name} reduce different things over all parameters: {found}; make "
+                "the reductions for every group and every shape, before what differs between them"
             )
         self.launches = launches
         self.params = [p for group in groups for p in group["params"]]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..rule.expression import Level
 from ..rule.program import PARAM, Program
+from .lines import PLACE
 from .triton_source import (
     KERNEL,
     Text,
@@ -22,9 +23,6 @@ from .triton_source import (
 )
 
 __all__ = ["join_source", "rows_source"]
-
-PLACE = ("width", "height", "firstrow", "inside", "firstcolumn", "piece")
-"""What a program reads of where its chunk lies, as :func:`steprule.kernels.lines.matrix_chunks` gives it."""
 
 
 def rows_source(program: Program, index: int, operands: Sequence[str], kind: str) -> str:
@@ -57,7 +55,7 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
     sums = {f"row{k}": (k, program.sums[k].kind) for k, _ in phase.sums if program.sums[k].level is Level.ROW}
     body = [
         *chunk_lines(program, touched, operands),
-        *(f"{name} = tl.load(places + 7 * chunk + {k})" for k, name in enumerate(PLACE)),
+        *(f"{name} = tl.load(places + {len(PLACE)} * chunk + {k})" for k, name in enumerate(PLACE)),
         "tall = (tl.load(chunks + 4 * chunk + 3) // width).to(tl.int32)",  # rows may be longer than an int32 counts
         "ranks = tl.arange(0, ROWS)",
         *(f"line{o.detail} = tl.load(lines + {o.detail}).to(tl.pointer_type(tl.{kind}))" for o in lines.values()),
@@ -136,7 +134,7 @@ def tile_function(
             add(f"row{k}", reduction.kind, value)
         else:
             part = as_number(reduction.kind, reduced_tile(reduction.kind, parts_of(reduction.kind, value), 0))
-            text.lines.append(f"tl.store(sum{k} + piece + columns, {part}, mask=columns < width)")
+            text.lines.append(f"tl.store(sum{k} + firstpiece + columns, {part}, mask=columns < width)")
     text.lines += stores(program, phase, text, values, operands, kind)
     totals = [*(f"total{k}" for k in range(len(phase.reductions))), *row_totals(program, index)]
     body = [

@@ -50,6 +50,18 @@ def test_gradients_of_any_size(tiny: float) -> None:
     assert_same(trained(steprule, tiny=tiny), trained(torch.optim, tiny=tiny))
 
 
+def test_a_nan_goes_where_torch_lets_it_go() -> None:
+    def spoil(params: list[Tensor]) -> None:
+        for p in params:
+            if p.ndim:
+                p.grad.view(-1)[1] = torch.nan
+
+    for backend in ("llvm", "eager"):
+        ours, theirs = trained(steprule, spoil, backend=backend), trained(torch.optim, spoil)
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14, equal_nan=True)
+
+
 def test_a_mixture_of_sizes_in_one_matrix() -> None:
     def mix(params: list[Tensor]) -> None:
         for p in params:
