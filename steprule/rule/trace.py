@@ -494,15 +494,16 @@ class _Layout:
         return e.op, e.detail
 
     def line(self, e: Expression) -> int:
-        for index, known in enumerate(self.lines):
-            if known is e:
-                return index
-        self.lines.append(e)
-        return len(self.lines) - 1
+        return place(self.lines, e)
 
     def column(self, e: Expression) -> int:
-        for index, known in enumerate(self.scalars):
-            if known is e:
-                return index
-        self.scalars.append(e)
-        return len(self.scalars) - 1
+        return place(self.scalars, e)
+
+
+def place(known: list[Expression], e: Expression) -> int:
+    """Where an expression stands among others; at their end, if it did not yet."""
+    for index, other in enumerate(known):
+        if other is e:
+            return index
+    known.append(e)
+    return len(known) - 1
