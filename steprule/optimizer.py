@@ -417,7 +417,7 @@ class Optimizer(torch.optim.Optimizer):
                 check_capturable(entry)
             if groups[entry.group]["fused"] and "fused" in self.switches:
                 check_fused(entry)
-        if not entries:
+        if groups and not entries:
             self._program(groups[0], key, 1)  # a rule that is wrong says so without a gradient
         known = [self._by_dimensions(group, key) for group in groups]
         programs = [known[entry.group](entry.param.ndim) for entry in entries]

@@ -131,7 +131,7 @@ def main() -> None:
     for target, dtype in ((HOPPER, torch.float32), (HOPPER, torch.bfloat16), (MI300, torch.float32)):
         results[f"rows {target.arch} {NAMES[dtype]}"] = passes(by_lines, target, dtype, flag=True)
         results[f"adafactor {target.arch} {NAMES[dtype]}"] = passes(adafactor, target, dtype)
-        for name in ("join_sum", "join_max"):
+        for name in ("join_sum", "join_max_abs"):
             instructions(joins[name], target, {"PARTS": PARTS, "COLUMNS": COLUMNS})
     for dtype in (torch.float32, torch.bfloat16):
         results[f"adamw {NAMES[dtype]}"] = passes(adamw, HOPPER, dtype)

@@ -143,3 +143,14 @@ def test_another_kernel_asked_for_by_hand_serves_from_the_next_step_on(option: d
     take(model, optimizer)
     assert "llvm: " not in optimizer.explain()
     assert "eager: " in optimizer.explain()
+
+
+@pytest.mark.parametrize("library", [steprule, torch.optim], ids=["steprule", "torch"])
+def test_without_any_group_a_step_does_nothing(library: Any) -> None:
+    model = network()
+    optimizer = library.SGD(model.parameters(), lr=0.1)
+    take(model, optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.param_groups.clear()
+    take(model, optimizer)
+    assert all(map(torch.equal, before, model.parameters()))

@@ -128,7 +128,7 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
         raise RuntimeError(f"parameter {entry.name} is a conjugate view; optimize its resolve_conj()")
     if g.device != p.device:
         raise RuntimeError(f"parameter {entry.name} is on {p.device}, its gradient on {g.device}")
-    if program.by_lines or program.line_slots:
+    if program.by_lines:
         check_lines(program, entry, group)
     if g.layout == torch.sparse_coo and not sparse_ready(program):
         if "param_norm" in dict(program.tracked):
@@ -173,7 +173,7 @@ def check_lines(program: Program, entry: Entry, group: Mapping[str, Any]) -> Non
 
 def sparse_ready(program: Program) -> bool:
     """Whether a rule is elementwise, but for reductions of what is zero wherever the gradient has no rows."""
-    if program.temporaries or program.by_lines or program.line_slots:
+    if program.temporaries or program.by_lines:
         return False
     updates = dict(program.tracked).get("update_norm")  # what has no gradient is not updated
     for phase in program.phases:

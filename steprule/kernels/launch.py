@@ -148,7 +148,7 @@ def kept_in(slot: Slot, entry: Entry) -> torch.dtype:
 
 
 def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
-    """An array slot as it stands before a parameter's first update."""
+    """A slot of an array, or of rows or columns, as it stands before a parameter's first update."""
     dtype = slot_dtype(slot, param)
     initial: Any = group.get(str(slot.initial), slot.initial)
     if initial == "parameter":
@@ -196,7 +196,7 @@ class Launch:
 
     Args:
         program: what to run.
-        entries: the parameters, all of one kind as :func:`steprule.kernels.choose.kind` says.
+        entries: the parameters, all of one kind as :func:`steprule.kernels.choose.launches` says.
         groups: the parameter groups that ``Entry.group`` counts.
         reason: why this kernel serves them, for a person to read.
     """
@@ -238,7 +238,7 @@ class Launch:
     # -- state ---------------------------------------------------------------------------------------------------
 
     def adopt(self, slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
-        """A parameter's array slot: what stands in its state, laid out as the parameter; made when it is missing."""
+        """A parameter's slot: what stands in its state, an array laid out as the parameter; made when it is missing."""
         p, name = entry.param, slot.name
         value = entry.state.get(name)
         if value is None:
@@ -263,7 +263,7 @@ class Launch:
     def adopt_lines(self, groups: Sequence[Group]) -> None:
         """The slots of rows and columns as tables over all tensors, whose parts become the states' entries."""
         self.line_views: list[list[torch.Tensor]] = []
-        if self.program.by_lines or self.program.line_slots:
+        if self.program.by_lines:
             slots, dtype = self.program.line_slots, arithmetic(self.params[0].dtype)
             dtypes = [kept_in(slot, self.entries[0]) for slot in slots]
             self.lines = Lines(self.program, self.params, dtypes, dtype)

@@ -33,13 +33,13 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
     return torch.where(condition.bool(), a, b)
 
 
+OPERATORS = ("add", "sub", "mul", "neg", "lt", "le", "gt", "ge", "eq", "ne")
+"""The operations that Python's operators do for tensors as for numbers."""
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
+    **{op: HOST[op] for op in OPERATORS},
     "div": _both(torch.div),
     "pow": lambda a, b: a**b,
-    "neg": lambda a: -a,
     "abs": torch.abs,
     "sqrt": torch.sqrt,
     "exp": torch.exp,
@@ -52,12 +52,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sign": torch.sign,
     "minimum": _both(torch.minimum),
     "maximum": _both(torch.maximum),
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
     "and": _both(lambda a, b: a.bool() & b.bool()),
     "or": _both(lambda a, b: a.bool() | b.bool()),
     "not": lambda a: ~a.bool() if isinstance(a, torch.Tensor) else not a,

@@ -234,7 +234,7 @@ class TritonLaunch(Launch):
     def join(self, k: int) -> None:
         """Launch what joins the parts of a reduction over columns."""
         side, kind = self.lines.sides[Level.COLUMN], self.program.sums[k].kind
-        kernel = self.joins["join_max" if kind == "max_abs" else "join_sum"]
+        kernel = self.joins["join_max_abs" if kind == "max_abs" else "join_sum"]
         tables = (self.parts[k], side.owner, self.line_spans, self.lines.sums[k])
         kernel[(-(-side.total // COLUMNS),)](*tables, side.total, PARTS=PARTS, COLUMNS=COLUMNS)
 

@@ -16,6 +16,7 @@ from .triton_source import (
     define,
     element_values,
     gather_function,
+    joined,
     loop,
     numbers_before,
     stores,
@@ -23,6 +24,9 @@ from .triton_source import (
 )
 
 __all__ = ["join_source", "rows_source"]
+
+IN_TILE = ("width", "firstcolumn", "firstpiece")
+"""What a tile has to know of where its chunk lies."""
 
 
 def rows_source(program: Program, index: int, operands: Sequence[str], kind: str) -> str:
@@ -45,18 +49,18 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
     rows = [f"n{number}" for number, o in lines.items() if o.level is Level.ROW]
     columns = [f"line{o.detail}" for o in lines.values() if o.level is Level.COLUMN]
     pieces = [f"sum{k}" for k, _ in phase.sums if program.sums[k].level is Level.COLUMN]
-    totals = [*(f"total{k}" for k in range(len(phase.reductions))), *row_totals(program, index)]
-    names = [*(f"a{o}" for o in touched), *PLACE, "tall", "keep", *given, *rows, *columns, *pieces, *totals]
-    tile = tile_function(program, index, touched, operands, kind, names, [*given, *rows])
+    kinds = [program.reductions[row - len(program.inputs)].kind for row, _ in phase.reductions]
+    sums = {f"row{k}": (k, program.sums[k].kind) for k, _ in phase.sums if program.sums[k].level is Level.ROW}
+    totals = [*(f"total{k}" for k in range(len(kinds))), *sums]
+    names = [*(f"a{o}" for o in touched), *IN_TILE, "tall", "keep", *given, *rows, *columns, *pieces, *totals]
+    tile = tile_function(program, index, touched, operands, kind, names, [*given, *rows], totals)
     call = f"tile{index}(at, {', '.join(names)}, ROWS, COLUMNS, ALIGNED={{aligned}})"
     call = f"{', '.join(totals)} = {call}" if totals else call
     addresses = " | ".join(f"a{o}" for o in touched)
-    kinds = [program.reductions[row - len(program.inputs)].kind for row, _ in phase.reductions]
-    sums = {f"row{k}": (k, program.sums[k].kind) for k, _ in phase.sums if program.sums[k].level is Level.ROW}
     body = [
         *chunk_lines(program, touched, operands),
-        *(f"{name} = tl.load(places + {len(PLACE)} * chunk + {k})" for k, name in enumerate(PLACE)),
-        "tall = (tl.load(chunks + 4 * chunk + 3) // width).to(tl.int32)",  # rows may be longer than an int32 counts
+        *(f"{name} = tl.load(places + {len(PLACE)} * chunk + {PLACE.index(name)})" for name in (*IN_TILE, "firstrow")),
+        "tall = (count // width).to(tl.int32)",
         "ranks = tl.arange(0, ROWS)",
         *(f"line{o.detail} = tl.load(lines + {o.detail}).to(tl.pointer_type(tl.{kind}))" for o in lines.values()),
         *(f"sum{k} = tl.load(sums + {k}).to(tl.pointer_type(tl.float64))" for k, _ in phase.sums),
@@ -74,10 +78,7 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
         f"    {call.format(aligned=True)}",
         f"for at in {loop()}(vectors, width, COLUMNS):",
         f"    {call.format(aligned=False)}",
-        *(
-            f"tl.store(partials + {len(kinds)} * chunk + {k}, {reduced(x, f'total{k}', 0)})"
-            for k, x in enumerate(kinds)
-        ),
+        *(f"tl.store(partials + {len(kinds)} * chunk + {k}, {joined(x, f'total{k}')})" for k, x in enumerate(kinds)),
         *(
             f"tl.store(sum{k} + firstrow + ranks, {as_number(x, name)}, mask=ranks < tall)"
             for name, (k, x) in sums.items()
@@ -91,10 +92,6 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
     return "\n\n\n".join([*parts, KERNEL + gather_function(program, index, kinds)] if kinds else parts)
 
 
-def row_totals(program: Program, index: int) -> list[str]:
-    return [f"row{k}" for k, _ in program.phases[index].sums if program.sums[k].level is Level.ROW]
-
-
 def tile_function(
     program: Program,
     index: int,
@@ -103,6 +100,7 @@ def tile_function(
     kind: str,
     names: Sequence[str],
     given: Sequence[str],
+    totals: Sequence[str],
 ) -> str:
     """The function of a tile of rows and columns; it stores sums over columns and returns the running totals."""
     phase = program.phases[index]
@@ -136,7 +134,6 @@ def tile_function(
             part = as_number(reduction.kind, reduced_tile(reduction.kind, parts_of(reduction.kind, value), 0))
             text.lines.append(f"tl.store(sum{k} + firstpiece + columns, {part}, mask=columns < width)")
     text.lines += stores(program, phase, text, values, operands, kind)
-    totals = [*(f"total{k}" for k in range(len(phase.reductions))), *row_totals(program, index)]
     body = [
         "if ALIGNED:",
         "    width = width // 8 * 8",  # which says so to the compiler, here alone
@@ -163,16 +160,11 @@ def as_number(reduction: str, total: str) -> str:
     return f"{total}.to(tl.float64, bitcast=True)" if reduction == "max_abs" else total
 
 
-def reduced(reduction: str, total: str, axis: int) -> str:
-    return as_number(reduction, reduced_tile(reduction, total, axis))
-
-
 def join_source() -> str:
     """The kernels that bring the parts of sums over columns together, in their order, COLUMNS columns at a time."""
     kernels = []
-    for name, join, other in (("sum", "total + part", "float64"), ("max", "tl.maximum(total, part)", "int64")):
-        bits = ".to(tl.int64, bitcast=True)" if name == "max" else ""
-        result = f"tl.{name}(total, axis=0)" + (".to(tl.float64, bitcast=True)" if name == "max" else "")
+    for kind, join in (("sum", "total + part"), ("max_abs", "tl.maximum(total, part)")):
+        bits = f".to(tl.{accumulator(kind)}, bitcast=True)"
         body = [
             "column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)",
             "mask = column < columns",
@@ -184,15 +176,15 @@ def join_source() -> str:
             "place = column - first",
             "at = begin + place // width * count * width + place % width",
             "most = tl.max(count, axis=0)",
-            f"total = tl.zeros((PARTS, COLUMNS), tl.{other})",
+            f"total = tl.zeros((PARTS, COLUMNS), tl.{accumulator(kind)})",
             f"for first_part in {loop()}(0, most, PARTS):",
             "    number = first_part + tl.arange(0, PARTS)",
             "    present = (number[:, None] < count[None, :]) & mask[None, :]",
             "    places = at[None, :] + number[:, None] * width[None, :]",
             f"    part = tl.load(parts + places, mask=present, other=0.0){bits}",
             f"    total = {join}",
-            f"tl.store(table + column, {result}, mask=mask)",
+            f"tl.store(table + column, {joined(kind, 'total')}, mask=mask)",
         ]
         arguments = "parts, owner, spans, table, columns, PARTS: tl.constexpr, COLUMNS: tl.constexpr"
-        kernels.append('@triton.jit(do_not_specialize=["columns"])\n' + define(f"join_{name}", arguments, body))
+        kernels.append('@triton.jit(do_not_specialize=["columns"])\n' + define(f"join_{kind}", arguments, body))
     return "\n\n\n".join(kernels)

@@ -144,6 +144,7 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
     addresses = " | ".join(f"a{o}" for o in touched)
     body = [
         *chunk_lines(program, touched, operands),
+        "count = count.to(tl.int32)",
         *head,
         *(f"total{k} = tl.zeros((BLOCK,), tl.{accumulator(x)})" for k, x in enumerate(kinds)),
         f"aligned = {condition(f'({addresses}) & 15 == 0')}",
@@ -171,7 +172,7 @@ def chunk_lines(program: Program, touched: Sequence[int], operands: Sequence[str
         "tensor = tl.load(chunks + 4 * chunk)",
         "offset = tl.load(chunks + 4 * chunk + 1)",
         "grad_offset = tl.load(chunks + 4 * chunk + 2)",
-        "count = tl.load(chunks + 4 * chunk + 3).to(tl.int32)",
+        "count = tl.load(chunks + 4 * chunk + 3)",
         f"keep = None if found_inf is None else {finite()}",
         *(
             f"a{o} = tl.load(pointers + {o} * tensors + tensor) + {'grad_offset' if o == GRAD else 'offset'} * {size}"

@@ -105,7 +105,8 @@ class Operation:
             reductions over a dimension), ``"kept"`` (detail: index among the slots of rows and columns) and
             ``"reduce"`` (detail: the kind), which reduces one number for each row to one for each matrix.
         args: numbers of earlier values.
-        level: ARRAY values stand inside the loop over elements, the others before it.
+        level: ARRAY values stand inside the loop over elements, those of rows and columns where a row begins, the
+            others before it.
     """
 
     op: str
@@ -265,8 +266,8 @@ class Program:
 
     @cached_property
     def by_lines(self) -> bool:
-        """Whether phases have to know rows from columns."""
-        return bool(self.sums or self.lines)
+        """Whether it has to know rows from columns."""
+        return bool(self.sums or self.lines or self.line_slots)
 
     def level_of(self, store: Store) -> Level:
         """How often what a store keeps has a value."""
