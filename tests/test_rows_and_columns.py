@@ -575,3 +575,18 @@ def test_the_square_root_of_a_mean() -> None:
     root = torch.tensor([12.5, 1.0, 2.0]).sqrt()
     made.step()
     torch.testing.assert_close(p.detach(), 1 - p.grad / root)
+
+
+@BACKENDS
+def test_a_slot_of_rows_that_no_pass_reads_is_kept_too(backend: str) -> None:
+    def update(p: Any, g: Any, s: Any) -> Any:
+        s.x = norm(g) + s.x
+        return p - g
+
+    made = rule(update, x=row(1.0))
+    made.param_groups[0]["backend"] = backend
+    made.step()
+    made.step()
+    (p,) = made._params()
+    assert made.state[p]["x"].flatten().tolist() == pytest.approx([1 + 2 * 6**0.5] * 2)
+    assert p.tolist() == [[-1.0] * 3] * 2
