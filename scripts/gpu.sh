@@ -26,7 +26,7 @@ limited() { # seconds, name, command...
 
 parallel=()
 "$python" -c 'import xdist' 2>/dev/null && parallel=(-n 4)
-limited 150 tests "$python" -m pytest -q -W default "${parallel[@]}" tests/gpu tests/test_triton.py
+limited 150 tests "$python" -m pytest -q -W default "${parallel[@]}" tests/gpu tests/kernels/gpu/test_triton.py
 limited 220 benchmark "$python" benchmarks/step_time.py --device cuda --repeats 7 --seconds 190 \
     --json "$results/step_time.json" --markdown "$results/step_time.md"
 limited 70 compile "$python" benchmarks/step_time.py --device cuda --repeats 5 --case 'adamw/gpt2' --compile \

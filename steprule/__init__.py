@@ -2,29 +2,30 @@
 
 from torch.optim import lr_scheduler, swa_utils
 
+from steprule.algorithms.adadelta import Adadelta
+from steprule.algorithms.adafactor import Adafactor
+from steprule.algorithms.adagrad import Adagrad
+from steprule.algorithms.adam import Adam
+from steprule.algorithms.adamax import Adamax
+from steprule.algorithms.adamw import AdamW
+from steprule.algorithms.asgd import ASGD
+from steprule.algorithms.lamb import Lamb
+from steprule.algorithms.lbfgs import LBFGS
+from steprule.algorithms.lion import Lion
+from steprule.algorithms.muon import Muon
+from steprule.algorithms.nadam import NAdam
+from steprule.algorithms.radam import RAdam
+from steprule.algorithms.rmsprop import RMSprop
+from steprule.algorithms.rprop import Rprop
+from steprule.algorithms.sgd import SGD
+from steprule.algorithms.sparse_adam import SparseAdam
+from steprule.grouping.layers import layer_decay
+from steprule.grouping.overrides import exclusive, groups, scale
+from steprule.grouping.selectors import biases, by_ndim, embeddings, norms
+
 from . import report, schedules
-from .algorithms.adadelta import Adadelta
-from .algorithms.adafactor import Adafactor
-from .algorithms.adagrad import Adagrad
-from .algorithms.adam import Adam
-from .algorithms.adamax import Adamax
-from .algorithms.adamw import AdamW
-from .algorithms.asgd import ASGD
-from .algorithms.lamb import Lamb
-from .algorithms.lbfgs import LBFGS
-from .algorithms.lion import Lion
-from .algorithms.muon import Muon
-from .algorithms.nadam import NAdam
-from .algorithms.radam import RAdam
-from .algorithms.rmsprop import RMSprop
-from .algorithms.rprop import Rprop
-from .algorithms.sgd import SGD
-from .algorithms.sparse_adam import SparseAdam
 from .checkpoint import CheckpointError, load, save
-from .layers import layer_decay
 from .optimizer import Optimizer
-from .overrides import exclusive, groups, scale
-from .selectors import biases, by_ndim, embeddings, norms
 
 __all__ = [
     "ASGD",

@@ -13,13 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from steprule import saved_state
-from steprule.encoding import Encoder, decode
-from steprule.names import Rename, match, part_for, plain, refuse_unknown
-from steprule.optimizer import Optimizer
-from steprule.replacing import replacing
-from steprule.saved_state import form
-from steprule.state_dict import (
+from steprule.saving.encoding import Encoder, decode
+from steprule.saving.groups import refuse_choice
+from steprule.saving.saved import form
+from steprule.saving.state_dict import (
     Hyperparameters,
     LoadResult,
     Misshapen,
@@ -28,8 +25,12 @@ from steprule.state_dict import (
     highest_count,
     prepare,
 )
-from steprule.state_groups import refuse_choice
-from steprule.tensor_file import CheckpointError, read_header, read_tensors, write
+from steprule.saving.tensor_file import CheckpointError, read_header, read_tensors, write
+
+from .names import Rename, match, part_for, refuse_unknown, unwrapped
+from .optimizer import Optimizer
+from .replacing import replacing
+from .saving import saved as saved_state
 
 __all__ = ["CheckpointError", "Loaded", "load", "save"]
 
@@ -233,7 +234,7 @@ def load(
                 strict=strict,
                 hyperparameters=hyperparameters,
                 rename=part_for(rename, names),
-                resize=[name for name in resize if plain(name) in {plain(known) for known in own}],
+                resize=[name for name in resize if unwrapped(name) in {unwrapped(known) for known in own}],
                 copy=False,
             )
             loaded.optimizer = new.result
@@ -286,7 +287,7 @@ def _refuse_unused(
         raise TypeError(f"resize= must be a collection of names, not the string {resize!r}")
     refuse_unknown("resize=", resize, own, "what it is loaded into")
     if isinstance(rename, Mapping):
-        parts = [plain(name).split(".") for name in saved]
+        parts = [unwrapped(name).split(".") for name in saved]
         heads = {".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
         refuse_unknown("rename=", rename, heads, "what is loaded")
 
@@ -302,13 +303,13 @@ def _fitting_weights(
     own = model.state_dict()
     names = list(saved)
     places = match(list(own), names, part_for(rename, names))
-    resized = {plain(name) for name in resize}
+    resized = {unwrapped(name) for name in resize}
     weights: dict[str, Any] = {}
     result = LoadResult([], [], [])
     for (name, value), place in zip(own.items(), places, strict=True):
         if place is None:
             result.missing.append(name)
-        elif _fits(value, saved[names[place]], resize=plain(name) in resized):
+        elif _fits(value, saved[names[place]], resize=unwrapped(name) in resized):
             weights[name] = _resized(value, saved[names[place]])
         else:
             result.misshapen.append(Misshapen(name, form(saved[names[place]]), form(value)))

@@ -7,18 +7,18 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-__all__ = ["Rename", "match", "nearest", "part_for", "plain", "refuse_unknown"]
+__all__ = ["Rename", "match", "nearest", "part_for", "refuse_unknown", "unwrapped"]
 
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
 _WRAPPER = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
-def plain(name: str) -> str:
+def unwrapped(name: str) -> str:
     """The name without what DistributedDataParallel, torch.compile and FSDP put into it.
 
     Example:
-        >>> plain("module._orig_mod.blocks.0._checkpoint_wrapped_module.fc.weight")
+        >>> unwrapped("module._orig_mod.blocks.0._checkpoint_wrapped_module.fc.weight")
         'blocks.0.fc.weight'
     """
     return _WRAPPER.sub("", name)
@@ -39,8 +39,8 @@ def part_for(rename: Rename | None, names: Sequence[str]) -> Rename | None:
     """
     if not isinstance(rename, Mapping):
         return rename
-    seen = [f"{plain(name)}." for name in names]
-    part = {old: new for old, new in rename.items() if any(name.startswith(f"{plain(old)}.") for name in seen)}
+    seen = [f"{unwrapped(name)}." for name in names]
+    part = {old: new for old, new in rename.items() if any(name.startswith(f"{unwrapped(old)}.") for name in seen)}
     return part or None
 
 
@@ -50,8 +50,8 @@ def refuse_unknown(option: str, wanted: Iterable[str], names: Collection[str], w
     Raises:
         ValueError: with the nearest names.
     """
-    known = {plain(name) for name in names}
-    strange = [name for name in wanted if plain(name) not in known]
+    known = {unwrapped(name) for name in names}
+    strange = [name for name in wanted if unwrapped(name) not in known]
     if strange:
         what = "; ".join(f"{name!r}{nearest(name, names)}" for name in sorted(strange))
         raise ValueError(f"{option} names nothing in {where}: {what}")
@@ -80,8 +80,8 @@ def match(current: Sequence[str], saved: Sequence[str], rename: Rename | None = 
         return list(range(len(current)))
     if rename is None and len(set(current)) == len(current) and sorted(current) == sorted(saved):
         return _lookup(current, saved)
-    here = [plain(name) for name in current]
-    there = _renamed([plain(name) for name in saved], rename)
+    here = [unwrapped(name) for name in current]
+    there = _renamed([unwrapped(name) for name in saved], rename)
     _refuse_clashes(here, current, "the optimizer's")
     _refuse_clashes(there, saved, "the saved")
     return _lookup(here, there)
@@ -109,7 +109,7 @@ def _renamed(names: list[str], rename: Rename | None) -> list[str]:
     if not callable(rename) and not isinstance(rename, Mapping):
         raise TypeError(f"rename= must be a mapping or a function, got {rename!r}")
     if isinstance(rename, Mapping):
-        return _renamed_by_mapping(names, {plain(old): new for old, new in rename.items()})
+        return _renamed_by_mapping(names, {unwrapped(old): new for old, new in rename.items()})
     new_names = [rename(name) for name in names]
     for old, new in zip(names, new_names, strict=True):
         if not isinstance(new, str):

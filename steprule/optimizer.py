@@ -17,21 +17,22 @@ from torch.nn.parameter import is_lazy
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
-from .kernels.choose import BACKENDS, choose, launches
-from .kernels.explain import explain
-from .kernels.launch import NO_GRAD, Entry, fresh
-from .kernels.plan import Plan, PlanInTurns
-from .membership import Seen, keep_names, known_entries, missing, newcomers
+from steprule.display.table import group_table, plain_text, terminal_width
+from steprule.grouping.membership import Seen, keep_names, known_entries, missing, newcomers
+from steprule.grouping.overrides import Scale, groups
+from steprule.grouping.selectors import Selectable, chosen, selector
+from steprule.kernels.choose import BACKENDS, choose, launches
+from steprule.kernels.explain import explain
+from steprule.kernels.launch import NO_GRAD, Entry, fresh
+from steprule.kernels.plan import Plan, PlanInTurns
+from steprule.kernels.tracking import check_tracked, parts, read_tracked
+from steprule.rule.program import Program, Slot
+from steprule.rule.trace import trace
+from steprule.saving.state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
+from steprule.saving.state_dict import Plan as LoadPlan
+
 from .names import nearest
-from .overrides import Scale, groups
-from .rule.program import Program, Slot
-from .rule.trace import trace
 from .schedules import plateaus, separate, write
-from .selectors import Selectable, chosen, selector
-from .state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
-from .state_dict import Plan as LoadPlan
-from .table import group_table, plain_text, terminal_width
-from .tracking import check_tracked, parts, read_tracked
 
 __all__ = ["Optimizer"]
 
@@ -128,7 +129,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults: the hyperparameters that the rule reads as ``h.name``, with their defaults;
             ``torch.optim.optimizer.required`` for one without. Any number may be a
             :class:`steprule.schedules.Schedule`: it is evaluated at each step with the number of steps taken.
-        overrides: selector -> hyperparameters of the parameters it means, see :mod:`steprule.selectors`.
+        overrides: selector -> hyperparameters of the parameters it means, see :mod:`steprule.grouping.selectors`.
         maximize (bool): go up along the gradient instead of down.
         l1 (float): L1 penalty: ``l1 * sign(p)`` is added to the gradient.
         clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it; None
@@ -538,7 +539,7 @@ class Optimizer(torch.optim.Optimizer):
         """Stop training the parameters that a selector means: they get no gradient and keep their state.
 
         Args:
-            what: a selector, see :mod:`steprule.selectors`.
+            what: a selector, see :mod:`steprule.grouping.selectors`.
 
         Returns:
             The names of the parameters.
@@ -552,7 +553,7 @@ class Optimizer(torch.optim.Optimizer):
         """Train the parameters that a selector means again, from the state they had.
 
         Args:
-            what: a selector, see :mod:`steprule.selectors`.
+            what: a selector, see :mod:`steprule.grouping.selectors`.
 
         Returns:
             The names of the parameters.

@@ -24,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from steprule.display.style import COLOURS, INK, STYLE
+from steprule.display.table import globs
+
 from .optimizer import Optimizer
 from .schedules import Schedule
-from .style import COLOURS, INK, STYLE
-from .table import globs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +82,7 @@ class JSONLines:
         Raises:
             TypeError: one of them is no number; nothing was written.
         """
-        self.file.write(json.dumps({"step": step, **{name: plain(name, x) for name, x in values.items()}}) + "\n")
+        self.file.write(json.dumps({"step": step, **{name: loggable(name, x) for name, x in values.items()}}) + "\n")
         self.file.flush()
 
     def close(self) -> None:
@@ -95,7 +96,7 @@ class JSONLines:
         self.close()
 
 
-def plain(name: str, value: Any) -> float | int | str:
+def loggable(name: str, value: Any) -> float | int | str:
     """A number as JSON can hold it."""
     if isinstance(value, int):
         return value
@@ -259,7 +260,7 @@ def draw_lines(axes: Axes, lines: Mapping[str, Line], window: int = 1) -> None:
     fan = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(lines)))
     for number, (label, (at, values)) in enumerate(lines.items()):
         colour: Any = fan[number] if many else COLOURS[number]
-        shown = shortened(label) if not many or number in (0, len(lines) - 1) else None
+        shown = short_label(label) if not many or number in (0, len(lines) - 1) else None
         if window > 1:
             axes.plot(at, values, color=colour, linewidth=0.6, alpha=0.3)
         places, means = averaged(np.asarray(at), np.asarray(values, float), window)
@@ -276,6 +277,6 @@ def averaged(at: npt.NDArray[Any], values: npt.NDArray[Any], window: int) -> tup
     return np.convolve(at, mean, mode="valid"), np.convolve(values, mean, mode="valid")
 
 
-def shortened(label: str) -> str:
+def short_label(label: str) -> str:
     lines = [line if len(line) <= LABEL else f"{line[: LABEL - 1]}…" for line in label.split("\n")]
     return "\n".join([*lines[:2], f"and {len(lines) - 2} more"] if len(lines) > 3 else lines)

@@ -23,8 +23,8 @@ from torch import nn
 
 import steprule
 from steprule import biases, layer_decay, norms, report, scale
+from steprule.display.table import short_count, wrapped
 from steprule.schedules import cosine, exponential, plateau, warmup
-from steprule.table import short_count, wrapped
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RATE = 3e-4 * warmup(100).then(cosine(900))

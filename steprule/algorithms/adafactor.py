@@ -5,8 +5,25 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..optimizer import Optimizer
-from ..rule import column, eps, lerp, maximum, mean, minimum, ndim, norm, power, row, rsqrt, size, sqrt, square, where
+from steprule.optimizer import Optimizer
+from steprule.rule import (
+    column,
+    eps,
+    lerp,
+    maximum,
+    mean,
+    minimum,
+    ndim,
+    norm,
+    power,
+    row,
+    rsqrt,
+    size,
+    sqrt,
+    square,
+    where,
+)
+
 from .parts import Number, Params
 
 __all__ = ["Adafactor"]

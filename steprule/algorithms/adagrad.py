@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..kernels.launch import fresh, scalar_dtype
-from ..optimizer import SWITCHES, Optimizer
-from ..rule import array, sqrt
+from steprule.kernels.launch import fresh, scalar_dtype
+from steprule.optimizer import SWITCHES, Optimizer
+from steprule.rule import array, sqrt
+
 from .parts import Number, Params, check_signs, penalized
 
 __all__ = ["Adagrad"]

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from ..optimizer import Optimizer
+from steprule.optimizer import Optimizer
+
 from .parts import Number, Params, adam_step, check_betas, check_signs, decayed
 
 __all__ = ["Adam"]

@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..optimizer import SWITCHES, Optimizer
-from ..rule import abs, maximum
+from steprule.optimizer import SWITCHES, Optimizer
+from steprule.rule import abs, maximum
+
 from .parts import Number, Params, check_betas, check_signs, mean_of, penalized
 
 __all__ = ["Adamax"]

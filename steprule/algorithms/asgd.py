@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..optimizer import SWITCHES, Optimizer
-from ..rule import isnan, maximum, power, scalar, where
+from steprule.optimizer import SWITCHES, Optimizer
+from steprule.rule import isnan, maximum, power, scalar, where
+
 from .parts import Number, Params, check_signs, penalized
 
 __all__ = ["ASGD"]

@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..optimizer import Optimizer
-from ..rule import norm, where
+from steprule.optimizer import Optimizer
+from steprule.rule import norm, where
+
 from .parts import Number, Params, adam_step, check_betas, check_signs
 
 __all__ = ["Lamb"]

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..optimizer import Optimizer
+from steprule.optimizer import Optimizer
+
 from .line_search import Trial, strong_wolfe
 from .parts import Number, Params, check_signs
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..optimizer import Optimizer
-from ..rule import sign
+from steprule.optimizer import Optimizer
+from steprule.rule import sign
+
 from .parts import Number, Params, check_betas, check_signs, mean_of
 
 __all__ = ["Lion"]

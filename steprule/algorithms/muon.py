@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..optimizer import Optimizer
-from ..rule import lerp, matrix, maximum, size, sqrt
+from steprule.optimizer import Optimizer
+from steprule.rule import lerp, matrix, maximum, size, sqrt
+
 from .newton_schulz import orthogonalized
 from .parts import Number, Params, adam_step, check_betas, mean_of
 

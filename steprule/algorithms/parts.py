@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from ..optimizer import check_number
-from ..rule import lerp, maximum, sqrt
-from ..schedules import Schedule
+from steprule.optimizer import check_number
+from steprule.rule import lerp, maximum, sqrt
+from steprule.schedules import Schedule
 
 __all__ = [
     "Number",

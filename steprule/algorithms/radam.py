@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..optimizer import SWITCHES, Optimizer
-from ..rule import sqrt, where
+from steprule.optimizer import SWITCHES, Optimizer
+from steprule.rule import sqrt, where
+
 from .parts import Number, Params, check_betas, check_signs, decayed, mean_of, mean_square_of
 
 __all__ = ["RAdam"]

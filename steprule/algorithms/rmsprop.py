@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..optimizer import SWITCHES, Optimizer
-from ..rule import scalar, sqrt
+from steprule.optimizer import SWITCHES, Optimizer
+from steprule.rule import scalar, sqrt
+
 from .parts import Number, Params, check_signs, mean_of, mean_square_of, penalized
 
 __all__ = ["RMSprop"]

@@ -3,9 +3,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..optimizer import Optimizer
-from ..rule import sqrt
-from ..state_dict import StateDict
+from steprule.optimizer import Optimizer
+from steprule.rule import sqrt
+from steprule.saving.state_dict import StateDict
+
 from .parts import Number, Params, check_betas, check_signs, mean_of
 
 __all__ = ["SparseAdam"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from steprule.cli import bench, compare, convert, demo, inspect
+from . import bench, compare, convert, demo, inspect
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     bench.bench,

@@ -11,11 +11,12 @@ import torch
 import typer
 
 from steprule.checkpoint import CheckpointError, read, write_parts
-from steprule.cli.console import console, fail
-from steprule.cli.state_files import StateFile, StoredTensor, open_state
 from steprule.replacing import replacing
-from steprule.saved_state import VERSION
-from steprule.state_dict import StateDict, highest_count
+from steprule.saving.saved import VERSION
+from steprule.saving.state_dict import StateDict, highest_count
+
+from .console import console, fail
+from .state_files import StateFile, StoredTensor, open_state
 
 __all__ = ["convert"]
 

@@ -18,11 +18,12 @@ from rich.table import Table
 
 import steprule
 import steprule.cli.digits as digits
-from steprule.cli.console import console, fail
-from steprule.cli.demo_run import Run, Settings, algorithm, check_fits, new_run, resumed_run, train_step
-from steprule.cli.digits import Digits
-from steprule.cli.picture import draw_run
-from steprule.globs import fold
+from steprule.grouping.globs import fold
+
+from .console import console, fail
+from .demo_run import DemoRun, DemoSettings, algorithm, check_fits, new_run, resumed_run, train_step
+from .digits import Digits
+from .picture import draw_run
 
 
 def demo(
@@ -35,7 +36,7 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")] = False,
 ) -> None:
     """Train LeNet on 1,797 handwritten digits, with checkpoints and a picture."""
-    settings = Settings(algorithm(optimizer).__name__, seed, epochs)
+    settings = DemoSettings(algorithm(optimizer).__name__, seed, epochs)
     checkpoint = output / "checkpoint.safetensors"
     torch.set_num_threads(1)  # LeNet is too small to share, and so its bits don't depend on the machine's cores
     check_device(device)
@@ -98,7 +99,7 @@ def writing_to(folder: Path) -> Iterator[None]:
         fail(f"cannot write to {folder}: {error.strerror or error}")
 
 
-def train_model(run: Run, train: Digits, held_out: Digits, checkpoint: Path) -> None:
+def train_model(run: DemoRun, train: Digits, held_out: Digits, checkpoint: Path) -> None:
     """Train to the end, with a checkpoint after each epoch."""
     history, settings = run.history, run.settings
     columns = (
@@ -143,7 +144,7 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def draw(run: Run, total: int, path: Path) -> None:
+def draw(run: DemoRun, total: int, path: Path) -> None:
     """Draw the picture of a run that has ended."""
     title = f"LeNet on 1,797 handwritten digits, trained by steprule.{run.settings.optimizer}"
     rates = dict(zip(group_names(run.optimizer), run.history.rates, strict=True))

@@ -15,10 +15,11 @@ from torch.nn.functional import cross_entropy
 import steprule
 import steprule.cli.digits as digits
 from steprule.checkpoint import CheckpointError, load, save
-from steprule.cli.console import fail
-from steprule.cli.digits import Digits, LeNet
-from steprule.overrides import scale
+from steprule.grouping.overrides import scale
 from steprule.schedules import exponential
+
+from .console import fail
+from .digits import Digits, LeNet
 
 SGD_OPTIONS = {"lr": 0.02, "momentum": 0.9, "nesterov": True}  # other algorithms: their own defaults
 CLASSIFIER_RATE = 2.0  # times the rate of the features
@@ -27,7 +28,7 @@ FALL = 0.8  # what is left of every rate after an epoch
 
 
 @dataclass(frozen=True)
-class Settings:
+class DemoSettings:
     """What decides the weights that a run ends with."""
 
     optimizer: str
@@ -45,10 +46,10 @@ class History:
 
 
 @dataclass
-class Run:
+class DemoRun:
     """Everything that a checkpoint holds."""
 
-    settings: Settings
+    settings: DemoSettings
     model: LeNet
     optimizer: steprule.Optimizer
     history: History
@@ -71,7 +72,7 @@ def algorithm(name: str) -> type[steprule.Optimizer]:
     return algorithms[name.lower()]
 
 
-def new_run(settings: Settings, device: torch.device) -> Run:
+def new_run(settings: DemoSettings, device: torch.device) -> DemoRun:
     """A run at its start: the classifier has a rate of its own, and only its weights decay."""
     kind = algorithm(settings.optimizer)
     model = digits.build_model(settings.seed, device)
@@ -86,10 +87,10 @@ def new_run(settings: Settings, device: torch.device) -> Run:
         optimizer = kind(model, overrides=overrides, **options)
     except (TypeError, ValueError) as error:
         fail(f"{kind.__name__} does not fit this model: {error}")
-    return Run(settings, model, optimizer, History(rates=[[] for _ in optimizer.param_groups]))
+    return DemoRun(settings, model, optimizer, History(rates=[[] for _ in optimizer.param_groups]))
 
 
-def check_fits(settings: Settings, batch: Digits) -> None:
+def check_fits(settings: DemoSettings, batch: Digits) -> None:
     """Refuse an algorithm that cannot train this model, with a step that nothing keeps."""
     trial = new_run(settings, batch.images.device)
     try:
@@ -98,11 +99,11 @@ def check_fits(settings: Settings, batch: Digits) -> None:
         fail(f"{settings.optimizer} does not fit this model: {error}")
 
 
-def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device) -> Run:
+def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device) -> DemoRun:
     """The run that a checkpoint holds, where it was."""
     try:
         extra = load(checkpoint, None)
-        settings, history = Settings(**extra["settings"]), History(**extra["history"])
+        settings, history = DemoSettings(**extra["settings"]), History(**extra["history"])
     except (CheckpointError, OSError) as error:
         fail(str(error))
     except (KeyError, TypeError):
@@ -120,7 +121,7 @@ def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device
     return run
 
 
-def train_step(run: Run, batch: Digits) -> float:
+def train_step(run: DemoRun, batch: Digits) -> float:
     """One step; its loss and the rates that it was taken with go into the history."""
 
     def closure() -> Tensor:

@@ -17,11 +17,12 @@ from rich.text import Text
 
 import steprule.cli.inspection as inspection
 from steprule.checkpoint import CheckpointError
-from steprule.cli.console import console, fail
-from steprule.cli.inspection import Differences, Row
-from steprule.cli.state_files import StateFile, open_state
-from steprule.globs import compile_glob, fold
+from steprule.grouping.globs import compile_glob, fold
 from steprule.schedules import from_dict
+
+from .console import console, fail
+from .inspection import Differences, ParameterRow
+from .state_files import StateFile, open_state
 
 __all__ = ["inspect"]
 
@@ -37,7 +38,7 @@ class Order(str, Enum):
     nan = "nan"
 
 
-_KEYS: dict[Order, Callable[[Row], Any]] = {
+_KEYS: dict[Order, Callable[[ParameterRow], Any]] = {
     Order.file: lambda row: 0,
     Order.name: lambda row: row.name,
     Order.size: lambda row: -row.size,
@@ -96,7 +97,7 @@ def _finite(value: Any) -> Any:
 # -- one file ----------------------------------------------------------------------------------------------------
 
 
-def _report(file: StateFile, table: Sequence[Row]) -> None:
+def _report(file: StateFile, table: Sequence[ParameterRow]) -> None:
     found = inspection.summary(file, ())
     version = "" if file.version is None else f", version {file.version}"
     step = "" if found["step"] is None else f" after {_count(found['step'], 'step')}"
@@ -181,7 +182,7 @@ def _schedule(plain: Any) -> str:
         return "a function, which is not in the file"
 
 
-def _parameters(rows: Sequence[Row]) -> None:
+def _parameters(rows: Sequence[ParameterRow]) -> None:
     """A line for each parameter; a step count that all have stands below."""
     slots = dict.fromkeys(slot for row in rows for slot in row.slots)
     columns = {

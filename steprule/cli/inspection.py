@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from steprule.cli.state_files import StateFile, StoredTensor
 from steprule.names import match
-from steprule.saved_state import Parameter, number
+from steprule.saving.saved import Parameter, as_number
+
+from .state_files import StateFile, StoredTensor
 
 __all__ = [
     "Difference",
     "Differences",
-    "Row",
+    "ParameterRow",
     "Stats",
     "differences",
     "hyperparameters",
@@ -57,7 +58,7 @@ def _real(piece: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Row:
+class ParameterRow:
     """One parameter.
 
     Attributes:
@@ -97,7 +98,7 @@ class Row:
         return sum(one.inf for one in self.found)
 
 
-def rows(file: StateFile, wanted: re.Pattern[str]) -> list[Row]:
+def rows(file: StateFile, wanted: re.Pattern[str]) -> list[ParameterRow]:
     """A row for each parameter whose name is wanted, in the order of the file."""
     found = [(name_of(parameter), parameter) for parameter in file.saved.parameters]
     return [_row(name, parameter, file) for name, parameter in found if wanted.fullmatch(name)]
@@ -108,15 +109,15 @@ def name_of(parameter: Parameter) -> str:
     return parameter.label.removeprefix("parameter ")
 
 
-def _row(name: str, parameter: Parameter, file: StateFile) -> Row:
+def _row(name: str, parameter: Parameter, file: StateFile) -> ParameterRow:
     tensors = [value for value in parameter.entry.values() if isinstance(value, StoredTensor)]
     values = _values(parameter)
     weight = file.model.get(name)
-    return Row(
+    return ParameterRow(
         name,
         parameter.group,
         shape_of(parameter, weight),
-        number(values.get("step")),
+        as_number(values.get("step")),
         sum(tensor.nbytes for tensor in tensors),
         stats(weight) if isinstance(weight, StoredTensor) else None,
         {slot: stats(tensor) for slot, tensor in _arrays(parameter).items()},
@@ -134,35 +135,35 @@ def shape_of(parameter: Parameter, weight: StoredTensor | None) -> tuple[int, ..
     return max(shapes, key=math.prod, default=None)
 
 
-def plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """Small values as JSON has them."""
     if isinstance(value, StoredTensor):
         return value.tensor().item() if value.numel == 1 else f"tensor of shape {list(value.shape)}"
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [jsonable(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def hyperparameters(file: StateFile) -> list[dict[str, Any]]:
     """The hyperparameters of each group, as JSON has them."""
     return [
-        {key: plain(value) for key, value in group.items() if key not in _NOT_HYPERPARAMETERS}
+        {key: jsonable(value) for key, value in group.items() if key not in _NOT_HYPERPARAMETERS}
         for group in file.saved.groups
     ]
 
 
 def schedules(file: StateFile) -> list[dict[str, Any]]:
     """The descriptions of the schedules of each group."""
-    return [plain(group.get("schedules") or {}) for group in file.saved.groups]
+    return [jsonable(group.get("schedules") or {}) for group in file.saved.groups]
 
 
-def summary(file: StateFile, table: Iterable[Row]) -> dict[str, Any]:
+def summary(file: StateFile, table: Iterable[ParameterRow]) -> dict[str, Any]:
     """Everything, as JSON has it."""
     tensors = [v for p in file.saved.parameters for v in p.entry.values() if isinstance(v, StoredTensor)]
     weights = [v for v in file.model.values() if isinstance(v, StoredTensor)]
-    counts = [number(plain(parameter.entry.get("step"))) for parameter in file.saved.parameters]
+    counts = [as_number(jsonable(parameter.entry.get("step"))) for parameter in file.saved.parameters]
     counts.append(file.saved.followed)
     shapes = [shape_of(p, file.model.get(name_of(p))) for p in file.saved.parameters]
     return {
@@ -187,12 +188,12 @@ def summary(file: StateFile, table: Iterable[Row]) -> dict[str, Any]:
             }
             for i, (hyper, scheduled) in enumerate(zip(hyperparameters(file), schedules(file), strict=True))
         ],
-        "others": {key: plain(value) for key, value in file.others.items()},
+        "others": {key: jsonable(value) for key, value in file.others.items()},
         "table": [as_json(row) for row in table],
     }
 
 
-def as_json(row: Row) -> dict[str, Any]:
+def as_json(row: ParameterRow) -> dict[str, Any]:
     shape = None if row.shape is None else list(row.shape)
     weight = None if row.weight is None else row.weight._asdict()
     slots = {slot: found._asdict() for slot, found in row.slots.items()}
@@ -309,7 +310,7 @@ def _arrays(parameter: Parameter) -> dict[str, StoredTensor]:
 
 def _values(parameter: Parameter) -> dict[str, Any]:
     arrays = _arrays(parameter)
-    return {slot: plain(value) for slot, value in parameter.entry.items() if slot not in arrays}
+    return {slot: jsonable(value) for slot, value in parameter.entry.items() if slot not in arrays}
 
 
 def _difference(name: str, slot: str, a: StoredTensor, b: StoredTensor) -> Difference | None:

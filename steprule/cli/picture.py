@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steprule.display.style import STYLE
 from steprule.replacing import replacing
-from steprule.style import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from steprule.checkpoint import CheckpointError
-from steprule.encoding import decode
-from steprule.saved_state import Saved, read
-from steprule.tensor_file import Header, read_header
+from steprule.saving.encoding import decode
+from steprule.saving.saved import Saved, read
+from steprule.saving.tensor_file import Header, read_header
 
 __all__ = ["StateFile", "StoredTensor", "open_state"]
 

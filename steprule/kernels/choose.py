@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from ..rule.program import GRAD, Operation, Program
+from steprule.kernels.cpu.llvm import LLVMLaunch
+from steprule.kernels.gpu.triton import TritonLaunch, unavailable
+from steprule.rule.program import GRAD, Operation, Program
+
 from .eager import EagerLaunch
 from .launch import Entry, Launch, asked_of, kept_in
-from .llvm import LLVMLaunch
 from .tables import dense
-from .triton import TritonLaunch, unavailable
 
 __all__ = ["BACKENDS", "choose", "launches"]
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from ..rule.expression import Level
-from ..rule.host import evaluate
-from ..rule.program import GRAD, PARAM, Operation, Phase, Program, Store
-from .launch import Entry, Group, Launch, Row, arithmetic, first_number, real
+from steprule.rule.expression import Level
+from steprule.rule.host import evaluate
+from steprule.rule.program import GRAD, PARAM, Operation, Phase, Program, Store
+
+from .launch import Entry, Group, Launch, SharedNumbers, arithmetic, first_number, real
 from .operations import MIXED, apply
 
 __all__ = ["EagerLaunch"]
@@ -51,7 +52,7 @@ class EagerLaunch(Launch):
             ]
         self.table += self.kept_views
 
-    def graph(self, row: Row, group: Any) -> tuple[Any, ...]:
+    def graph(self, row: SharedNumbers, group: Any) -> tuple[Any, ...]:
         """The row's scalars, computed so that gradients reach hyperparameters that are tensors."""
 
         def leaf(e: Any) -> Any:

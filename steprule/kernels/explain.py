@@ -27,7 +27,7 @@ def paragraph(launch: Launch, source: bool) -> str:
         f"{launch.backend}: {launch.reason}",
         f"    {len(names)} tensor{'s' * (len(names) != 1)}, {elements:,} elements of {kind} on {device}",
         f"    {'torch operations, tensor by tensor' if launch.backend == 'eager' else compiled}",
-        f"    {shortened(names)}",
+        f"    {first_names(names)}",
     ]
     if source:
         code = launch.source
@@ -35,7 +35,7 @@ def paragraph(launch: Launch, source: bool) -> str:
     return "\n".join(lines)
 
 
-def shortened(names: Sequence[str], limit: int = 6) -> str:
+def first_names(names: Sequence[str], limit: int = 6) -> str:
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, ... and {len(names) - limit} more"
 

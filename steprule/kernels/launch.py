@@ -12,24 +12,25 @@ from typing import Any
 
 import torch
 
-from ..rule.program import FIRST_SLOT, Matrix, Program, Slot, Store
-from .lines import Lines
-from .looks import still
-from .tables import dense, like, plain, same_layout
+from steprule.rule.program import FIRST_SLOT, Matrix, Program, Slot, Store
+
+from .row_tables import Lines
+from .tables import dense, like, materialized, same_layout
+from .tensor_guards import still
 
 __all__ = [
     "NO_GRAD",
     "Entry",
     "Launch",
-    "Row",
+    "SharedNumbers",
     "arithmetic",
     "asked_of",
-    "extent",
     "first_number",
     "fresh",
     "kept_in",
     "real",
     "scalar_dtype",
+    "size_along",
     "slot_dtype",
 ]
 
@@ -94,7 +95,7 @@ class Entry:
 
 
 @dataclass
-class Row:
+class SharedNumbers:
     """Tensors of a launch that share every number: one evaluation of the host's scalars serves them all."""
 
     group: int
@@ -108,10 +109,10 @@ class Row:
     updates: tuple[float, ...] = field(default=())
 
     def size(self, dim: int | str | None) -> float:
-        return extent(self.shape, self.dtype, dim)
+        return size_along(self.shape, self.dtype, dim)
 
 
-def extent(shape: Sequence[int], dtype: torch.dtype, dim: int | str | None) -> float:
+def size_along(shape: Sequence[int], dtype: torch.dtype, dim: int | str | None) -> float:
     """What a rule asks of a parameter: its extent along a dimension, how many elements it has, or its dtype's eps."""
     if dim == "eps":
         return float(torch.finfo(dtype).eps)
@@ -255,7 +256,7 @@ class Launch:
                 f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; "
                 "replace it with a tensor like the parameter, or delete it to start anew"
             )
-        value = plain(value)
+        value = materialized(value)
         if slot.kind == "array" and p.layout == torch.strided and dense(p):
             value = like(value, p)
         return value
@@ -308,7 +309,7 @@ class Launch:
         self.kept_of = operator.itemgetter(*names) if names else dict
         self.installed = True
 
-    def classify(self, new: Sequence[bool]) -> list[Row]:
+    def classify(self, new: Sequence[bool]) -> list[SharedNumbers]:
         shapes = [tuple(real(p).shape) for p in self.params] if self.program.uses_size else repeat(())
         columns: Any = self.numbers.tolist()
         steps, *slots = columns if self.program.uses_step else [repeat(0.0), *columns]
@@ -317,7 +318,9 @@ class Launch:
         for i, key in enumerate(zip(groups, steps, new, shapes, *slots, strict=False)):
             members.setdefault(key, []).append(i)
         dtype = self.params[0].dtype
-        return [Row(key[0], own, key[1], key[2], list(key[4:]), key[3], dtype) for key, own in members.items()]
+        return [
+            SharedNumbers(key[0], own, key[1], key[2], list(key[4:]), key[3], dtype) for key, own in members.items()
+        ]
 
     # -- every step ----------------------------------------------------------------------------------------------
 
@@ -379,7 +382,7 @@ class Launch:
 
     def laid_out_grads(self, strange: Sequence[int]) -> list[torch.Tensor]:
         """The gradients as they lie in memory, those that are ``strange`` brought to their parameters' layout."""
-        grads = list(map(plain, self.grads))
+        grads = list(map(materialized, self.grads))
         for i in strange:
             grads[i] = like(grads[i], self.params[i])
         return grads
@@ -407,7 +410,7 @@ class Launch:
             row.step += 1.0
             row.is_new = False
 
-    def store_updates(self, row: Row) -> None:
+    def store_updates(self, row: SharedNumbers) -> None:
         first = 1 if self.program.uses_step else 0
         for index, value in zip(self.updated, row.updates, strict=True):
             self.numbers[first + index, row.members] = value

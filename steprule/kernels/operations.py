@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..rule.host import OPERATIONS as HOST
+from steprule.rule.host import OPERATIONS as HOST
 
 __all__ = ["MIXED", "apply"]
 

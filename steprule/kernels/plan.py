@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from ..rule.program import Program
-from .between import between
+from steprule.rule.program import Program
+
+from .between_passes import between
 from .launch import Launch, asked_of
 
 __all__ = ["Plan", "PlanInTurns"]

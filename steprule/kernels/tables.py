@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["CHUNK", "IntTable", "chunk_table", "dense", "like", "plain", "row_chunks", "same_layout"]
+__all__ = ["CHUNK", "IntTable", "chunk_table", "dense", "like", "materialized", "row_chunks", "same_layout"]
 
 IntTable = npt.NDArray[np.int64]
 
@@ -79,7 +79,7 @@ def dense(tensor: torch.Tensor) -> bool:
     return expected == math.prod(tensor.shape)
 
 
-def plain(tensor: torch.Tensor) -> torch.Tensor:
+def materialized(tensor: torch.Tensor) -> torch.Tensor:
     """``tensor`` itself if its memory holds its values, else (a conjugate or negative view, a tensor of zeros that has
     no memory) a copy of which that is true."""
     tensor = tensor.resolve_conj().resolve_neg()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import steprule.schedules.shapes as shapes
+from steprule.names import nearest
 
-from ..names import nearest
 from .schedule import Schedule, arithmetic, constant, join
 
 __all__ = ["from_dict"]

@@ -12,8 +12,8 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from ..blocks import sparkline
-from .checks import choice, count, counts, number
+from .checks import choice, count, counts, finite
+from .sparkline import sparkline
 from .tracker import Plateau
 
 __all__ = [
@@ -226,7 +226,7 @@ def constant(factor: float = 1.0, steps: int | None = None) -> Schedule:
         >>> [constant(0.5, 2)(step) for step in range(4)]
         [0.5, 0.5, 1.0, 1.0]
     """
-    value = number("factor", factor)
+    value = finite("factor", factor)
     if steps is None:
         return Schedule(constant, {"factor": value, "steps": None}, lambda step: value)
     end = count("steps", steps, least=0)
@@ -355,13 +355,13 @@ def as_side(name: str, value: Schedule | At | float) -> Schedule | float:
         return function(value)
     if not isinstance(value, Real):
         raise TypeError(f"a schedule goes with numbers, functions and schedules, not with {type(value).__name__}")
-    return number(name, value)
+    return finite(name, value)
 
 
 def as_schedule(name: str, value: Schedule | At | float) -> Schedule:
     if isinstance(value, Schedule):
         return value
-    return function(value) if callable(value) else constant(number(name, value))
+    return function(value) if callable(value) else constant(finite(name, value))
 
 
 def is_schedule(value: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .checks import count, number
+from .checks import count, finite
 
 __all__ = ["Plateau"]
 
@@ -85,8 +85,8 @@ class Plateau:
             raise ValueError(f"the state of a plateau must have {', '.join(self.state_dict())}, got {state!r}")
         best = state["best"]
         return {
-            "value": number("value", state["value"], least=0.0),
-            "best": float(best) if best in ("inf", "-inf") else number("best", best),
+            "value": finite("value", state["value"], least=0.0),
+            "best": float(best) if best in ("inf", "-inf") else finite("best", best),
             "num_bad_epochs": count("num_bad_epochs", state["num_bad_epochs"], least=0),
             "cooldown_counter": count("cooldown_counter", state["cooldown_counter"], least=0),
         }

@@ -10,7 +10,7 @@ from algorithm_cases import gradient, parameters
 from torch import Tensor
 
 import steprule
-from steprule.kernels import llvm
+from steprule.kernels.cpu import llvm
 
 SHAPES: list[tuple[int, ...]] = [(), (9,), (40, 30), (1, 50), (6, 5, 4), (2, 2, 3, 3, 2)]
 

@@ -1,6 +1,6 @@
 """What only a GPU can show: graphs, streams, no waiting, sizes, measured blocks. Skipped where there is none.
 
-The kernels' numbers are tested in tests/test_triton.py, which takes the GPU too where there is one.
+The kernels' numbers are tested in tests/kernels/gpu/test_triton.py, which takes the GPU too where there is one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import steprule
 from steprule import Optimizer, rule
-from steprule.kernels import triton, tune
+from steprule.kernels.gpu import triton, tune
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 pytestmark.append(pytest.mark.filterwarnings("default"))  # torch warns of graphs and profilers

@@ -16,8 +16,8 @@ from kernel_cases import FLOATS, give, normal, optimizer_of
 from torch import Tensor
 
 from steprule import Optimizer
-from steprule.kernels import llvm
-from steprule.kernels.lines import Lines
+from steprule.kernels.cpu import llvm
+from steprule.kernels.row_tables import Lines
 from steprule.rule import array, column, lerp, max_abs, mean, norm, row, sum, where
 
 GUARD = 0xA5

@@ -15,7 +15,7 @@ from kernel_cases import COMPILED, FLOATS, leaf, normal, optimizer_of
 from torch import Tensor
 
 import steprule
-from steprule.kernels import pool
+from steprule.kernels.cpu import pool
 from steprule.kernels.tables import CHUNK
 from steprule.rule import array, isnan, matrix, max_abs, mean, norm, sum, where
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from steprule import AdamW, Lamb
-from steprule.kernels import llvm, pool
-from steprule.kernels.pool import Pool, run_on_threads
+from steprule.kernels.cpu import llvm, pool
+from steprule.kernels.cpu.pool import Pool, run_on_threads
 
 ELEMENTS = 3 * pool.ALONE
 

@@ -18,14 +18,15 @@ import torch
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from steprule.cli.bench.cases import Case, Result, Settings, Steps, cases
-from steprule.cli.bench.gpu_cases import gpu_cases
-from steprule.cli.bench.picture import draw
-from steprule.cli.bench.shapes import SHAPES
-from steprule.cli.bench.table import LEGEND, as_dictionary, figures, targets
-from steprule.cli.bench.timing import Pace
 from steprule.cli.console import console, fail
 from steprule.replacing import replacing
+
+from .cases import Case, Result, Settings, Steps, cases
+from .gpu_cases import gpu_cases
+from .picture import draw
+from .shapes import SHAPES
+from .table import LEGEND, as_dictionary, figures, targets
+from .timing import Pace
 
 CASES: dict[str, Callable[[], list[Case]]] = {"cpu": cases, "cuda": gpu_cases}
 STOPPED = "stopped"

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 import steprule
-from steprule.cli.bench.contenders import (
+
+from .contenders import (
     Lion,
     Make,
     algorithms,
@@ -27,8 +28,8 @@ from steprule.cli.bench.contenders import (
     traffic,
     works,
 )
-from steprule.cli.bench.shapes import SHAPES, SIZES, elements
-from steprule.cli.bench.timing import CLOCKS, Pace, Spread, Times, alternate, ratio, spread
+from .shapes import SHAPES, SIZES, elements
+from .timing import CLOCKS, Pace, Spread, Times, alternate, ratio, spread
 
 __all__ = ["Case", "FirstStep", "Result", "Settings", "Sizes", "Steps", "Target", "cases"]
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import steprule
-from steprule.cli.bench.shapes import Shape
-from steprule.cli.bench.timing import Step
 from steprule.kernels.explain import traffic as bytes_per_element
+
+from .shapes import Shape
+from .timing import Step
 
 __all__ = [
     "Lion",

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 import steprule
-from steprule.cli.bench.cases import MEMORY, WHERE, Case, FirstStep, Steps, Target
-from steprule.cli.bench.contenders import Lion, Make, algorithms, clipped, torch_peers
+
+from .cases import MEMORY, WHERE, Case, FirstStep, Steps, Target
+from .contenders import Lion, Make, algorithms, clipped, torch_peers
 
 __all__ = ["gpu_cases"]
 

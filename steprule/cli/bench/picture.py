@@ -7,11 +7,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steprule.cli.bench.cases import Result
-from steprule.cli.bench.shapes import SIZES
-from steprule.cli.bench.table import PEERS
+from steprule.display.style import FAINT, INK, STYLE
 from steprule.replacing import replacing
-from steprule.style import FAINT, INK, STYLE
+
+from .cases import Result
+from .shapes import SIZES
+from .table import PEERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

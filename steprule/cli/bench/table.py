@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from steprule.cli.bench.cases import MEMORY, Result, Target
-from steprule.cli.bench.timing import Spread, spread
+from .cases import MEMORY, Result, Target
+from .timing import Spread, spread
 
 __all__ = ["LEGEND", "PEERS", "Grid", "against", "as_dictionary", "figures", "targets"]
 

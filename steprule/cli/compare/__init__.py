@@ -16,13 +16,14 @@ import typer
 from rich.live import Live
 
 from steprule.checkpoint import CheckpointError
-from steprule.cli.compare import picture, task
-from steprule.cli.compare.run import Run, restore, train
-from steprule.cli.compare.screen import results, screen
-from steprule.cli.compare.setting import Setting, parse
 from steprule.cli.console import console, fail
 from steprule.cli.demo import is_given, writing_to
 from steprule.replacing import replacing
+
+from . import picture, task
+from .run import Run, restore, train
+from .screen import results, screen
+from .setting import Setting, parse
 
 USUAL = ("SGD lr=0.02 momentum=0.9 nesterov=True", "AdamW lr=2e-3", "RMSprop lr=5e-4")
 OPTIONS = {"task": "task_name", "seed": "seed", "steps": "steps"}  # what the function below calls them

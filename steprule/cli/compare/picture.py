@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from steprule.cli.compare.curves import bounds
-from steprule.cli.compare.run import Run
-from steprule.cli.compare.screen import smoothing, target_of
+from steprule.display.style import COLOURS, INK, STYLE
 from steprule.replacing import replacing
-from steprule.style import COLOURS, INK, STYLE
+
+from .curves import bounds
+from .run import Run
+from .screen import smoothing, target_of
 
 __all__ = ["draw"]
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import steprule
 from steprule.checkpoint import CheckpointError, load, save
-from steprule.cli.compare.setting import Setting
-from steprule.cli.compare.task import Task, begin
+
+from .setting import Setting
+from .task import Task, begin
 
 __all__ = ["Run", "restore", "train"]
 

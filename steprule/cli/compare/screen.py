@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from steprule.cli.compare.curves import STYLES, curves
-from steprule.cli.compare.run import Run
+from .curves import STYLES, curves
+from .run import Run
 
 __all__ = ["Result", "results", "screen", "smoothing", "target_of", "window_of"]
 

@@ -1,0 +1,1 @@
+"""Parameters to groups: selectors, overrides, layers, and who belongs to which group."""

@@ -1,0 +1,141 @@
+"""Layer-wise falling rates: the layers of a model, and the overrides that follow from them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
+from typing import TypeAlias
+
+from torch import nn
+
+from .globs import fold
+from .overrides import Scale, scale
+from .selectors import NamedParameter, Selectable, Selector, chosen, embeddings, entries, selector
+
+__all__ = ["layer_decay"]
+
+CONTAINERS = (nn.ModuleList, nn.Sequential)
+Classes: TypeAlias = "set[type[nn.Module]]"
+
+
+def layer_decay(
+    model: nn.Module, decay: float, order: Sequence[Selectable] | None = None
+) -> dict[Selector, dict[str, Scale]]:
+    r"""Overrides with a rate that falls from layer to layer towards the input: :math:`lr \cdot decay^{n - 1 - i}`.
+
+    For fine-tuning (ELECTRA, https://arxiv.org/abs/2003.10555; BEiT, https://arxiv.org/abs/2106.08254). The
+    layers are taken from the module tree in the order of its definition: first what stands before the blocks, and
+    every embedding beside them; then each block in every ``nn.ModuleList`` and ``nn.Sequential``; last what
+    stands after them. Blocks are of a class of which containers hold more than one, and have modules of their own;
+    in a model that is made of plain layers alone, the layers with a matrix. A block is one layer, whatever is
+    inside it; what stands between two blocks goes with the one before.
+
+    Args:
+        model: the module.
+        decay: factor from a layer to the one before it, above 0.
+        order: the layers by hand, the lowest first: one selector for each; a parameter that several match goes
+            to the first. Together they cover the model.
+
+    Returns:
+        Overrides for ``groups`` and for the ``overrides`` of an optimizer, alone or merged with others; the last
+        layer has the rate of the optimizer and needs none.
+
+    Raises:
+        ValueError: no layers were found; ``decay`` is not a positive number; ``order`` leaves parameters out or
+            one of its selectors adds none.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+        >>> layer_decay(model, 0.5)
+        {0.{weight,bias}: {'lr': scale(0.25)}, 2.{weight,bias}: {'lr': scale(0.5)}}
+    """
+    if not isinstance(decay, Real) or isinstance(decay, bool) or not 0 < decay < math.inf:
+        raise ValueError(f"decay must be a positive number, got {decay!r}")
+    known = entries(model)
+    layers = found_layers(model, known) if order is None else ordered_layers(known, order)
+    powers = range(len(layers) - 1, 0, -1)
+    return {exactly(layer): {"lr": scale(decay**power)} for layer, power in zip(layers, powers, strict=False)}
+
+
+def exactly(layer: Sequence[NamedParameter]) -> Selector:
+    tensors = {entry.parameter for entry in layer}
+    return Selector(" ".join(fold(entry.name for entry in layer)), lambda entry: entry.parameter in tensors)
+
+
+def ordered_layers(known: Sequence[NamedParameter], order: Sequence[Selectable]) -> list[list[NamedParameter]]:
+    left = {id(entry.parameter): entry for entry in known}
+    layers = []
+    for rule in map(selector, order):
+        layer = [entry for entry in chosen(rule, known) if left.pop(id(entry.parameter), None)]
+        if not layer:
+            raise ValueError(f"{rule} in order matches only parameters of the layers before it")
+        layers.append(layer)
+    if left:
+        raise ValueError(f"order leaves out {' '.join(fold(entry.name for entry in left.values()))}")
+    return layers
+
+
+def found_layers(model: nn.Module, known: Sequence[NamedParameter]) -> list[list[NamedParameter]]:
+    left = {id(entry.parameter): entry for entry in known}
+    stem: list[NamedParameter] = []
+    head: list[NamedParameter] = []
+    blocks: list[list[NamedParameter]] = []
+    for is_block, params in units(model, block_classes(model)):
+        unit = [left.pop(id(parameter)) for parameter in params if id(parameter) in left]
+        if is_block:
+            if head:
+                blocks[-1].extend(head)
+                head = []
+            blocks.append(unit)
+        else:
+            for entry in unit:
+                (head if blocks and not embeddings.test(entry) else stem).append(entry)
+    layers = [layer for layer in (stem, *blocks, head) if layer]
+    if len(layers) < 2:
+        raise ValueError(
+            f"no ModuleList or Sequential of blocks was found in {type(model).__name__}: "
+            f"give the layers with order=[...], the lowest first"
+        )
+    return layers
+
+
+def block_classes(model: nn.Module) -> Classes:
+    containers = [module for module in model.modules() if isinstance(module, CONTAINERS)]
+    children = [child for container in containers for child in container.children()]
+    if blocks := repeated(child for child in children if is_composite(child)):
+        return blocks
+    plain = all(isinstance(child, CONTAINERS) or not is_composite(child) for child in model.children())
+    return repeated(child for child in children if has_matrix(child)) if plain else set()
+
+
+def repeated(modules: Iterable[nn.Module]) -> Classes:
+    return {kind for kind, number in Counter(map(type, modules)).items() if number > 1}
+
+
+def is_composite(module: nn.Module) -> bool:
+    return any(any(True for _ in child.parameters()) for child in module.children())
+
+
+def has_matrix(module: nn.Module) -> bool:
+    return any(parameter.ndim > 1 for parameter in module.parameters())
+
+
+def units(module: nn.Module, classes: Classes) -> Iterator[tuple[bool, list[nn.Parameter]]]:
+    stack = is_stack(module, classes)
+    yield False, list(module.parameters(recurse=False))
+    for child in module.children():
+        is_block = stack and type(child) in classes
+        if (not is_block or isinstance(child, CONTAINERS)) and has_stack(child, classes):
+            yield from units(child, classes)
+        else:
+            yield is_block, list(child.parameters())
+
+
+def is_stack(module: nn.Module, classes: Classes) -> bool:
+    return isinstance(module, CONTAINERS) and any(type(child) in classes for child in module.children())
+
+
+def has_stack(module: nn.Module, classes: Classes) -> bool:
+    return any(is_stack(part, classes) for part in module.modules())

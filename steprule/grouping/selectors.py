@@ -1,0 +1,269 @@
+"""Selectors: which parameters are meant.
+
+A glob over full names (``"*.bias"``, ``"blocks.{0..5}.*"``), a compiled regular expression, a module class, a
+function of (name, parameter, module), or one of the ready-made ones, which combine with ``&``, ``|`` and ``~``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+
+from steprule.names import nearest
+
+from .globs import compile_glob
+
+__all__ = [
+    "NamedParameter",
+    "Params",
+    "Selectable",
+    "Selector",
+    "biases",
+    "by_ndim",
+    "chosen",
+    "embeddings",
+    "entries",
+    "norms",
+    "select",
+    "selector",
+    "untracked",
+]
+
+Test: TypeAlias = Callable[[str, Tensor, "nn.Module | None"], object]
+Params: TypeAlias = "nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]"
+
+
+class NamedParameter(NamedTuple):
+    """A parameter as selectors see it.
+
+    Attributes:
+        name: its full name, the first one if it is tied; empty if it has none.
+        parameter: the tensor.
+        modules: the modules it lies in, from the outermost to its owner; empty where they are not known.
+        aliases: the other names of a tied parameter.
+    """
+
+    name: str
+    parameter: Tensor
+    modules: tuple[nn.Module, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, repr=False)
+class Selector:
+    """Which parameters are meant. Selectors combine: ``norms | "*.bias"``, ``by_ndim(1) & ~norms``.
+
+    Attributes:
+        text: how it prints.
+        test: whether it means an entry.
+        needs: what it must know about parameters: ``"name"``, ``"module"`` or nothing.
+        exclusive: no other exclusive entry may match the same parameter.
+    """
+
+    text: str
+    test: Callable[[NamedParameter], object]
+    needs: frozenset[str] = frozenset()
+    exclusive: bool = False
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __and__(self, other: Selectable) -> Selector:
+        first, second = self, selector(other)
+        return Selector(
+            f"({first} & {second})", lambda entry: first.test(entry) and second.test(entry), self.needs | second.needs
+        )
+
+    def __or__(self, other: Selectable) -> Selector:
+        first, second = self, selector(other)
+        return Selector(
+            f"({first} | {second})", lambda entry: first.test(entry) or second.test(entry), self.needs | second.needs
+        )
+
+    def __rand__(self, other: Selectable) -> Selector:
+        return selector(other) & self
+
+    def __ror__(self, other: Selectable) -> Selector:
+        return selector(other) | self
+
+    def __invert__(self) -> Selector:
+        return Selector(f"~{self}", lambda entry: not self.test(entry), self.needs)
+
+
+Selectable: TypeAlias = "Selector | str | re.Pattern[str] | type[nn.Module] | Test"
+
+
+def selector(what: Selectable) -> Selector:
+    """Anything that selects as a :class:`Selector`, which combines with others.
+
+    Args:
+        what: a glob, in which ``*`` matches dots too, ``?`` one character, ``[0-9]`` one of some, ``{a,b}`` one of
+            several texts and ``{0..11}`` or ``{0..10..2}`` one of a range of numbers; a compiled regular
+            expression, searched for in the name; a module class: everything that lies in such a module;
+            or a function of the name, the parameter and the module that owns it (None where it is not known).
+
+    Raises:
+        TypeError: it is none of these.
+
+    Example:
+        >>> selector("*.weight") & by_ndim(2)
+        ('*.weight' & by_ndim(2))
+    """
+    if isinstance(what, Selector):
+        return what
+    if isinstance(what, str):
+        matches = compile_glob(what).fullmatch
+        return Selector(repr(what), lambda entry: matches(entry.name), frozenset({"name"}))
+    if isinstance(what, re.Pattern):
+        search = what.search
+        return Selector(repr(what), lambda entry: search(entry.name), frozenset({"name"}))
+    if isinstance(what, type) and issubclass(what, nn.Module):
+        return Selector(
+            what.__qualname__,
+            lambda entry: any(isinstance(module, what) for module in entry.modules),
+            frozenset({"module"}),
+        )
+    if callable(what) and not isinstance(what, (type, nn.Module)):
+        return from_function(what)
+    raise TypeError(
+        f"a selector is a glob, a compiled regular expression, a module class or a function of "
+        f"(name, parameter, module), not {what!r}"
+    )
+
+
+def from_function(test: Test) -> Selector:
+    def matches(entry: NamedParameter) -> object:
+        return test(entry.name, entry.parameter, entry.modules[-1] if entry.modules else None)
+
+    return Selector(getattr(test, "__qualname__", repr(test)), matches)
+
+
+def by_ndim(*ndims: int) -> Selector:
+    """Parameters with so many dimensions: ``by_ndim(1)`` is biases and the weights of norms.
+
+    Raises:
+        ValueError: no number of dimensions, or a negative one, is given.
+    """
+    if not ndims or any(not isinstance(ndim, int) or ndim < 0 for ndim in ndims):
+        raise ValueError(f"ndims must be numbers of dimensions, got {ndims}")
+    return Selector(f"by_ndim({', '.join(map(str, ndims))})", lambda entry: entry.parameter.ndim in ndims)
+
+
+NORM_CLASS = re.compile(r"Norm(?:\dd)?$")
+BIAS_NAME = re.compile(r"(?:^|[._])bias$|(?:^|\.)bias_[^.]*$")
+
+
+def owner_is(test: Callable[[nn.Module], object]) -> Callable[[NamedParameter], object]:
+    return lambda entry: entry.modules and test(entry.modules[-1])
+
+
+norms = Selector(
+    "norms",
+    owner_is(lambda owner: any(NORM_CLASS.search(kind.__name__) for kind in type(owner).__mro__)),
+    frozenset({"module"}),
+)
+"""What a normalization owns itself: a module whose class, or a base of it, is called ``...Norm`` or ``...Norm2d``."""
+
+
+biases = Selector("biases", lambda entry: BIAS_NAME.search(entry.name), frozenset({"name"}))
+"""Parameters called ``bias``, ``..._bias`` or ``bias_...``."""
+
+
+embeddings = Selector(
+    "embeddings",
+    owner_is(lambda owner: isinstance(owner, (nn.Embedding, nn.EmbeddingBag))),
+    frozenset({"module"}),
+)
+"""The tables of ``nn.Embedding`` and ``nn.EmbeddingBag``; a head tied to one is the same parameter."""
+
+
+def entries(params: Params) -> list[NamedParameter]:
+    """The parameters as selectors see them; those with names once each, however often they are tied.
+
+    Raises:
+        TypeError: ``params`` is not a module or an ordered collection of tensors or (name, tensor) pairs.
+    """
+    if isinstance(params, (Tensor, set)):
+        raise TypeError(f"params must be an nn.Module or a list of tensors or pairs, got {type(params).__name__}")
+    lineage = lineages(params) if isinstance(params, nn.Module) else {}
+    given = params.named_parameters(remove_duplicate=False) if isinstance(params, nn.Module) else params
+    found: dict[object, NamedParameter] = {}
+    for item in given:
+        name, parameter = item if isinstance(item, tuple) else ("", item)
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"parameters must be tensors, but one of them is {type(parameter).__name__}")
+        key = id(parameter) if name else object()
+        if key in found:
+            found[key] = found[key]._replace(aliases=(*found[key].aliases, name))
+        else:
+            found[key] = NamedParameter(name, parameter, lineage.get(name.rpartition(".")[0], ()))
+    return list(found.values())
+
+
+def lineages(model: nn.Module) -> dict[str, tuple[nn.Module, ...]]:
+    found: dict[str, tuple[nn.Module, ...]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        above = found[path.rpartition(".")[0]] if path else ()
+        found[path] = (*above, module)
+    return found
+
+
+def select(params: Params, what: Selectable) -> list[tuple[str, Tensor]]:
+    """The parameters that a selector means, as (name, parameter); the name is empty if there is none.
+
+    Raises:
+        ValueError: it matches nothing, or needs names or modules that are not known.
+        TypeError: it is not a selector.
+
+    Example:
+        >>> [name for name, _ in select(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), norms)]
+        ['1.weight', '1.bias']
+    """
+    return [(entry.name, entry.parameter) for entry in chosen(selector(what), entries(params))]
+
+
+def chosen(rule: Selector, among: Sequence[NamedParameter]) -> list[NamedParameter]:
+    """Those that a selector means.
+
+    Raises:
+        ValueError: it matches nothing, or needs names or modules that are not known.
+    """
+    if "module" in rule.needs and not all(entry.modules for entry in among):
+        raise ValueError(f"{rule} selects by module, and only parameters were given: give the nn.Module itself")
+    if "name" in rule.needs and not all(entry.name for entry in among):
+        raise ValueError(
+            f"{rule} selects by name, and parameters without names were given: "
+            f"give the nn.Module or model.named_parameters()"
+        )
+    found = [entry for entry in among if rule.test(entry)]
+    if not found:
+        raise ValueError(f"{rule} matches no parameter{hint(rule, among)}")
+    return found
+
+
+def hint(rule: Selector, among: Sequence[NamedParameter]) -> str:
+    for entry in among:
+        for alias in entry.aliases:
+            if rule.test(entry._replace(name=alias)):
+                return f"; {alias} is tied to {entry.name} and goes by that name"
+    names = [entry.name for entry in among]
+    parts = [name.split(".") for name in names]
+    globs = [".".join(p[:i]) + ".*" for p in parts for i in range(1, len(p))] + [f"*.{p[-1]}" for p in parts]
+    classes = [type(module).__qualname__ for entry in among for module in entry.modules]
+    return nearest(str(rule).strip("'"), list(dict.fromkeys([*globs, *names, *classes])))
+
+
+def untracked(model: nn.Module, params: Iterable[Tensor]) -> list[tuple[str, nn.Parameter]]:
+    """The (name, parameter) of a model that require a gradient and are not among ``params``.
+
+    Example:
+        >>> model = nn.Linear(2, 3)
+        >>> [name for name, _ in untracked(model, [model.weight])]
+        ['bias']
+    """
+    known = {id(parameter) for parameter in params}
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in known]

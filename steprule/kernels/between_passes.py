@@ -1,0 +1,66 @@
+"""What a step computes between its passes, of one number for each tensor, row or column: all tensors' at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from steprule.rule.expression import LINES, Level
+from steprule.rule.program import Operation
+
+from .launch import Launch
+from .operations import apply
+
+__all__ = ["between"]
+
+
+def between(launch: Launch, stage: int) -> None:
+    """Compute what the pass ``stage`` reads of such numbers or, after the last pass, what is kept of them."""
+    if stage == 0:
+        launch.small.clear()  # what a step left that failed
+    stores = launch.program.between[stage]
+    if stores:
+        with torch.set_grad_enabled(launch.differentiable):
+            launch.keep([(s, expanded(launch, s.value, launch.program.level_of(s))) for s in stores])
+    if stage == len(launch.program.phases):
+        launch.small.clear()
+
+
+def value(launch: Launch, number: int) -> Any:
+    """A value of the Program's small work: a plain number, or a float64 tensor with one for each tensor or line."""
+    if number not in launch.small:
+        o = launch.program.small[number]
+        launch.small[number] = leaf(launch, o) if not o.args else computed(launch, o)
+    return launch.small[number]
+
+
+def leaf(launch: Launch, o: Operation) -> Any:
+    if o.op == "scalar":
+        return launch.column(o.detail)
+    if o.op == "reduced":
+        return launch.reduced(o.detail)
+    if o.op == "sums":
+        return launch.lines.sums[o.detail]
+    if o.op == "kept":
+        return launch.lines.kept[o.detail].to(torch.float64, copy=True)  # for the slot may be written before it is used
+    return o.detail
+
+
+def computed(launch: Launch, o: Operation) -> Any:
+    args = [expanded(launch, number, o.level) for number in o.args]
+    if o.op == "reduce":
+        return launch.lines.sides[o.level].reduce(o.detail, args[0])
+    return apply(o.op, args, torch.float64)
+
+
+def expanded(launch: Launch, number: int, level: Level) -> Any:
+    """A value as one number for each line, where such are computed with."""
+    found = value(launch, number)
+    own = launch.program.small[number].level
+    if level not in LINES or own is level or not isinstance(found, torch.Tensor):
+        return found
+    key = (number, level)
+    if key not in launch.small:
+        launch.small[key] = launch.lines.sides[level].expand(found)
+    return launch.small[key]

@@ -1,0 +1,240 @@
+"""A Program as machine code, compiled once for each combination of dtypes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import torch
+
+from steprule.kernels.launch import Entry, Group, Launch, arithmetic, real
+from steprule.kernels.row_tables import matrix_chunks
+from steprule.kernels.tables import CHUNK, chunk_table, materialized, row_chunks
+from steprule.rule.expression import Level
+from steprule.rule.program import GRAD, Program
+
+from .pool import ALONE, run_on_threads
+from .source import TABLES, assembly
+
+__all__ = ["LLVMLaunch"]
+
+NAMES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.bfloat16: "bfloat",
+    torch.float16: "half",
+    torch.complex64: "float",
+    torch.complex128: "double",
+}
+
+COMPILING = threading.Lock()
+# a child that is forked by another thread meanwhile would find the compiler half way through something
+os.register_at_fork(before=COMPILING.acquire, after_in_parent=COMPILING.release, after_in_child=COMPILING.release)
+
+
+class Machine:
+    """The one engine that owns all machine code of the process. Its owner holds :data:`COMPILING`."""
+
+    def __init__(self) -> None:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self.target = self.target_machine()
+        backing = llvm.parse_assembly("")
+        self.engine = llvm.create_mcjit_compiler(backing, self.target_machine())
+        self.count = 0
+
+    @staticmethod
+    def target_machine() -> Any:
+        target = llvm.Target.from_default_triple()
+        features = llvm.get_host_cpu_features().flatten()
+        return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
+
+    def compile(self, program: Program, operands: Sequence[str], kind: str) -> list[Any]:
+        """Callable addresses, one for each pass."""
+        self.count += 1
+        name = f"steprule{self.count}_"
+        module = llvm.parse_assembly(assembly(program, operands, kind, name))
+        module.triple = llvm.get_process_triple()
+        module.data_layout = str(self.target.target_data)
+        module.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization = True
+        options.loop_interleaving = True
+        builder = llvm.create_pass_builder(self.target, options)
+        builder.getModulePassManager().run(module, builder)
+        self.engine.add_module(module)
+        self.engine.finalize_object()
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        return [prototype(self.engine.get_function_address(f"{name}{index}")) for index in range(len(program.phases))]
+
+
+@lru_cache(maxsize=1)
+def machine() -> Machine:
+    return Machine()
+
+
+@lru_cache(maxsize=256)
+def compiled(program: Program, operands: tuple[str, ...], kind: str) -> list[Any]:
+    with COMPILING:
+        return machine().compile(program, operands, kind)
+
+
+LIMIT = 4 * CHUNK
+"""Elements of a chunk of whole rows at most, ..."""
+ROWS = 64
+"""... but for so many rows, for each chunk keeps its own sums over columns until they are joined."""
+
+
+class LLVMLaunch(Launch):
+    """Runs all tensors with machine code, a chunk at a time, on as many threads as torch uses."""
+
+    backend = "llvm"
+
+    def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
+        super().__init__(program, entries, groups, reason)
+        count = len(entries)
+        self.arithmetic = arithmetic(self.params[0].dtype)
+        kind = NAMES[self.arithmetic]
+        temporaries = [getattr(torch, m.dtype) if m.dtype else self.arithmetic for m in program.matrices]
+        dtypes = [
+            self.params[0].dtype,
+            entries[0].grad.dtype,
+            *(slot[0].dtype for slot in self.slots),
+            *temporaries,
+        ]
+        self.types = tuple(NAMES[d] for d in dtypes)
+        self.kernels = compiled(program, self.types, kind)
+        self.pointers = np.zeros((program.operands, count), np.int64)
+        self.pointers[0] = self.param_pointers
+        for k, pointers in enumerate(self.slot_pointers):
+            self.pointers[2 + k] = pointers
+        self.scalars = np.zeros((count, len(program.scalars)))
+        self.table = np.zeros((program.table_rows, count))
+        self.adopt_reduced(torch.from_numpy(self.table), groups)
+        self.counter = np.zeros(1, np.int64)
+        self.strange = self.strange_grads()
+        self.grads_at: list[int] = []
+        self.written: list[tuple[float, ...]] = [()] * len(self.rows)
+        self.every = [slice(None) if len(self.rows) == 1 else np.asarray(row.members) for row in self.rows]
+        self.frames: list[Any] = []
+        self.places = self.line_pointers = self.sum_pointers = np.zeros(0, np.int64)
+        if program.by_lines:
+            self.lay_rows()
+        else:
+            self.lay(chunk_table([e.numel for e in entries]))
+
+    @property
+    def source(self) -> str:
+        """The LLVM IR, before LLVM has optimized it."""
+        return assembly(self.program, self.types, NAMES[self.arithmetic])
+
+    def lay(self, chunks: Any) -> None:
+        """Take a chunk table and prepare the frames that point at all tables."""
+        self.chunks = np.ascontiguousarray(chunks)
+        count = len(self.chunks)
+        self.elements = int(self.chunks[:, 3].sum())
+        present, self.starts = np.unique(self.chunks[:, 0], return_index=True)
+        self.present = slice(None) if len(present) == len(self.params) else present
+        self.partials = [np.zeros((count, len(phase.reductions))) for phase in self.program.phases]
+        self.batch = max(1, min(count // 32, 8))
+        self.frames = []
+        for partials in self.partials:
+            tables = {
+                "pointers": self.pointers,
+                "chunks": self.chunks,
+                "scalars": self.scalars,
+                "partials": partials,
+                "reduced": self.table,
+                "counter": self.counter,
+                "places": self.places,
+                "lines": self.line_pointers,
+                "sums": self.sum_pointers,
+            }
+            numbers = (len(self.params), count, self.batch)
+            self.frames.append(np.asarray([*(tables[name].ctypes.data for name in TABLES), *numbers], np.int64))
+        self.addresses = [frame.ctypes.data for frame in self.frames]
+
+    def lay_rows(self) -> None:
+        """Lay chunks of whole rows, and give each its place for what is known or reduced of rows and columns."""
+        chunks, self.places, self.pieces = matrix_chunks(self.lines, LIMIT, ROWS)
+        columns = [r.level is Level.COLUMN for r in self.program.sums]
+        self.parts = [np.zeros(self.pieces.total if column else 0) for column in columns]
+        own = zip(self.lines.sums, self.parts, columns, strict=True)
+        self.sum_pointers = np.asarray([p.ctypes.data if c else s.data_ptr() for s, p, c in own], np.int64)
+        self.line_pointers = np.asarray([line.data_ptr() for line in self.lines.read], np.int64)
+        self.lay(chunks)
+
+    def advance(self, groups: Any) -> None:
+        super().advance(groups)
+        for k, row in enumerate(self.rows):
+            if row.scalars != self.written[k]:
+                self.scalars[self.every[k]] = row.scalars
+                self.written[k] = row.scalars
+        for k, name in enumerate(self.program.inputs):
+            self.table[k] = float(self.inputs[name])
+        if self.sparse:
+            self.take_rows()
+            return
+        pointers = self.grad_pointers(self.strange)
+        if pointers != self.grads_at:
+            self.pointers[GRAD] = self.grads_at = pointers
+
+    def take_rows(self) -> None:
+        """Lay chunks over the rows that sparse gradients hold."""
+        tables = []
+        values = []
+        for i, p in enumerate(self.params):
+            grad = self.grads[i].coalesce()
+            depth = grad.sparse_dim()
+            extents = p.shape[:depth]
+            rows = np.zeros(grad._nnz(), np.int64)
+            if depth and len(rows):
+                rows = np.ravel_multi_index(tuple(grad.indices().numpy()), extents)
+            width = real(p).numel() // max(int(np.prod(extents)), 1)
+            tables.append(row_chunks(i, rows.astype(np.int64), width))
+            values.append(materialized(grad.values()).contiguous())
+        self.grads = values
+        self.pointers[GRAD] = [v.data_ptr() for v in values]
+        self.lay(np.concatenate(tables))
+
+    def run(self, stage: int) -> None:
+        if self.temporaries:
+            for k, tensors in enumerate(self.temporaries):
+                self.pointers[2 + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
+        self.counter[0] = 0
+        if self.elements < ALONE:
+            self.kernels[stage](self.addresses[stage])
+        else:
+            run_on_threads(self.kernels[stage], self.addresses[stage], -(-len(self.chunks) // self.batch))
+        for k, (row, _) in enumerate(self.program.phases[stage].reductions):
+            self.gather(row, self.partials[stage][:, k])
+        for k, _ in self.program.phases[stage].sums:
+            if len(self.parts[k]):
+                self.pieces.join(self.program.sums[k].kind, self.parts[k], self.lines.sums[k].numpy())
+
+    def gather(self, row: int, partials: Any) -> None:
+        """Bring the chunks' parts of a reduction together, in the order of the chunks."""
+        self.table[row] = 0.0
+        if len(partials):
+            kind = self.program.reductions[row - len(self.program.inputs)].kind
+            join = np.maximum if kind == "max_abs" else np.add
+            self.table[row, self.present] = join.reduceat(partials, self.starts)
+
+    def total(self, row: int) -> Any:
+        kind = self.program.reductions[row - len(self.program.inputs)].kind
+        return float(self.table[row].max() if kind == "max_abs" else self.table[row].sum())
+
+    def put(self, row: int, value: Any) -> None:
+        self.table[row] = float(value)
+
+    def reduced(self, row: int) -> Any:
+        return torch.from_numpy(self.table[row].copy())
+
+    def column(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(self.scalars[:, index])

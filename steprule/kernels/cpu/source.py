@@ -1,0 +1,345 @@
+"""A Program as LLVM IR: a function for each pass, which takes chunks until none is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from steprule.kernels.row_tables import PLACE
+from steprule.rule.expression import Level
+from steprule.rule.program import GRAD, Operation, Program
+
+from .operations import Emitter, accumulate, compute, convert, literal, load, store
+
+__all__ = ["TABLES", "assembly"]
+
+OPAQUE = {"float": "float", "double": "double", "half": "half", "bfloat": "i16"}
+
+
+class Elements:
+    """The code of one pass: ``head`` once for a chunk, ``row`` once for a row of it, ``body`` for each element.
+
+    The body's element has the number ``%i`` in the chunk and ``%c`` in its row.
+
+    Attributes:
+        totals: the running totals of the phase's reductions, and then of those over each row.
+    """
+
+    def __init__(self, program: Program, index: int, operands: Sequence[str], kind: str) -> None:
+        self.phase = program.phases[index]
+        self.touched = sorted({*self.phase.reads, *self.phase.writes})
+        self.operands, self.kind = operands, kind
+        self.head, self.row, self.body = Emitter(), Emitter(10000), Emitter(20000)
+        self.values: list[tuple[str, str]] = []
+        self.loaded: dict[int, str] = {}
+        wide: dict[int, tuple[str, str]] = {}
+        for number, o in enumerate(self.phase.operations):
+            self.values.append(self.value(program, number, o, wide))
+        lines = any(o.op == "line" for o in self.phase.operations)
+        tame = not lines and all(operands[o] == "bfloat" for o in self.touched)
+        self.totals = []
+        for row, value in self.phase.reductions:
+            reduction = program.reductions[row - len(program.inputs)]
+            self.totals.append(self.accumulate(reduction.kind, value))
+        self.row_sums = [s for s in self.phase.sums if program.sums[s[0]].level is Level.ROW]
+        for index, value in self.row_sums:
+            self.totals.append(self.accumulate(program.sums[index].kind, value))
+        for index, value in self.phase.sums:
+            if program.sums[index].level is Level.COLUMN:
+                self.add_to_column(index, program.sums[index].kind, value)
+        for operand, value in self.phase.stores:
+            store(self.body, self.number(value), self.place(operand), operands[operand], kind, tame)
+
+    @property
+    def declared(self) -> set[str]:
+        return self.head.declared | self.row.declared | self.body.declared
+
+    def place(self, operand: int) -> str:
+        if operand not in self.loaded:
+            element = OPAQUE[self.operands[operand]]
+            self.loaded[operand] = self.body.let(f"getelementptr inbounds {element}, ptr %o{operand}, i64 %i")
+        return self.loaded[operand]
+
+    def number(self, value: int) -> str:
+        name, t = self.values[value]
+        return name if t != "i1" else self.body.let(f"uitofp i1 {name} to {self.kind}")
+
+    def in_arithmetic(self, value: tuple[str, str]) -> tuple[str, str]:
+        return value if value[1] == "i1" else (convert(self.head, value[0], "double", self.kind), self.kind)
+
+    def value(self, program: Program, number: int, o: Operation, wide: dict[int, tuple[str, str]]) -> tuple[str, str]:
+        if o.op == "line":
+            return self.line(o.detail, o.level), self.kind
+        if o.level is Level.ARRAY:
+            return array_operation(self.body, o, self.values, self.place, self.operands, self.kind)
+        if o.op == "constant":
+            wide[number] = (literal(float(o.detail), "double"), "double")
+            return literal(float(o.detail), self.kind), self.kind
+        if o.op == "scalar":
+            pointer = self.head.let(f"getelementptr inbounds double, ptr %scalars, i64 {o.detail}")
+            wide[number] = (self.head.let(f"load double, ptr {pointer}"), "double")
+        else:
+            wide[number] = reduced_operation(self.head, o, wide)
+        return self.in_arithmetic(wide[number])
+
+    def line(self, index: int, level: Level) -> str:
+        """One number of each row, or one of each column."""
+        if level is Level.ROW:
+            out, first, place = self.row, f"%line{index}", "%rowline"
+        else:
+            out, place = self.body, "%c"
+            first = self.row.let(f"getelementptr inbounds {self.kind}, ptr %line{index}, i64 %columnline")
+        pointer = out.let(f"getelementptr inbounds {self.kind}, ptr {first}, i64 {place}")
+        return out.let(f"load {self.kind}, ptr {pointer}")
+
+    def accumulate(self, reduction: str, value: int) -> str:
+        return accumulate(self.body, reduction, self.number(value), self.kind, f"%acc{len(self.totals)}")
+
+    def add_to_column(self, index: int, reduction: str, value: int) -> None:
+        first = self.row.let(f"getelementptr inbounds double, ptr %sum{index}, i64 %piece")
+        pointer = self.body.let(f"getelementptr inbounds double, ptr {first}, i64 %c")
+        known = self.body.let(f"load double, ptr {pointer}")
+        total = accumulate(self.body, reduction, self.number(value), self.kind, known)
+        self.body.do(f"store double {total}, ptr {pointer}")
+
+
+ARGUMENTS = (
+    "i64 %n",
+    "ptr noalias nocapture readonly %scalars",
+    "ptr noalias nocapture readonly %reduced",
+    "i64 %tensors",
+    "ptr noalias nocapture %partials",
+)
+
+
+def chunk_function(program: Program, index: int, operands: Sequence[str], kind: str) -> tuple[str, set[str]]:
+    """The IR of one pass over one chunk: ``(operand pointers, count, scalars, reduced, tensors, partials)``, and of one
+    that knows rows from columns also ``(lines, sums, PLACE)``."""
+    code = Elements(program, index, operands, kind)
+    arguments = [*(f"ptr noalias nocapture %o{o}" for o in code.touched), *ARGUMENTS]
+    if program.phases[index].by_lines:
+        arguments += [f"ptr noalias nocapture readonly %line{k}" for k in range(len(program.lines))]
+        arguments += [f"ptr noalias nocapture %sum{k}" for k, _ in code.phase.sums]
+        arguments += [f"i64 %{name}" for name in PLACE]
+        loop = loop_over_rows(program, code)
+    else:
+        loop = loop_over_elements(code)
+    lines = [
+        f"define internal void @chunk{index}({', '.join(arguments)}) #0 {{",
+        "entry:",
+        *code.head.lines,
+        *loop,
+        "  ret void",
+        "}",
+    ]
+    return "\n".join(lines), code.declared
+
+
+def stored_partials(totals: Sequence[str]) -> list[str]:
+    lines = []
+    for k, total in enumerate(totals):
+        lines += [
+            f"  %partial{k} = getelementptr inbounds double, ptr %partials, i64 {k}",
+            f"  store double {total}, ptr %partial{k}",
+        ]
+    return lines
+
+
+def vectors(code: Elements) -> str:
+    """A hint for loops that add up in double what they compute in float: left to itself, LLVM chooses the width by the
+    doubles, and the roots and quotients of half a vector take as long as those of a whole one."""
+    return ", !llvm.loop !0" if code.kind == "float" and (code.totals or code.phase.sums) else ""
+
+
+def loop_over_elements(code: Elements) -> list[str]:
+    return [
+        "  br label %loop",
+        "loop:",
+        "  %i = phi i64 [ 0, %entry ], [ %next, %loop ]",
+        *(f"  %acc{k} = phi double [ 0.0, %entry ], [ {total}, %loop ]" for k, total in enumerate(code.totals)),
+        *code.body.lines,
+        "  %next = add nuw nsw i64 %i, 1",
+        "  %last = icmp eq i64 %next, %n",
+        f"  br i1 %last, label %done, label %loop{vectors(code)}",
+        "done:",
+        *stored_partials(code.totals),
+    ]
+
+
+def loop_over_rows(program: Program, code: Elements) -> list[str]:
+    """The loop over the rows of a chunk, and inside of it the one over a row; matrices may end on the way."""
+    count = len(code.phase.reductions)
+    whole = range(count)
+    lines = []
+    for k, _ in code.phase.sums:
+        if program.sums[k].level is Level.COLUMN:
+            code.body.declared.add("declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
+            lines += [
+                f"  %cells{k} = mul i64 %matrices, %width",
+                f"  %bytes{k} = mul i64 %cells{k}, 8",
+                f"  %begin{k} = getelementptr inbounds double, ptr %sum{k}, i64 %firstpiece",
+                f"  call void @llvm.memset.p0.i64(ptr %begin{k}, i8 0, i64 %bytes{k}, i1 false)",
+            ]
+    lines += [
+        "  br label %rows",
+        "rows:",
+        "  %start = phi i64 [ 0, %entry ], [ %end, %ended ]",
+        "  %rowline = phi i64 [ %firstrow, %entry ], [ %nextrow, %ended ]",
+        "  %inside = phi i64 [ %firstinside, %entry ], [ %nextinside, %ended ]",
+        "  %columnline = phi i64 [ %firstcolumn, %entry ], [ %nextcolumn, %ended ]",
+        "  %piece = phi i64 [ %firstpiece, %entry ], [ %nextpiece, %ended ]",
+        *(f"  %before{k} = phi double [ 0.0, %entry ], [ {code.totals[k]}, %ended ]" for k in whole),
+        *code.row.lines,
+        "  br label %loop",
+        "loop:",
+        "  %c = phi i64 [ 0, %rows ], [ %next, %loop ]",
+        *(f"  %acc{k} = phi double [ %before{k}, %rows ], [ {code.totals[k]}, %loop ]" for k in whole),
+        *(
+            f"  %acc{count + k} = phi double [ 0.0, %rows ], [ {code.totals[count + k]}, %loop ]"
+            for k in range(len(code.row_sums))
+        ),
+        "  %i = add nuw nsw i64 %start, %c",
+        *code.body.lines,
+        "  %next = add nuw nsw i64 %c, 1",
+        "  %last = icmp eq i64 %next, %width",
+        f"  br i1 %last, label %ended, label %loop{vectors(code)}",
+        "ended:",
+    ]
+    for k, (index, _) in enumerate(code.row_sums):
+        lines += [
+            f"  %row{k} = getelementptr inbounds double, ptr %sum{index}, i64 %rowline",
+            f"  store double {code.totals[count + k]}, ptr %row{k}",
+        ]
+    return [
+        *lines,
+        "  %end = add nuw nsw i64 %start, %width",
+        "  %nextrow = add nuw nsw i64 %rowline, 1",
+        "  %below = add nuw nsw i64 %inside, 1",
+        "  %new = icmp eq i64 %below, %height",
+        "  %nextinside = select i1 %new, i64 0, i64 %below",
+        "  %shift = select i1 %new, i64 %width, i64 0",
+        "  %nextcolumn = add nuw nsw i64 %columnline, %shift",
+        "  %nextpiece = add nuw nsw i64 %piece, %shift",
+        "  %over = icmp eq i64 %end, %n",
+        "  br i1 %over, label %done, label %rows",
+        "done:",
+        *stored_partials(code.totals[:count]),
+    ]
+
+
+def array_operation(
+    out: Emitter, o: Operation, values: list[tuple[str, str]], place: Any, operands: Sequence[str], kind: str
+) -> tuple[str, str]:
+    if o.op == "read":
+        operand: int = o.detail
+        return load(out, place(operand), operands[operand], kind), kind
+    if o.op == "constant":
+        return literal(float(o.detail), kind), kind
+    return compute(out, o.op, [values[a] for a in o.args], kind)
+
+
+def reduced_operation(out: Emitter, o: Operation, wide: dict[int, tuple[str, str]]) -> tuple[str, str]:
+    """What is one number for each tensor is computed in double precision before the loop."""
+    if o.op == "reduced":
+        offset = out.let(f"mul i64 %tensors, {o.detail}")
+        pointer = out.let(f"getelementptr inbounds double, ptr %reduced, i64 {offset}")
+        return out.let(f"load double, ptr {pointer}"), "double"
+    return compute(out, o.op, [wide[a] for a in o.args], "double")
+
+
+TABLES = ("pointers", "chunks", "scalars", "partials", "reduced", "counter", "places", "lines", "sums")
+FRAME = (*TABLES, "tensors", "count", "batch")
+"""What a kernel finds in its frame, an int64 each."""
+
+
+def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
+    """The IR that takes chunks, a batch at a time, until none is left."""
+    phase = program.phases[index]
+    touched = sorted({*phase.reads, *phase.writes})
+    out = Emitter()
+    frame: dict[str, str] = {}
+    for i, name in enumerate(FRAME):
+        pointer = out.let(f"getelementptr inbounds i64, ptr %frame, i64 {i}")
+        frame[name] = out.let(f"load {'ptr' if name in TABLES else 'i64'}, ptr {pointer}")
+    columns, width = len(program.scalars), len(phase.reductions)
+    lines = []
+    if program.phases[index].by_lines:
+        lines = [entry(out, frame["lines"], str(k), "ptr") for k in range(len(program.lines))]
+        lines += [entry(out, frame["sums"], str(k), "ptr") for k, _ in phase.sums]
+    out.do("br label %take")
+    out.label("take")
+    begin = out.let(f"atomicrmw add ptr {frame['counter']}, i64 {frame['batch']} monotonic")
+    rest = out.let(f"icmp slt i64 {begin}, {frame['count']}")
+    out.do(f"br i1 {rest}, label %work, label %end")
+    out.label("work")
+    stop = out.let(f"add i64 {begin}, {frame['batch']}")
+    within = out.let(f"icmp slt i64 {stop}, {frame['count']}")
+    stop = out.let(f"select i1 {within}, i64 {stop}, i64 {frame['count']}")
+    out.do("br label %each")
+    out.label("each")
+    out.lines.append(f"  %c = phi i64 [ {begin}, %work ], [ %following, %each ]")
+    tensor, offset, grad_offset, count = table_row(out, frame["chunks"], 4)
+    arguments = []
+    for o in touched:
+        line = out.let(f"mul i64 {frame['tensors']}, {o}")
+        at = out.let(f"add i64 {line}, {tensor}")
+        pointer = out.let(f"getelementptr inbounds ptr, ptr {frame['pointers']}, i64 {at}")
+        base = out.let(f"load ptr, ptr {pointer}")
+        element = OPAQUE[operands[o]]
+        shift = grad_offset if o == GRAD else offset
+        arguments.append("ptr " + out.let(f"getelementptr inbounds {element}, ptr {base}, i64 {shift}"))
+    at = out.let(f"mul i64 {tensor}, {columns}")
+    scalars = out.let(f"getelementptr inbounds double, ptr {frame['scalars']}, i64 {at}")
+    reduced = out.let(f"getelementptr inbounds double, ptr {frame['reduced']}, i64 {tensor}")
+    at = out.let(f"mul i64 %c, {width}")
+    partials = out.let(f"getelementptr inbounds double, ptr {frame['partials']}, i64 {at}")
+    arguments += [f"i64 {count}", f"ptr {scalars}", f"ptr {reduced}", f"i64 {frame['tensors']}", f"ptr {partials}"]
+    if program.phases[index].by_lines:
+        arguments += [f"ptr {line}" for line in lines]
+        arguments += [f"i64 {number}" for number in table_row(out, frame["places"], len(PLACE))]
+    out.do(f"call void @chunk{index}({', '.join(arguments)})")
+    out.do("%following = add nsw i64 %c, 1")
+    out.do(f"%more = icmp slt i64 %following, {stop}")
+    out.do("br i1 %more, label %each, label %take")
+    out.label("end")
+    out.do("ret void")
+    return "\n".join([f"define void @NAME{index}(ptr %frame) #1 {{", "entry:", *out.lines, "}"])
+
+
+def entry(out: Emitter, table: str, at: str, kind: str = "i64") -> str:
+    """An entry of a table of words."""
+    pointer = out.let(f"getelementptr inbounds i64, ptr {table}, i64 {at}")
+    return out.let(f"load {kind}, ptr {pointer}")
+
+
+def table_row(out: Emitter, table: str, width: int) -> list[str]:
+    """The entries of a table of words that belong to the chunk ``%c``."""
+    first = out.let(f"mul i64 %c, {width}")
+    return [entry(out, table, out.let(f"add i64 {first}, {column}")) for column in range(width)]
+
+
+def assembly(program: Program, operands: Sequence[str], kind: str, name: str = "pass") -> str:
+    """The LLVM IR of a Program.
+
+    Args:
+        program: what to compile.
+        operands: the LLVM type of each operand: float, double, bfloat or half.
+        kind: the type of the arithmetic: float or double.
+        name: what its functions are called, followed by the number of the pass.
+    """
+    parts, declared = [], set()
+    for index in range(len(program.phases)):
+        text, declarations = chunk_function(program, index, operands, kind)
+        parts += [text, pass_function(program, index, operands).replace("@NAME", f"@{name}")]
+        declared |= declarations
+    attributes = '"reciprocal-estimates"="none" "no-trapping-math"="true"'
+    return "\n\n".join(
+        [
+            *parts,
+            *sorted(declared),
+            f"attributes #0 = {{ noinline nounwind {attributes} }}",
+            f"attributes #1 = {{ nounwind {attributes} }}",
+            "!0 = distinct !{!0, !1}",
+            '!1 = !{!"llvm.loop.vectorize.width", i32 8}',
+        ]
+    )

@@ -1,0 +1,1 @@
+"""A Program as one Triton kernel over tables on the device."""

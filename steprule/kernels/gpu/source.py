@@ -1,0 +1,485 @@
+"""A Program as Triton source text: one kernel for each pass, one that joins reductions, one for the scalars."""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from steprule.rule.expression import Expression, Level
+from steprule.rule.program import GRAD, Operation, Phase, Program
+
+__all__ = ["NAMES", "compiled", "exact", "extents", "hyper_paths", "interpreting", "pass_source", "scalar_source"]
+
+NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.complex64: "float32",
+    torch.complex128: "float64",
+}
+INFIX = {"add": "+", "sub": "-", "mul": "*"}
+COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+LIBRARY = ("pow", "exp", "log", "tanh", "sin", "cos")
+PLAIN = ("abs", "floor", "ceil")
+
+Value = tuple[str, bool]
+"""A name, and whether it is a condition rather than a number."""
+
+
+class Text:
+    """Lines of source, and names for the values they define."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.lines: list[str] = []
+
+    def let(self, value: str) -> str:
+        name = f"{self.prefix}{len(self.lines)}"
+        self.lines.append(f"{name} = {value}")
+        return name
+
+    def number(self, value: Value, kind: str) -> str:
+        name, condition = value
+        return self.let(f"{name}.to(tl.{kind})") if condition else name
+
+    def truth(self, value: Value) -> str:
+        name, condition = value
+        return name if condition else self.condition(f"{name} != 0.0")[0]
+
+    def condition(self, text: str) -> Value:
+        return self.let(condition(text)), True
+
+    def compute(self, op: str, args: Sequence[Value], kind: str) -> Value:
+        """One operation in the arithmetic ``kind``."""
+        if op in ("and", "or"):
+            a, b = map(self.truth, args)
+            return self.condition(f"{a} {'&' if op == 'and' else '|'} {b}")
+        if op == "not":
+            return self.condition(f"~{self.truth(args[0])}")
+        if op == "where":
+            which = self.truth(args[0])
+            a, b = (self.number(x, kind) for x in args[1:])
+            return self.let(f"tl.where({which}, {a}, {b})"), False
+        names = [self.number(x, kind) for x in args]
+        if op in COMPARE:
+            return self.condition(f"{names[0]} {COMPARE[op]} {names[1]}")
+        if op == "isnan":
+            return self.condition(f"{names[0]} != {names[0]}")
+        return self.let(self.formula(op, names, kind)), False
+
+    @staticmethod
+    def formula(op: str, names: Sequence[str], kind: str) -> str:
+        a, b = names[0], names[-1]
+        if op in INFIX:
+            return f"{a} {INFIX[op]} {b}"
+        if op == "div":
+            # the plain operators are approximations in float32
+            return f"tl.div_rn({a}, {b})" if kind == "float32" else f"{a} / {b}"
+        if op == "sqrt":
+            return f"tl.sqrt_rn({a})" if kind == "float32" else f"tl.sqrt({a})"
+        if op in LIBRARY:
+            return f"libdevice.{op}({', '.join(names)})"
+        if op in PLAIN:
+            return f"tl.{op}({a})"
+        if op == "neg":
+            return f"{a} * -1.0"  # Triton's own minus is 0 - x, which loses the sign of zero
+        if op == "sign":
+            return f"({a} > 0.0).to(tl.{kind}) - ({a} < 0.0).to(tl.{kind})"
+        if op in ("minimum", "maximum"):
+            return f"tl.where({a} != {a}, {a}, tl.where({a} {'<' if op == 'minimum' else '>'} {b}, {a}, {b}))"
+        raise NotImplementedError(op)
+
+
+def literal(value: Any, kind: str) -> str:
+    number = float(value)
+    shown = repr(number) if math.isfinite(number) else f'float("{number}")'
+    return f"tl.full((), {shown}, tl.{kind})"
+
+
+def widened(value: str, stored: str, kind: str) -> str:
+    if stored == "bfloat16" and interpreting():
+        return f"interpreted.widen({value}).to(tl.{kind})"
+    return value if stored == kind else f"{value}.to(tl.{kind})"
+
+
+def narrowed(value: str, kind: str, stored: str) -> str:
+    """Rounded to nearest even, which is Triton's default."""
+    if stored == "bfloat16" and interpreting():
+        return f"interpreted.narrow({value}.to(tl.float32))"
+    return value if stored == kind else f"{value}.to(tl.{stored})"
+
+
+def pass_source(program: Program, index: int, operands: Sequence[str], kind: str) -> str:
+    """The source of one pass: a function of a block of elements, and the kernel that calls it for each of a chunk.
+
+    Vectors of 16 bytes are loaded and stored where all operands of the chunk are aligned to them, and elsewhere, as in
+    the rest of a chunk, single elements; the order of arithmetic is the same.
+
+    Args:
+        program: what to run.
+        index: which of its passes.
+        operands: the name of each operand's dtype in ``triton.language``.
+        kind: the name of the arithmetic's dtype.
+    """
+    phase = program.phases[index]
+    touched = sorted({*phase.reads, *phase.writes})
+    head, given = numbers_before(program, phase, kind)
+    elements = elements_function(program, index, touched, operands, kind, given)
+    totals = [f"total{k}" for k in range(len(phase.reductions))]
+    call = ", ".join(
+        [*(f"a{o}" for o in touched), "at", "count", "keep", *given, *totals, "{block}", "MASKED={masked}"]
+    )
+    call = f"{', '.join(totals)} = elements{index}({call})" if totals else f"elements{index}({call})"
+    kinds = [program.reductions[row - len(program.inputs)].kind for row, _ in phase.reductions]
+    # elements one by one take more registers than vectors; totals have a place for each element of a whole block
+    part = "BLOCK" if totals else "BLOCK // 2"
+    addresses = " | ".join(f"a{o}" for o in touched)
+    body = [
+        *chunk_lines(program, touched, operands),
+        "count = count.to(tl.int32)",
+        *head,
+        *(f"total{k} = tl.zeros((BLOCK,), tl.{accumulator(x)})" for k, x in enumerate(kinds)),
+        f"aligned = {condition(f'({addresses}) & 15 == 0')}",
+        "vectors = tl.where(aligned, count // BLOCK * BLOCK, 0)",
+        f"for at in {loop()}(0, vectors, BLOCK):",
+        f"    {call.format(block='BLOCK', masked=False)}",
+        f"for at in {loop()}(vectors, count, {part}):",
+        f"    {call.format(block=part, masked=True)}",
+        *(f"tl.store(partials + {len(kinds)} * chunk + {k}, {joined(x, f'total{k}')})" for k, x in enumerate(kinds)),
+    ]
+    kernel = define(
+        f"pass{index}",
+        "pointers, chunks, scalars, reduced, partials, found_inf, tensors, BLOCK: tl.constexpr",
+        body,
+    )
+    parts = [elements, KERNEL + kernel]
+    return "\n\n\n".join([*parts, KERNEL + gather_function(program, index, kinds)] if kinds else parts)
+
+
+def chunk_lines(program: Program, touched: Sequence[int], operands: Sequence[str]) -> list[str]:
+    """What a program of the grid reads of its chunk: which elements of which tensor they are, and where they lie."""
+    sizes = ((o, getattr(torch, operands[o]).itemsize) for o in touched)
+    return [
+        "chunk = tl.program_id(0).to(tl.int64)",
+        "tensor = tl.load(chunks + 4 * chunk)",
+        "offset = tl.load(chunks + 4 * chunk + 1)",
+        "grad_offset = tl.load(chunks + 4 * chunk + 2)",
+        "count = tl.load(chunks + 4 * chunk + 3)",
+        f"keep = None if found_inf is None else {finite()}",
+        *(
+            f"a{o} = tl.load(pointers + {o} * tensors + tensor) + {'grad_offset' if o == GRAD else 'offset'} * {size}"
+            for o, size in sizes
+        ),
+        f"row = tl.load(pointers + {program.operands} * tensors + tensor)",
+    ]
+
+
+KERNEL = '@triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=["found_inf"])\n'
+
+
+def define(name: str, arguments: str, body: Sequence[str]) -> str:
+    return "\n    ".join([f"def {name}({arguments}):", *body])
+
+
+def numbers_before(program: Program, phase: Phase, kind: str) -> tuple[list[str], list[str]]:
+    """What is one number for each tensor: lines that compute it, in float64, and the names that elements are given."""
+    before = {number: o for number, o in enumerate(phase.operations) if o.level <= Level.REDUCED}
+    needed = {a for o in phase.operations if o.level is Level.ARRAY for a in o.args}
+    needed |= {value for _, value in (*phase.stores, *phase.reductions, *phase.sums)}
+    text, given = Text("w"), [f"n{number}" for number in before if number in needed]
+    wide: dict[int, Value] = {}
+
+    def widen(number: int) -> Value:
+        if number not in wide:
+            o = before[number]
+            computed = text.compute(o.op, list(map(widen, o.args)), "float64") if o.args else None
+            wide[number] = computed or (text.let(leaf(o, "float64")), False)
+        return wide[number]
+
+    def leaf(o: Operation, target: str) -> str:
+        if o.op == "constant":
+            return literal(o.detail, target)
+        scalar = f"scalars + {len(program.scalars)} * row + {o.detail}"
+        place = scalar if o.op == "scalar" else f"reduced + {o.detail} * tensors + tensor"
+        return widened(f"tl.load({place})", "float64", target)
+
+    for name in given:
+        o = before[int(name[1:])]
+        if o.op in ("scalar", "constant"):
+            text.lines.append(f"{name} = {leaf(o, kind)}")
+        else:
+            value = text.number(widen(int(name[1:])), "float64")
+            text.lines.append(f"{name} = {widened(value, 'float64', kind)}")
+    return text.lines, given
+
+
+def elements_function(
+    program: Program, index: int, touched: Sequence[int], operands: Sequence[str], kind: str, given: Sequence[str]
+) -> str:
+    """The function of one block of elements; it returns the running totals of the reductions.
+
+    A block that is not masked is whole, and aligned to 16 bytes in every operand.
+    """
+    phase = program.phases[index]
+    text = Text("v")
+    values = element_values(text, phase, {int(name[1:]): (name, False) for name in given}, operands, kind)
+    for k, (row, value) in enumerate(phase.reductions):
+        reduction = program.reductions[row - len(program.inputs)].kind
+        wide = text.let(f"{text.number(values[value], kind)}.to(tl.float64)")
+        text.lines += ["if MASKED:", f"    {wide} = tl.where(mask, {wide}, 0.0).reshape(BLOCK)"]
+        text.lines.append(f"total{k} = {accumulated(reduction, f'total{k}', wide)}")
+    text.lines += stores(program, phase, text, values, operands, kind)
+    totals = [f"total{k}" for k in range(len(phase.reductions))]
+    arguments = [*(f"a{o}" for o in touched), "at", "count", "keep", *given, *totals]
+    body = [
+        "lanes = at + tl.arange(0, BLOCK)",
+        # Triton lays out blocks of one shape for the widest vectors among them, which scatters single elements
+        "lanes = lanes[None, :] if MASKED else lanes",
+        "mask = lanes < count if MASKED else None",
+        "kept = mask if keep is None else (mask & keep if MASKED else keep)",
+        *(f"o{o} = a{o}.to(tl.pointer_type(tl.{operands[o]}))" for o in touched),
+        "if not MASKED:",
+        *(f"    o{o} = tl.multiple_of(o{o}, 16)" for o in touched),
+        *text.lines,
+        *([f"return {', '.join(totals)}"] if totals else []),
+    ]
+    name = ", ".join([*arguments, "BLOCK: tl.constexpr", "MASKED: tl.constexpr"])
+    return "@triton.jit\n" + define(f"elements{index}", name, body)
+
+
+def element_values(
+    text: Text, phase: Phase, values: dict[int, Value], operands: Sequence[str], kind: str
+) -> dict[int, Value]:
+    """The operations of a pass on each element, whose operands lie at ``lanes``.
+
+    Args:
+        text: where the lines go.
+        phase: the pass.
+        values: what is known before.
+        operands: the name of each operand's dtype.
+        kind: the name of the arithmetic's dtype.
+    """
+    for number, o in enumerate(phase.operations):
+        if o.level is not Level.ARRAY:
+            continue
+        if o.op == "read":
+            loaded = widened(f"tl.load(o{o.detail} + lanes, mask=mask)", operands[o.detail], kind)
+            values[number] = text.let(loaded), False
+        elif o.op == "constant":
+            values[number] = text.let(literal(o.detail, kind)), False
+        else:
+            values[number] = text.compute(o.op, [values[a] for a in o.args], kind)
+    return values
+
+
+def accumulator(reduction: str) -> str:
+    # the bits of float64 that are not negative are ordered as they are, with NaN above everything
+    return "int64" if reduction == "max_abs" else "float64"
+
+
+def accumulated(reduction: str, total: str, wide: str) -> str:
+    if reduction == "max_abs":
+        return f"tl.maximum({total}, tl.abs({wide}).to(tl.int64, bitcast=True))"
+    return f"{total} + {wide} * {wide}" if reduction == "sum_of_squares" else f"{total} + {wide}"
+
+
+def joined(reduction: str, total: str) -> str:
+    if reduction == "max_abs":
+        return f"tl.max({total}, axis=0).to(tl.float64, bitcast=True)"
+    return f"tl.sum({total}, axis=0)"
+
+
+def stores(
+    program: Program, phase: Phase, text: Text, values: dict[int, Value], operands: Sequence[str], kind: str
+) -> list[str]:
+    """The lines that store a pass's results at ``lanes``; those of a step that is skipped only in between."""
+    lines = []
+    for operand, value in phase.stores:
+        persistent = operand < program.operands - program.temporaries
+        stored = narrowed(text.number(values[value], kind), kind, operands[operand])
+        lines.append(f"tl.store(o{operand} + lanes, {stored}, mask={'kept' if persistent else 'mask'})")
+    return lines
+
+
+def gather_function(program: Program, index: int, kinds: Sequence[str]) -> str:
+    """The kernel that brings the chunks' parts of reductions together for each tensor, in the order of the chunks."""
+    rows = [row for row, _ in program.phases[index].reductions]
+    body = [
+        "tensor = tl.program_id(0).to(tl.int64)",
+        "first = tl.load(spans + tensor)",
+        "stop = tl.load(spans + tensor + 1)",
+    ]
+    for k, (row, kind) in enumerate(zip(rows, kinds, strict=True)):
+        part = f"tl.load(partials + {len(kinds)} * lanes + {k}, mask=lanes < stop, other=0.0)"
+        step = f"tl.maximum(total, {part}.to(tl.int64, bitcast=True))" if kind == "max_abs" else f"total + {part}"
+        body += [
+            f"total = tl.zeros((BLOCK,), tl.{accumulator(kind)})",
+            f"for at in {loop()}(first, stop, BLOCK):",
+            "    lanes = at + tl.arange(0, BLOCK)",
+            f"    total = {step}",
+            f"tl.store(reduced + {row} * tensors + tensor, {joined(kind, 'total')})",
+        ]
+    return define(f"gather{index}", "partials, spans, reduced, tensors, BLOCK: tl.constexpr", body)
+
+
+def hyper_paths(program: Program) -> list[tuple[Any, ...]]:
+    """Where in a group the hyperparameters stand that the scalars depend on, in the order of the kernel's table."""
+    return list(dict.fromkeys(e.detail for e in program.host_expressions() if e.op == "hyper"))
+
+
+def extents(program: Program) -> list[Any]:
+    """What the scalars depend on of a parameter: dimensions, None for the number of elements, or ``"eps"``."""
+    return list(dict.fromkeys(e.detail for e in program.host_expressions() if e.op == "size"))
+
+
+def scalar_source(program: Program, counter: str) -> str:
+    """The source of the kernel that computes the scalars on the device and counts the step, a tensor in each lane.
+
+    Args:
+        program: what to run.
+        counter: the name of the dtype of ``step`` and the scalar slots.
+    """
+    paths, shape = hyper_paths(program), extents(program)
+    first = int(program.uses_step)
+    lines = {s.name: first + k for k, s in enumerate(program.scalar_slots)}
+    text = Text("w")
+    values: dict[int, Value] = {}
+
+    def table(name: str, line: int) -> str:
+        return f"tl.load({name} + {line} * tensors + tensor, mask=mask, other=0)"
+
+    def leaf(e: Expression) -> Value:
+        if e.op == "constant":
+            return text.let(literal(e.detail, "float64")), False
+        if e.op == "hyper":
+            place = f"hyper + {len(paths)} * group + {paths.index(e.detail)}"
+            return text.let(f"tl.load({place}, mask=mask, other=0.0)"), False
+        if e.op == "step":
+            return "step", False
+        if e.op == "is_new":
+            return text.condition("tl.load(fresh + tensor, mask=mask, other=0) != 0")
+        if e.op == "slot":
+            return text.let(f"tl.load(c{lines[str(e.detail)]}, mask=mask, other=0.0).to(tl.float64)"), False
+        if e.op == "size":
+            return text.let(table("extents", shape.index(e.detail))), False
+        if e.op == "stored":
+            return text.let(f"{text.number(values[id(e.args[0])], 'float64')}.to(tl.{counter}).to(tl.float64)"), False
+        return text.compute(e.op, [values[id(a)] for a in e.args], "float64")
+
+    for e in program.host_expressions():
+        values[id(e)] = leaf(e)
+    results = [text.number(values[id(e)], "float64") for e in program.scalars]
+    updates = {first + k: text.number(values[id(u)], "float64") for k, u in enumerate(program.updates) if u is not None}
+    counters = range(first + len(lines))
+    body = [
+        "tensor = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)",
+        "mask = tensor < tensors",
+        f"kept = mask if found_inf is None else mask & ({finite()})",
+        "group = tl.load(groups + tensor, mask=mask, other=0)",
+        *(f"c{k} = {table('counters', k)}.to(tl.pointer_type(tl.{counter}))" for k in counters),
+        *(["step = tl.load(c0, mask=mask, other=0.0).to(tl.float64) + 1.0"] if first else []),
+        *text.lines,
+        *(f"tl.store(scalars + {len(results)} * tensor + {k}, {value}, mask=mask)" for k, value in enumerate(results)),
+        *([f"tl.store(c0, step.to(tl.{counter}), mask=kept)"] if first else []),
+        *(f"tl.store(c{k}, {value}.to(tl.{counter}), mask=kept)" for k, value in updates.items()),
+        "tl.store(fresh + tensor, 0, mask=kept)",
+    ]
+    arguments = "hyper, groups, counters, fresh, extents, scalars, found_inf, tensors, BLOCK: tl.constexpr"
+    return KERNEL + define("advance", arguments, body)
+
+
+def interpreting() -> bool:
+    """Whether Triton's interpreter runs kernels, on the CPU (``TRITON_INTERPRET=1``)."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+def exact(amd: bool = torch.version.hip is not None) -> dict[str, bool]:
+    """Options of a launch under which numbers round as those of torch's operations, one by one.
+
+    Left to itself, Triton contracts products with sums, and on NVIDIA takes the functions of libdevice that flush
+    subnormal numbers to zero: log(1e-45) would be -inf.
+    """
+    return {"enable_fp_fusion": False} if amd else {"enable_fp_fusion": False, "enable_reflect_ftz": False}
+
+
+def loop() -> str:
+    return "interpreted.range" if interpreting() else "range"
+
+
+def finite() -> str:
+    return condition("tl.load(found_inf) == 0.0")
+
+
+def condition(text: str) -> str:
+    return f"interpreted.condition({text})" if interpreting() else text
+
+
+class Interpreted:
+    """What the interpreter lacks: libdevice, loops to a loaded bound, conditions that are no blocks, and bfloat16
+    rounded to nearest even."""
+
+    @staticmethod
+    def range(start: Any, stop: Any, step: int) -> range:
+        first, last = (x if isinstance(x, int) else x.handle.data.item() for x in (start, stop))
+        return range(first, last, step)
+
+    @staticmethod
+    def wrap(data: Any, like: Any, dtype: Any) -> Any:
+        import triton.language as tl
+        from triton.runtime.interpreter import TensorHandle
+
+        kind = tl.block_type(dtype, like.shape) if like.type.is_block() else dtype
+        return tl.tensor(TensorHandle(data, dtype), kind)
+
+    @classmethod
+    def condition(cls, x: Any) -> Any:
+        import triton.language as tl
+
+        return cls.wrap(x.handle.data.astype(bool), x, tl.int1)
+
+    @classmethod
+    def widen(cls, x: Any) -> Any:
+        import triton.language as tl
+
+        bits = x.handle.data.view(np.uint16).astype(np.uint32) << 16
+        return cls.wrap(bits.view(np.float32), x, tl.float32)
+
+    @classmethod
+    def narrow(cls, x: Any) -> Any:
+        import triton.language as tl
+
+        rounded = torch.from_numpy(np.array(x.handle.data)).to(torch.bfloat16)
+        return cls.wrap(rounded.view(torch.int16).numpy().view(np.uint16), x, tl.bfloat16)
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(np, {"pow": "power"}.get(name, name))
+        return lambda *x: self.wrap(function(*(a.handle.data for a in x)), x[0], x[0].dtype)
+
+
+@lru_cache(maxsize=256)
+def compiled(source: str) -> dict[str, Any]:
+    """The functions of generated source, by name.
+
+    Triton reads the text of a function from where Python finds it, so it stands in ``linecache``.
+    """
+    import triton
+    import triton.language as tl
+    from triton.language.extra import libdevice
+
+    name = f"<steprule {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    namespace: dict[str, Any] = {"__name__": "steprule.generated", "triton": triton, "tl": tl, "libdevice": libdevice}
+    if interpreting():
+        namespace |= {"libdevice": Interpreted(), "interpreted": Interpreted()}
+    exec(compile(source, name, "exec"), namespace)
+    return namespace

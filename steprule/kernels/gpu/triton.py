@@ -1,0 +1,383 @@
+"""A Program as Triton kernels: one for each pass, over every tensor of a launch at once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+
+from steprule.kernels.launch import Entry, Group, Launch, arithmetic, real, size_along
+from steprule.kernels.row_tables import matrix_chunks
+from steprule.kernels.tables import chunk_table, materialized
+from steprule.rule.expression import Level
+from steprule.rule.host import evaluate
+from steprule.rule.program import FIRST_SLOT, GRAD, Matrix, Program, Store
+
+from .device_scalars import DeviceScalars, lookup
+from .device_table import DeviceTable, capturing, device_row_chunks, flat_rows, keep, upload
+from .rows import join_source, rows_source
+from .source import NAMES, compiled, exact, hyper_paths, interpreting, pass_source
+from .tune import DEFAULT, Block, fastest, narrow_block
+
+__all__ = ["TritonLaunch", "unavailable"]
+
+CHUNK = 4096
+"""Elements of a chunk at most: small, so that the last round of programs leaves few of a GPU's processors idle."""
+GATHER = 1024
+"""Parts of a reduction that are joined at a time."""
+WORTH_TUNING = 2**20
+"""With fewer elements a launch takes the default block."""
+ROWS, COLUMNS, PARTS = 32, 64, 64
+"""The tile of a pass over rows and columns, and how many parts of sums over columns are joined at a time."""
+SCRATCH = 2**25
+"""Elements of each operand in the measurement: more than a GPU's cache holds, be they of two bytes."""
+
+
+@lru_cache(maxsize=1)
+def installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why Triton can't serve tensors on a device, or None if it can."""
+    if device.type not in ("cpu", "cuda"):
+        return f"the parameter is on {device}, for which there is no compiled kernel"
+    if not installed():
+        return f"the parameter is on {device}, and Triton is not installed (pip install triton)"
+    if device.type == "cpu":
+        return None if interpreting() else "Triton runs on the CPU only with TRITON_INTERPRET=1 in the environment"
+    if interpreting():
+        return f"Triton's interpreter (TRITON_INTERPRET=1) can't follow pointers to the memory of {device}"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+        return f"Triton needs a GPU of compute capability 7.0 or more, and {device} has less"
+    return None
+
+
+def on_gpu(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.device.type == "cuda"
+
+
+class TritonLaunch(Launch):
+    """Runs all tensors with one kernel for each pass, on the current stream, and waits for nothing.
+
+    Step counts and scalars are the host's, until something asks for them on the device: ``capturable=True``, a
+    hyperparameter that is a tensor there, a state from such a run, or GradScaler's flag.
+    """
+
+    backend = "triton"
+    asynchronous = True
+
+    def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
+        self.device = entries[0].param.device
+        self.found_on_device = False
+        if capturing(self.device):
+            raise RuntimeError(
+                f"the first step over parameter {entries[0].name} can't be captured in a CUDA graph, since it makes "
+                "state and compiles kernels: take a few steps before, with the same parameters and gradients"
+            )
+        super().__init__(program, entries, groups, reason)
+        count = len(entries)
+        self.arithmetic = arithmetic(self.params[0].dtype)
+        temporaries = [
+            getattr(torch, m.dtype) if m.dtype else self.arithmetic for phase in program.phases for m in phase.matrices
+        ]
+        self.dtypes = [
+            self.params[0].dtype,
+            entries[0].grad.dtype,
+            *(slot[0].dtype for slot in self.slots),
+            *temporaries,
+        ]
+        names = [NAMES[d] for d in self.dtypes]
+        self.sources = [
+            (rows_source if phase.by_lines else pass_source)(program, stage, names, NAMES[self.arithmetic])
+            for stage, phase in enumerate(program.phases)
+        ]
+        self.kernels = [compiled(source) for source in self.sources]
+        pointers = np.zeros((program.operands + 1, count), np.int64)
+        pointers[0] = self.param_pointers
+        for k, line in enumerate(self.slot_pointers):
+            pointers[FIRST_SLOT + k] = line
+        for k, row in enumerate(self.rows):
+            pointers[-1, row.members] = k
+        self.pointers = DeviceTable(pointers, self.device)
+        self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars))), self.device)
+        self.table = torch.zeros(program.table_rows, count, dtype=torch.float64, device=self.device)
+        self.adopt_reduced(self.table, groups)
+        self.sent = self.scalars.tensor
+        self.strange = self.strange_grads()
+        self.used = sorted({e.group for e in entries})
+        self.paths = hyper_paths(program)
+        self.found_inf: torch.Tensor | None = None
+        self.live: DeviceScalars | None = None
+        self.stream: Any = None
+        lengths = [0 if self.sparse else e.numel for e in entries]
+        self.line_tables: list[torch.Tensor] = []
+        if program.by_lines:
+            self.lay_rows()
+        else:
+            self.lay(upload(chunk_table(lengths, CHUNK), self.device), [-(-n // CHUNK) for n in lengths])
+        self.block = self.choose_block(sum(lengths))
+
+    @property
+    def source(self) -> str:
+        """The Triton source of all kernels."""
+        return "\n\n\n".join([*self.sources, *([self.live.source] if self.live else [])])
+
+    # -- numbers -------------------------------------------------------------------------------------------------
+
+    def number(self, value: Any) -> float:
+        if not on_gpu(value):
+            return float(value)
+        self.found_on_device = True  # where it will be used as it is
+        return 0.0
+
+    def asked_for(self, groups: Sequence[Group]) -> bool:
+        """Whether something asks for numbers on the device."""
+        if self.found_on_device or self.found_inf is not None:
+            return True
+        used = [groups[i] for i in self.used]
+        return any(g["capturable"] or any(on_gpu(lookup(g, path)) for path in self.paths) for g in used)
+
+    def move_numbers(self) -> DeviceScalars:
+        """Let step counts, scalar slots and scalars live on the device from now on."""
+        table = upload(self.numbers, self.device)
+        self.counter_views = [
+            [self.counter(entry, name, view) for entry, view in zip(self.entries, line, strict=True)]
+            for name, line in zip(self.counted, table, strict=True)
+        ]
+        live = DeviceScalars(self.program, self.entries, self.rows, self.counter_views, self.device)
+        self.rows, self.numbers = [], np.zeros((len(self.counted), 0), self.numbers.dtype)
+        self.expected = self.numbers.tobytes()
+        self.pointers.host[-1] = np.arange(len(self.params))
+        self.installed = False
+        return live
+
+    def counter(self, entry: Entry, name: str, new: torch.Tensor) -> torch.Tensor:
+        """The tensor to count with: the one in the state, if it can be, since a CUDA graph may count with it too."""
+        known = entry.state.get(name)
+        if known is None:
+            return self.started(entry, name, new)
+        if not isinstance(known, torch.Tensor):
+            return new
+        if known.device == new.device and known.dtype == new.dtype and known.numel() == 1:
+            return known
+        return new.copy_(known) if on_gpu(known) else new
+
+    def started(self, entry: Entry, name: str, new: torch.Tensor) -> torch.Tensor:
+        """A new counter; what only the device knows of its first value is copied there."""
+        initial = next((s.initial for s in self.program.scalar_slots if s.name == name), 0.0)
+        value: Any = self.groups[entry.group][initial] if isinstance(initial, str) else initial
+        return new.copy_(value.detach().reshape(()), non_blocking=True) if on_gpu(value) else new
+
+    def matrix_numbers(self, step: Matrix) -> dict[int, tuple[float, ...]]:
+        if self.live is None:
+            return super().matrix_numbers(step)
+        return {i: tuple(self.known(n, i) for n in step.numbers) for i in range(len(self.params))}
+
+    def known(self, column: int, i: int) -> float:
+        """A scalar of a tensor that is handed to a matrix function, as far as the host can know it.
+
+        Raises:
+            RuntimeError: if it depends on what only the device knows.
+        """
+
+        def leaf(e: Any) -> float:
+            if e.op == "size":
+                return size_along(real(self.params[i]).shape, self.params[i].dtype, e.detail)
+            value = lookup(self.groups[self.entries[i].group], e.detail) if e.op == "hyper" else None
+            if value is None or on_gpu(value):
+                raise RuntimeError(
+                    f"{self.program.name} hands ({self.program.scalars[column]}) to a matrix function, but with "
+                    "capturable=True, GradScaler or a hyperparameter on the GPU only the device knows it"
+                )
+            return float(value)
+
+        return float(evaluate(self.program.scalars[column], leaf))
+
+    # -- every step ----------------------------------------------------------------------------------------------
+
+    def lay(self, chunks: torch.Tensor, counts: Sequence[int]) -> None:
+        """Take a chunk table, with so many chunks of each tensor."""
+        self.chunks = chunks
+        self.spans = upload(np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]), self.device)
+        self.partials = [
+            torch.empty(len(chunks), len(phase.reductions), dtype=torch.float64, device=self.device)
+            for phase in self.program.phases
+        ]
+
+    def lay_rows(self) -> None:
+        """Lay chunks of whole rows, and give each its place for what is known or reduced of rows and columns."""
+        chunks, places, pieces = matrix_chunks(self.lines, 0, ROWS, whole=False)
+        spans = np.zeros((len(self.params), 4), np.int64)
+        for tensor, (begin, column, _, parts, width) in pieces.tensors.items():
+            spans[tensor] = begin, column, parts, width
+        columns = [r.level is Level.COLUMN for r in self.program.sums]
+        size = dict(dtype=torch.float64, device=self.device)
+        self.parts = [torch.zeros(pieces.total if column else 0, **size) for column in columns]  # type: ignore[call-overload]
+        own = zip(self.lines.sums, self.parts, columns, strict=True)
+        addresses = [[line.data_ptr() for line in self.lines.read]]
+        addresses += [[(part if column else table).data_ptr() for table, part, column in own]]
+        self.line_tables = [
+            upload(places, self.device),
+            *(upload(np.asarray(line, np.int64), self.device) for line in addresses),
+        ]
+        self.line_spans = upload(spans, self.device)
+        self.joins = compiled(join_source())
+        self.lay(upload(chunks, self.device), np.bincount(chunks[:, 0], minlength=len(self.params)).tolist())
+
+    def join(self, k: int) -> None:
+        """Launch what joins the parts of a reduction over columns."""
+        side, kind = self.lines.sides[Level.COLUMN], self.program.sums[k].kind
+        kernel = self.joins["join_max_abs" if kind == "max_abs" else "join_sum"]
+        tables = (self.parts[k], side.owner, self.line_spans, self.lines.sums[k])
+        kernel[(-(-side.total // COLUMNS),)](*tables, side.total, PARTS=PARTS, COLUMNS=COLUMNS)
+
+    def advance(self, groups: Sequence[Group]) -> None:
+        self.groups = groups
+        found = self.inputs.get("found_inf")
+        self.found_inf = None if found is None else found.to(self.device, torch.float32, non_blocking=True)
+        if self.live is None and self.asked_for(groups):
+            self.live = self.move_numbers()
+        self.follow_stream()
+        if self.live is not None:
+            for phase in self.program.phases:
+                list(map(self.matrix_numbers, phase.matrices))  # which may refuse, while nothing has changed
+            with self.context():
+                self.live.advance(groups, self.found_inf)
+            self.sent = self.live.table
+        else:
+            super().advance(groups)
+            for k, row in enumerate(self.rows):
+                self.scalars.host[k] = row.scalars
+            self.sent = self.scalars.send()
+        for k, name in enumerate(self.program.inputs):
+            self.put(k, self.inputs[name])
+        self.pointers.host[GRAD] = self.take_rows() if self.sparse else self.grad_pointers(self.strange)
+
+    def follow_stream(self) -> None:
+        """Tell torch's allocator when the tables, made on one stream, are used on another."""
+        if capturing(self.device):
+            return keep(*self.tables())
+        if self.device.type == "cpu":
+            return None
+        stream = torch.cuda.current_stream(self.device)
+        if self.stream not in (None, stream):
+            for table in self.tables():
+                table.record_stream(stream)
+        self.stream = stream
+        return None
+
+    def tables(self) -> list[torch.Tensor]:
+        tables = [self.pointers.tensor, self.scalars.tensor, self.chunks, self.spans, self.table, *self.partials]
+        if self.line_tables:
+            tables += [*self.line_tables, self.line_spans, *self.parts, *self.lines.tensors()]
+        return [*tables, *(self.live.tables() if self.live else [])]
+
+    def take_rows(self) -> list[int]:
+        """Lay chunks over the rows that sparse gradients hold; gives where their values lie."""
+        if capturing(self.device):
+            raise RuntimeError(
+                f"the sparse gradient of parameter {self.entries[0].name} can't be captured in a CUDA graph: how "
+                "many rows it has differs from step to step"
+            )
+        tables, values, widths = [], [], []
+        for i, p in enumerate(self.params):
+            grad = self.grads[i].coalesce()
+            values.append(materialized(grad.values()).contiguous())
+            extents = p.shape[: grad.sparse_dim()]
+            widths.append(real(p).numel() // max(math.prod(extents), 1))
+            tables.append(device_row_chunks(i, flat_rows(grad.indices(), extents), widths[-1], CHUNK))
+        self.grads = values
+        self.lay(torch.cat(tables), list(map(len, tables)))
+        self.block = narrow_block(max(widths))
+        return list(map(torch.Tensor.data_ptr, values))
+
+    def run(self, stage: int) -> None:
+        host = self.pointers.host
+        for k, tensors in enumerate(self.temporaries):
+            host[FIRST_SLOT + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
+        tables = (self.pointers.send(), self.chunks, self.sent, self.table, self.partials[stage], self.found_inf)
+        with self.context():
+            if len(self.chunks):
+                self.start(stage, tables, len(self.params), self.block)
+            if self.program.phases[stage].reductions:
+                self.gather(stage)
+            for k, _ in self.program.phases[stage].sums:
+                if len(self.parts[k]):
+                    self.join(k)
+
+    def start(self, stage: int, tables: tuple[torch.Tensor | None, ...], count: int, block: Block) -> None:
+        """Launch one pass over ``count`` tensors."""
+        grid = (len(tables[1]),)  # type: ignore[arg-type]
+        kernel = self.kernels[stage][f"pass{stage}"][grid]
+        if self.program.phases[stage].by_lines:
+            kernel(*tables[:2], *self.line_tables, *tables[2:], count, ROWS=ROWS, COLUMNS=COLUMNS, **exact())
+        else:
+            kernel(*tables, count, BLOCK=block.size, num_warps=block.warps, **exact())
+
+    def gather(self, stage: int) -> None:
+        """Launch what joins the parts of a pass's reductions."""
+        count = len(self.params)
+        join = self.kernels[stage][f"gather{stage}"]
+        join[(count,)](self.partials[stage], self.spans, self.table, count, BLOCK=GATHER)
+
+    def choose_block(self, elements: int) -> Block:
+        """The block size: measured, but where it would change the order in which reductions add up."""
+        reduces = self.program.reductions or self.program.by_lines
+        if self.device.type == "cpu" or reduces or elements < WORTH_TUNING:
+            return DEFAULT
+        code = hashlib.sha256(self.sources[-1].encode()).hexdigest()[:16]
+        key = f"{torch.cuda.get_device_name(self.device)}: {self.program.name} {self.dtypes[0]} {code}"
+        try:
+            return fastest(key, lambda: self.trial(len(self.sources) - 1, min(elements, SCRATCH)), self.device)
+        except torch.cuda.OutOfMemoryError:
+            return DEFAULT
+
+    def trial(self, stage: int, elements: int) -> Callable[[Block], None]:
+        """What runs a pass over one tensor of so many elements, in memory of its own."""
+        operands = [torch.zeros(elements, dtype=getattr(torch, NAMES[d]), device=self.device) for d in self.dtypes]
+        pointers = np.asarray([*(o.data_ptr() for o in operands), 0], np.int64).reshape(-1, 1)
+        tables = (
+            upload(pointers, self.device),
+            upload(chunk_table([elements], CHUNK), self.device),
+            torch.zeros(1, len(self.program.scalars), dtype=torch.float64, device=self.device),
+            torch.zeros(len(self.table), 1, dtype=torch.float64, device=self.device),
+            self.partials[stage],
+            None,
+        )
+
+        def run(block: Block, operands: Any = operands) -> None:  # which live as long as this function
+            with self.context():
+                self.start(stage, tables, 1, block)
+
+        return run
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Where kernels are launched: on this device; in the interpreter with numpy's warnings off."""
+        return np.errstate(all="ignore") if self.device.type == "cpu" else torch.cuda.device(self.device)
+
+    def total(self, row: int) -> torch.Tensor:
+        kind = self.program.reductions[row - len(self.program.inputs)].kind
+        return self.table[row].max() if kind == "max_abs" else self.table[row].sum()
+
+    def put(self, row: int, value: Any) -> None:
+        self.table[row].copy_(torch.as_tensor(value), non_blocking=True)
+
+    def reduced(self, row: int) -> torch.Tensor:
+        return self.table[row].clone()
+
+    def column(self, index: int) -> torch.Tensor:
+        return self.sent[:, index] if self.live is not None else self.sent[self.pointers.tensor[-1], index]
+
+    def keep(self, stores: Sequence[tuple[Store, Any]]) -> None:
+        if self.found_inf is not None:
+            skipped = self.found_inf != 0
+            stores = [(s, torch.where(skipped, self.place_of(s), value)) for s, value in stores]
+        super().keep(stores)

@@ -1,0 +1,171 @@
+"""Numbers for each row or column of the matrices of a launch: where they stand, and how they are brought together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from steprule.kernels.gpu.device_table import upload
+from steprule.rule.expression import Level
+from steprule.rule.program import Program
+
+__all__ = ["PLACE", "Lines", "Pieces", "matrix_chunks"]
+
+PLACE = ("width", "height", "firstrow", "firstinside", "firstcolumn", "firstpiece", "matrices")
+"""Where a chunk of whole rows lies: the extents of its tensor's matrices; the number of its first row among all rows of
+the launch, and within its matrix; that of its first matrix's first column among all columns of the launch; where its
+parts of sums over columns begin; and of how many matrices it has some rows."""
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """How many matrices the last two dimensions are, and how many rows and columns each has."""
+    return math.prod(shape[:-2]), shape[-2], shape[-1]
+
+
+class Side:
+    """All rows, or all columns, of T tensors in one line.
+
+    Args:
+        matrices: how many matrices each tensor has.
+        extents: how many rows (or columns) each of its matrices has.
+        device: where the numbers are.
+    """
+
+    def __init__(self, matrices: npt.NDArray[np.int64], extents: npt.NDArray[np.int64], device: torch.device) -> None:
+        counts = matrices * extents
+        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        self.total = int(self.starts[-1])
+        self.lengths = upload(np.repeat(extents, matrices), device)
+        tensors = np.repeat(np.arange(len(counts)), counts)
+        self.owner = upload(tensors, device)
+        place = np.arange(self.total) - self.starts[tensors]
+        first = np.cumsum(matrices) - matrices
+        self.matrix = upload(first[tensors] + place // np.maximum(extents[tensors], 1), device)
+
+    def expand(self, values: torch.Tensor) -> torch.Tensor:
+        """What is one number for each tensor, for each line."""
+        return values[self.owner] if values.ndim else values
+
+    def reduce(self, kind: str, values: torch.Tensor) -> torch.Tensor:
+        """What is one number for each line, reduced over the lines of each matrix, for each line again."""
+        if not self.total:
+            return values
+        parts = values.abs() if kind == "max_abs" else values.square() if kind == "sum_of_squares" else values
+        how = "max" if kind == "max_abs" else "sum"
+        joined: torch.Tensor = torch.segment_reduce(parts, how, lengths=self.lengths, unsafe=True, initial=0.0)
+        return joined[self.matrix]
+
+
+class Lines:
+    """The tables of a launch that have one number for each row or column.
+
+    Args:
+        program: what is run.
+        params: the T parameters, of at least two dimensions.
+        dtypes: those of the Program's slots of rows and columns.
+        dtype: that of the arithmetic.
+
+    Attributes:
+        sums: what reductions over a dimension gave, in float64.
+        read: what the passes read, in the dtype of the arithmetic.
+        kept: the slots, in their dtypes.
+        views: each tensor's part of each slot.
+    """
+
+    def __init__(
+        self, program: Program, params: Sequence[torch.Tensor], dtypes: Sequence[torch.dtype], dtype: torch.dtype
+    ) -> None:
+        device = params[0].device
+        shapes = [matrix_shape(p.shape) for p in params]
+        self.shapes = np.asarray(shapes, np.int64)
+        matrices, rows, columns = self.shapes.T
+        self.sides = {Level.ROW: Side(matrices, rows, device), Level.COLUMN: Side(matrices, columns, device)}
+        self.sums = [self.table(r.level, torch.float64, device) for r in program.sums]
+        self.read = [self.table(level, dtype, device) for level in program.lines]
+        slots = program.line_slots
+        self.kept = [self.table(slot.level, of, device) for slot, of in zip(slots, dtypes, strict=True)]
+        self.views = [
+            [self.part(table, slot.level, i).view(slot.shape(p.shape)) for i, p in enumerate(params)]
+            for slot, table in zip(slots, self.kept, strict=True)
+        ]
+
+    def table(self, level: Level, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        return torch.zeros(self.sides[level].total, dtype=dtype, device=device)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Everything that is read or written on the device."""
+        sides = [tensor for side in self.sides.values() for tensor in (side.lengths, side.owner, side.matrix)]
+        return [*self.sums, *self.read, *self.kept, *sides]
+
+    def part(self, table: torch.Tensor, level: Level, i: int) -> torch.Tensor:
+        """What of a table belongs to a tensor."""
+        starts = self.sides[level].starts
+        return table[int(starts[i]) : int(starts[i + 1])]
+
+    def broadcast(self, table: torch.Tensor, level: Level, i: int, shape: Sequence[int]) -> torch.Tensor:
+        """A tensor's part of a table in a shape that goes with the tensor's."""
+        part = self.part(table, level, i)
+        return part.view(*shape[:-1], 1) if level is Level.ROW else part.view(*shape[:-2], 1, shape[-1])
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Where the parts of sums over columns stand, and where they are joined: for each tensor that has any, the begin of
+    its parts, that of its columns, and its matrices, parts of a matrix, and columns."""
+
+    total: int
+    tensors: dict[int, tuple[int, int, int, int, int]]
+
+    def join(self, kind: str, parts: npt.NDArray[np.float64], table: npt.NDArray[np.float64]) -> None:
+        """Bring the parts together, in their order."""
+        for begin, column, matrices, count, width in self.tensors.values():
+            own = parts[begin : begin + matrices * count * width].reshape(matrices, count, width)
+            joined = own.max(axis=1) if kind == "max_abs" else own.sum(axis=1)
+            table[column : column + matrices * width] = joined.ravel()
+
+
+def matrix_chunks(
+    lines: Lines, limit: int, least: int, whole: bool = True
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Pieces]:
+    """Cut matrices into chunks of whole rows.
+
+    Args:
+        lines: which matrices there are.
+        limit: the number of elements of a chunk at most, where it has more rows than ``least``.
+        least: the number of rows of a chunk at least, where its matrix has as many.
+        whole: whether small matrices share a chunk.
+
+    Returns:
+        int64 of shape (chunks, 4), as :func:`steprule.kernels.tables.chunk_table` gives; of shape (chunks, 7), their
+        :data:`PLACE`; and where the parts of sums over columns belong.
+    """
+    rows, columns = lines.sides[Level.ROW].starts, lines.sides[Level.COLUMN].starts
+    chunks, places = [np.empty((0, 4), np.int64)], [np.empty((0, len(PLACE)), np.int64)]
+    tensors: dict[int, tuple[int, int, int, int, int]] = {}
+    total = 0
+    for tensor, (matrices, height, width) in enumerate(lines.shapes.tolist()):
+        if not matrices * height * width:
+            continue
+        tall = min(height, max(limit // width, least))
+        parts = -(-height // tall)
+        tall = -(-height // parts)
+        parts = -(-height // tall)
+        together = max(1, limit // (height * width)) if whole and parts == 1 else 1
+        matrix, part = (x.ravel() for x in np.mgrid[0:matrices:together, 0:parts])
+        inside = part * tall
+        held = np.minimum(together, matrices - matrix)
+        offset = (matrix * height + inside) * width
+        count = np.minimum(tall, height - inside) * held * width
+        ones = np.ones_like(matrix)
+        chunks.append(np.stack([tensor * ones, offset, offset, count], axis=1))
+        first = [rows[tensor] + matrix * height + inside, inside, columns[tensor] + matrix * width]
+        piece = total + (matrix * parts + part) * width
+        places.append(np.stack([width * ones, height * ones, *first, piece, held], axis=1))
+        tensors[tensor] = (total, int(columns[tensor]), matrices, parts, width)
+        total += matrices * parts * width
+    return np.concatenate(chunks), np.concatenate(places), Pieces(total, tensors)

@@ -1,0 +1,269 @@
+"""Whether the saved state of one parameter fits that parameter, and the state it becomes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+
+from steprule.rule.program import Slot
+
+from .saved import Parameter, Shape, as_number, described, form
+
+__all__ = ["Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Slots", "is_flat", "kinds"]
+
+Kind: TypeAlias = Literal["array", "scalar", "other"]
+Slots: TypeAlias = Mapping[str, Slot]
+Fresh: TypeAlias = Callable[[Slot, torch.Tensor, Mapping[str, Any]], torch.Tensor]
+
+_STRENGTH: tuple[Kind, ...] = ("other", "scalar", "array")
+_TORCH_SCALARS = ("step", "mu_product", "eta", "mu")
+_FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # of LBFGS: vectors over all parameters
+
+
+class Misshapen(NamedTuple):
+    """A value that does not fit: what it belongs to, what was saved, and what is needed here."""
+
+    name: str
+    saved: str
+    current: str
+
+    def __str__(self) -> str:
+        return f"{self.name} was saved as {self.saved}, where {self.current} is needed"
+
+
+class LoadResult(NamedTuple):
+    """What did not fit; all three lists are empty when everything did.
+
+    Attributes:
+        missing: parameters (or ``"parameter: slot"``) for which nothing was saved.
+        unexpected: parameters (or ``"parameter: slot"``) that were saved and that nothing here takes.
+        misshapen: parameters (or ``"parameter: slot"``) saved with another shape or type than here.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[Misshapen]
+
+    def __str__(self) -> str:
+        parts = (("missing", self.missing), ("unexpected", self.unexpected), ("misshapen", self.misshapen))
+        return "\n".join(f"  {kind}: {entry}" for kind, entries in parts for entry in entries)
+
+
+def kinds(pairs: Iterable[tuple[torch.Tensor, Mapping[str, Any]]], slots: Slots | None) -> dict[str, Kind]:
+    """What each slot is: an array like the parameter, one number, or something else.
+
+    Args:
+        pairs: a parameter and its entry, for every parameter.
+        slots: what the optimizer knows of its slots; the rest is judged by what the entries hold.
+    """
+    found: dict[str, Kind] = {}
+    for param, entry in pairs:
+        for name, value in entry.items():
+            kind = _kind(name, value, param)
+            found[name] = max(kind, found.get(name, kind), key=_STRENGTH.index)
+    return found | {name: "scalar" if slot.kind == "scalar" else "array" for name, slot in (slots or {}).items()}
+
+
+def _kind(name: str, value: Any, param: torch.Tensor) -> Kind:
+    if name in _TORCH_SCALARS:
+        return "scalar"
+    if not isinstance(value, torch.Tensor):
+        return "other"
+    return "scalar" if value.ndim == 0 and param.ndim > 0 else "array"
+
+
+def is_flat(entry: Mapping[str, Any]) -> bool:
+    """Whether this is the state of LBFGS: kept with the first parameter, for all of them in their order."""
+    return "prev_flat_grad" in entry
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One parameter, and what was saved for it.
+
+    Attributes:
+        param: the parameter.
+        group: the group it is in.
+        label: what to call it in messages.
+        saved: what was saved for it.
+        peers: the sets of slots that parameters of the same saved group have.
+        kinds: what each slot is.
+        slots: what the optimizer knows of its slots; None for one that keeps its state as it likes.
+        needed: names of the slots without which a state is not whole, as far as the optimizer knows.
+        numbers: how many numbers all parameters hold together.
+        resize: whether arrays of another shape are cut or extended.
+        fresh: the value that a slot begins with, for the rows that a resized one gains; zeros where None.
+        copy: whether the saved tensors belong to someone else.
+    """
+
+    param: torch.Tensor
+    group: Mapping[str, Any]
+    label: str
+    saved: Parameter
+    peers: Collection[frozenset[str]]
+    kinds: Mapping[str, Kind]
+    slots: Slots | None
+    needed: Collection[str]
+    numbers: int
+    resize: bool
+    fresh: Fresh | None
+    copy: bool
+
+    def state(self, result: LoadResult) -> dict[str, Any] | None:
+        """The new state of the parameter; None where it does not fit, and ``result`` has the reasons."""
+        # torch's older SGD keeps None where it has no momentum yet
+        entry = {k: v for k, v in self.saved.entry.items() if v is not None or self.slots is None}
+        missing, unexpected = self._differing_slots(frozenset(entry))
+        misshapen = [*self._misshapen_parameter(), *(m for k, v in entry.items() for m in self._misshapen(k, v))]
+        result.missing.extend(f"{self.label}: {name}" for name in sorted(missing))
+        result.unexpected.extend(f"{self.label}: {name}" for name in sorted(unexpected))
+        result.misshapen.extend(misshapen)
+        if missing or misshapen:
+            return None
+        return {name: self._new(name, value) for name, value in entry.items() if name not in unexpected}
+
+    # -- what does not fit ---------------------------------------------------------------------------------------
+
+    def _differing_slots(self, mine: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """The slots that should be there and are not, and those that are there and should not be."""
+        if self.saved.record is not None:
+            recorded = frozenset(self.saved.record.slots)
+            return recorded - mine, mine - recorded
+        if not mine:
+            return mine, mine
+        fuller = min((peer for peer in self.peers if peer > mine), key=len, default=mine)
+        return fuller.union(self.needed) - mine, frozenset()
+
+    def _misshapen_parameter(self) -> list[Misshapen]:
+        record, param = self.saved.record, self.param
+        if record is None:
+            return []
+        fits = len(record.shape) == param.ndim if self.resize else record.shape == tuple(param.shape)
+        if fits and _family(record.dtype) == _family(param.dtype):
+            return []
+        return [Misshapen(self.label, described(record.shape, record.dtype), form(param))]
+
+    def _misshapen(self, name: str, value: Any) -> list[Misshapen]:
+        wanted = self._wanted(name, value)
+        shown = form(value) if as_number(value) is None else str(as_number(value))
+        return [] if wanted is None else [Misshapen(f"{self.label}: {name}", shown, wanted)]
+
+    def _wanted(self, name: str, value: Any) -> str | None:
+        """What the slot must be, in words, where the value is not that."""
+        kind = self.kinds[name]
+        if kind == "scalar":
+            return self._wanted_number(name, value)
+        record = self.saved.record
+        if record is not None and name in record.slots and record.slots[name] != _shape_of(value):
+            recorded = record.slots[name]
+            return "no tensor" if recorded is None else described(recorded, record.dtype)
+        if kind == "array":
+            return self._wanted_array(name, value)
+        vectors = isinstance(value, (list, tuple)) and name in _FLAT and is_flat(self.saved.entry)
+        if vectors and any(_shape_of(item) != (self.numbers,) for item in value):
+            return f"a list of vectors of {self.numbers} numbers"
+        return None
+
+    def _wanted_number(self, name: str, value: Any) -> str | None:
+        found = as_number(value)
+        if found is None:
+            return None if value is None else "one number"
+        if name == "step" and not (math.isfinite(found) and found >= 0 and found == int(found)):
+            return "a whole number from 0 on"
+        return None
+
+    def _wanted_array(self, name: str, value: Any) -> str | None:
+        if value is None:
+            return None
+        target = self._target(name)
+        dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta
+        fits = dense and (value.ndim == len(target) if self.resize else value.shape == target)
+        families = (_family(value.dtype), _family(self.param.dtype)) if fits else ("", "")
+        alike = families[0] == families[1] or not (name in (self.slots or ()) or "complex" in families[0])
+        return None if fits and alike else described(target, self.param.dtype)
+
+    def _target(self, name: str) -> Shape:
+        """The shape that an array slot must have."""
+        shape = tuple(self.param.shape)
+        if name in _FLAT and is_flat(self.saved.entry):
+            return (self.numbers,)
+        slot = (self.slots or {}).get(name)
+        if slot is not None:
+            return slot.shape(shape)
+        record = self.saved.record
+        if record is None:
+            return shape
+        recorded = record.slots.get(name)
+        return shape if recorded is None or recorded == record.shape else recorded
+
+    # -- what becomes of it --------------------------------------------------------------------------------------
+
+    def _new(self, name: str, value: Any) -> Any:
+        kind = self.kinds[name]
+        if value is None:
+            return None
+        if kind == "array":
+            return self._new_array(name, value)
+        return self._new_number(name, value) if kind == "scalar" else _moved(value, self.param)
+
+    def _new_number(self, name: str, value: Any) -> Any:
+        if self.slots is None and not isinstance(value, torch.Tensor):
+            return value
+        capturable = self.group.get("capturable") or (self.slots is None and self.group.get("fused"))
+        on_cpu = not capturable and (self.slots is not None or name == "step")
+        device = torch.device("cpu") if on_cpu else self.param.device
+        return torch.tensor(as_number(value), dtype=_number_dtype(name, value), device=device)
+
+    def _new_array(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        target, dtype, param = self._target(name), self._dtype(value), self.param
+        with torch.no_grad():
+            like = target == param.shape
+            new = (
+                torch.empty_like(param, dtype=dtype) if like else torch.empty(target, dtype=dtype, device=param.device)
+            )
+            if value.shape == target:
+                same = (value.dtype, value.device, value.stride()) == (dtype, new.device, new.stride())
+                return value if same and not self.copy else new.copy_(value)
+            slot = (self.slots or {}).get(name)
+            new.copy_(self.fresh(slot, param, self.group)) if self.fresh and slot else new.zero_()
+            overlap = tuple(slice(min(a, b)) for a, b in zip(value.shape, target, strict=True))
+            new[overlap] = value[overlap].to(new)
+            return new
+
+    def _dtype(self, value: torch.Tensor) -> torch.dtype:
+        """The parameter's dtype, unless the state was kept in another one than the parameter on purpose."""
+        if self.saved.record is not None:
+            return self.param.dtype if value.dtype == self.saved.record.dtype else value.dtype
+        return self.param.dtype if _family(value.dtype) == _family(self.param.dtype) else value.dtype
+
+
+def _family(dtype: torch.dtype) -> str:
+    return "complex" if dtype.is_complex else "real" if dtype.is_floating_point else "whole"
+
+
+def _shape_of(value: Any) -> Shape | None:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def _number_dtype(name: str, value: Any) -> torch.dtype:
+    if isinstance(value, torch.Tensor) and value.is_floating_point() and name != "step":
+        return value.dtype
+    exact = name != "step" or float(torch.tensor(as_number(value), dtype=torch.float32)) == as_number(value)
+    return torch.float32 if exact and torch.get_default_dtype() != torch.float64 else torch.float64
+
+
+def _moved(value: Any, param: torch.Tensor) -> Any:
+    """A copy of a value of any kind, its tensors treated as torch does."""
+    if isinstance(value, torch.Tensor):
+        alike = _family(value.dtype) == _family(param.dtype)
+        return value.detach().to(param.device, param.dtype if alike else value.dtype, copy=True)
+    if isinstance(value, dict):
+        return {key: _moved(item, param) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_moved(item, param) for item in value)
+    return copy.deepcopy(value)

@@ -1,0 +1,245 @@
+"""The dictionary form read back: its structure checked, before anyone asks whether it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+__all__ = ["STEPS_TAKEN", "VERSION", "Parameter", "Record", "Saved", "as_number", "described", "form", "read"]
+
+VERSION = 1
+
+STEPS_TAKEN = "steps taken"
+"""Stands among a group's schedules, each under its hyperparameter's name: after how many steps they were saved."""
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a dictionary of steprule says about one parameter; a slot that is no tensor has the shape None."""
+
+    shape: Shape
+    dtype: torch.dtype
+    slots: dict[str, Shape | None]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a saved dictionary."""
+
+    label: str
+    group: int
+    entry: dict[str, Any]
+    record: Record | None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved dictionary, its structure checked; ``followed`` is for how many steps there were schedules."""
+
+    algorithm: str | None
+    step: int | None
+    followed: int | None
+    groups: list[dict[str, Any]]
+    parameters: list[Parameter]
+    names: list[str] | None
+    loose: dict[Any, Any]
+
+
+def read(saved: Mapping[str, Any]) -> Saved:
+    """The parts of a saved dictionary, in torch's form or in steprule's.
+
+    Raises:
+        TypeError: a part has the wrong type.
+        KeyError: a part is not there.
+        ValueError: the parts do not add up, or the version is unknown.
+    """
+    _expect(saved, Mapping, "the state dictionary")
+    for key in ("state", "param_groups"):
+        if key not in saved:
+            raise KeyError(f"the state dictionary has no {key!r}")
+    groups = _expect(saved["param_groups"], (list, tuple), "'param_groups'")
+    ids = _ids(groups)
+    listed = set(ids)
+    entries = _expect(saved["state"], Mapping, "'state'")
+    names = _names(groups, ids)
+    section = _section(saved.get("steprule"), len(ids))
+    strays = [key for key in entries if key not in listed and not isinstance(key, str)]
+    if strays:
+        raise ValueError(f"'state' has entries {strays[:8]!r} that no parameter group lists in its 'params'")
+    labels = names if names else [f"parameter {i}" for i in range(len(ids))]
+    parents = [i for i, group in enumerate(groups) for _ in group["params"]]
+    records: Sequence[Record | None] = section.records or [None] * len(ids)
+    parameters = [
+        Parameter(label, parent, _entry(entries.get(key, {}), label), record)
+        for key, label, parent, record in zip(ids, labels, parents, records, strict=True)
+    ]
+    loose = {key: value for key, value in entries.items() if key not in listed}
+    groups, followed = _without_count(groups)
+    return Saved(section.algorithm, section.step, followed, groups, parameters, names, loose)
+
+
+def _without_count(groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
+    """The groups with nothing but schedules under "schedules", and after how many steps these were saved."""
+    plain, counts = [dict(group) for group in groups], []
+    for i, group in enumerate(plain):
+        schedules = group.get("schedules")
+        if isinstance(schedules, Mapping) and STEPS_TAKEN in schedules:
+            counts.append(count(schedules[STEPS_TAKEN], f"{STEPS_TAKEN!r} in the schedules of param_groups[{i}]"))
+            group["schedules"] = {key: value for key, value in schedules.items() if key != STEPS_TAKEN}
+    return plain, max(counts, default=None)
+
+
+def _expect(value: Any, kinds: type | tuple[type, ...], what: str) -> Any:
+    if not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__.lower() for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise TypeError(f"{what} must be a {wanted}, not {type(value).__name__}")
+    return value
+
+
+def _ids(groups: Sequence[Any]) -> list[Hashable]:
+    ids: list[Hashable] = []
+    for i, group in enumerate(groups):
+        _expect(group, Mapping, f"param_groups[{i}]")
+        for key in group:
+            _expect(key, str, f"a key of param_groups[{i}]")
+        if "params" not in group:
+            raise KeyError(f"param_groups[{i}] has no 'params'")
+        for key in _expect(group["params"], (list, tuple), f"param_groups[{i}]['params']"):
+            if isinstance(key, bool) or not isinstance(key, (int, str)):
+                raise TypeError(f"param_groups[{i}]['params'] must hold numbers or names, not {type(key).__name__}")
+            ids.append(key)
+    if len(set(ids)) != len(ids):
+        twice = sorted({str(key) for key in ids if ids.count(key) > 1})
+        raise ValueError(f"the saved groups list parameters twice: {', '.join(twice[:8])}")
+    return ids
+
+
+def _names(groups: Sequence[Mapping[str, Any]], ids: Sequence[Hashable]) -> list[str] | None:
+    """The saved names in order; ids that are strings are names, as FullyShardedDataParallel saves them."""
+    named = [group for group in groups if "param_names" in group]
+    if not named:
+        texts = [key for key in ids if isinstance(key, str)]
+        return texts if texts and len(texts) == len(ids) else None
+    names: list[str] = []
+    for i, group in enumerate(groups):
+        if "param_names" not in group:
+            raise ValueError(f"param_groups[{i}] has no 'param_names' although other groups have them")
+        own = _expect(group["param_names"], (list, tuple), f"param_groups[{i}]['param_names']")
+        if len(own) != len(group["params"]) or not all(isinstance(name, str) for name in own):
+            raise ValueError(
+                f"param_groups[{i}]['param_names'] must be one string for each of its {len(group['params'])} parameters"
+            )
+        names += own
+    return names
+
+
+class _Section(NamedTuple):
+    algorithm: str | None
+    step: int | None
+    records: list[Record] | None
+
+
+def _section(section: Any, size: int) -> _Section:
+    """What stands under the key "steprule"; torch's own dictionaries have none.
+
+    One that was made from torch's does not know the parameters.
+    """
+    if section is None:
+        return _Section(None, None, None)
+    _expect(section, Mapping, "'steprule'")
+    for key in ("version", "algorithm", "step", "parameters"):
+        if key not in section:
+            raise KeyError(f"'steprule' of the state dictionary has no {key!r}")
+    if type(section["version"]) is not int or section["version"] != VERSION:
+        raise ValueError(
+            f"the state dictionary has version {section['version']!r}, and this steprule reads version "
+            f"{VERSION}: use the steprule that saved it, or a newer one"
+        )
+    algorithm = _expect(section["algorithm"], str, "'algorithm' of the state dictionary")
+    step = count(section["step"], "'step' of the state dictionary")
+    if section["parameters"] is None:
+        return _Section(algorithm, step, None)
+    parameters = _expect(section["parameters"], (list, tuple), "'parameters' of the state dictionary")
+    if len(parameters) != size:
+        raise ValueError(f"the state dictionary describes {len(parameters)} parameters, its groups list {size}")
+    return _Section(algorithm, step, [_record(entry, i) for i, entry in enumerate(parameters)])
+
+
+def _record(entry: Any, i: int) -> Record:
+    what = f"the description of parameter {i}"
+    _expect(entry, Mapping, what)
+    for key in ("shape", "dtype", "slots"):
+        if key not in entry:
+            raise KeyError(f"{what} has no {key!r}")
+    shape = _sizes(entry["shape"], what)
+    if shape is None:
+        raise TypeError(f"'shape' in {what} must be a list")
+    dtype = getattr(torch, entry["dtype"], None) if isinstance(entry["dtype"], str) else None
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{what} has dtype {entry['dtype']!r}, which torch does not have")
+    slots = _expect(entry["slots"], Mapping, f"'slots' in {what}")
+    return Record(
+        shape,
+        dtype,
+        {_expect(slot, str, f"a slot in {what}"): _sizes(sizes, what) for slot, sizes in slots.items()},
+    )
+
+
+def _sizes(sizes: Any, what: str) -> Shape | None:
+    if sizes is None:
+        return None
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in _expect(sizes, (list, tuple), what)):
+        raise ValueError(f"{what} has the shape {list(sizes)!r}; sizes are whole numbers from 0 on")
+    return tuple(sizes)
+
+
+def _entry(entry: Any, label: str) -> dict[str, Any]:
+    _expect(entry, Mapping, f"the state of {label}")
+    strange = [slot for slot in entry if not isinstance(slot, str)]
+    if strange:
+        raise TypeError(f"the state of {label} has slots {strange!r}; slot names are strings")
+    return dict(entry)
+
+
+def as_number(value: Any) -> float | None:
+    """The real number in a number or in a tensor of one element, None for anything else.
+
+    A whole number that no float reaches is not taken for a number.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool or value.is_meta:
+            return None
+        value = value.item()
+    if isinstance(value, bool) or (isinstance(value, int) and value.bit_length() > 1000):
+        return None
+    return value if isinstance(value, (int, float)) else None
+
+
+def count(value: Any, what: str) -> int:
+    found = as_number(value)
+    if found is None:
+        raise TypeError(f"{what} must be a number, not {form(value)}")
+    if not math.isfinite(found) or found < 0 or found != int(found):
+        raise ValueError(f"{what} is {found}; it must be a whole number from 0 on")
+    return int(found)
+
+
+def form(value: Any) -> str:
+    """A value in words: shape and dtype of a tensor, the type of anything else."""
+    return described(value.shape, value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def described(shape: Iterable[int], dtype: torch.dtype) -> str:
+    """Shape and dtype in words.
+
+    Example:
+        >>> described((3, 4), torch.float32)
+        '(3, 4) float32'
+    """
+    return f"({', '.join(map(str, shape))}) {str(dtype).removeprefix('torch.')}"

@@ -1,0 +1,353 @@
+"""`steprule inspect` and `steprule convert`: what they say about files of both kinds, and what they make."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+import steprule
+from steprule.checkpoint import load, save
+from steprule.cli.convert import convert
+from steprule.cli.inspect import inspect
+from steprule.saving.tensor_file import write
+from steprule.schedules import cosine
+
+app = typer.Typer()
+app.command()(inspect)
+app.command()(convert)
+
+
+def run(*arguments: object, columns: int = 80, status: int = 0) -> str:
+    environment = {"COLUMNS": str(columns), "NO_COLOR": "1"}
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def parsed(*arguments: object) -> Any:
+    return json.loads(run("inspect", "--json", *arguments))
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for step in range(steps):
+        optimizer.zero_grad()
+        model(torch.arange(20.0).view(5, 4) - step).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Files of the same run: ours, torch's by position, torch's with names, one with several things in it."""
+    model = network()
+    decay = {"*.bias": {"weight_decay": 0.0}}
+    optimizer = steprule.AdamW(model, lr=0.01 * cosine(100), overrides=decay)
+    train(model, optimizer, 3)
+    paths = {name: tmp_path / name for name in ("ours", "torch", "named", "several", "two", "later")}
+    save(paths["ours"], optimizer, model, epoch=3, rng=True)
+    other = torch.optim.AdamW(model.parameters(), lr=0.01)
+    train(network(), other, 0)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    other.step()
+    torch.save(other.state_dict(), paths["torch"])
+    torch.save(torch.optim.Adam(model.named_parameters(), lr=0.01).state_dict(), paths["named"])
+    torch.save({"optimizer": optimizer.state_dict(), "model": model.state_dict(), "epoch": 3}, paths["several"])
+    torch.save({"a": other.state_dict(), "b": [other.state_dict()]}, paths["two"])
+    train(model, optimizer, 2)
+    with torch.no_grad():
+        optimizer.state[model[0].weight]["exp_avg"][0, :2] = torch.tensor([math.nan, math.inf])
+    save(paths["later"], optimizer, model)
+    return paths
+
+
+class TestInspect:
+    def test_what_is_in_our_file(self, files: dict[str, Path]) -> None:
+        found = parsed(files["ours"])
+        assert (found["algorithm"], found["guessed"], found["step"], found["version"]) == ("AdamW", False, 3, 1)
+        assert (found["parameters"], found["numbers"]) == (6, 24 + 6 + 6 + 6 + 18 + 3)
+        assert found["bytes"]["state"] == 63 * 8 + 6 * 4
+        assert found["bytes"]["file"] == os.path.getsize(files["ours"])
+        assert [len(group["parameters"]) for group in found["groups"]] == [3, 3]
+        assert [group["hyperparameters"]["weight_decay"] for group in found["groups"]] == [0.01, 0.0]
+        assert found["groups"][0]["schedules"]["lr"]["left"] == 0.01
+        assert set(found["others"]) == {"epoch", "random state"}
+
+    def test_norms_and_counts_are_those_of_torch(self, files: dict[str, Path]) -> None:
+        model = network()
+        optimizer = steprule.AdamW(model, overrides={"*.bias": {"weight_decay": 0.0}})
+        load(files["later"], optimizer, model)
+        for row in parsed(files["later"])["table"]:
+            p = dict(model.named_parameters())[row["name"]]
+            assert row["shape"] == list(p.shape)
+            assert row["weight"]["norm"] == pytest.approx(p.norm().item(), rel=1e-6)
+            for slot, found in row["slots"].items():
+                tensor = optimizer.state[p][slot]
+                assert found["nan"] == tensor.isnan().sum()
+                assert found["inf"] == tensor.isinf().sum()
+                if not found["nan"]:
+                    assert found["norm"] == pytest.approx(tensor.double().norm().item(), rel=1e-6)
+            assert row["values"]["step"] == 5
+        assert [row["slots"]["exp_avg"]["nan"] for row in parsed(files["later"])["table"]].count(1) == 1
+
+    @pytest.mark.parametrize(("name", "algorithm", "guessed"), [("torch", "AdamW", True), ("named", "Adam", True)])
+    def test_what_is_in_torchs_file(self, files: dict[str, Path], name: str, algorithm: str, guessed: bool) -> None:
+        found = parsed(files[name])
+        assert (found["algorithm"], found["guessed"]) == (algorithm, guessed)
+        assert found["parameters"] == 6
+        assert found["groups"][0]["hyperparameters"]["lr"] == 0.01
+
+    def test_values_in_torchs_file_are_read_from_where_they_lie(self, files: dict[str, Path]) -> None:
+        saved = torch.load(files["torch"], weights_only=True)
+        for i, row in enumerate(parsed(files["torch"])["table"]):
+            for slot, found in row["slots"].items():
+                assert found["norm"] == pytest.approx(saved["state"][i][slot].double().norm().item(), rel=1e-9)
+
+    @pytest.mark.parametrize("name", [name for name in torch.optim.__all__ if name not in ("Optimizer",)])
+    def test_torchs_algorithms_are_known_by_their_hyperparameters(self, tmp_path: Path, name: str) -> None:
+        if not isinstance(getattr(torch.optim, name), type):
+            return
+        parameters = [torch.zeros(2, 3, requires_grad=True)]
+        optimizer = getattr(torch.optim, name)(parameters, lr=0.1)
+        torch.save(optimizer.state_dict(), tmp_path / "state")
+        assert parsed(tmp_path / "state")["algorithm"] == name
+
+    def test_the_old_format_of_torch(self, tmp_path: Path) -> None:
+        p = torch.zeros(3, requires_grad=True)
+        optimizer = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+        p.grad = torch.ones(3)
+        optimizer.step()
+        torch.save(optimizer.state_dict(), tmp_path / "old", _use_new_zipfile_serialization=False)
+        (row,) = parsed(tmp_path / "old")["table"]
+        assert row["slots"]["momentum_buffer"]["norm"] == pytest.approx(3**0.5)
+
+    def test_a_state_among_other_things(self, files: dict[str, Path]) -> None:
+        found = parsed(files["several"])
+        assert (found["algorithm"], found["step"], found["others"]) == ("AdamW", 3, {"epoch": 3})
+        assert found["bytes"]["model"] > 0
+        assert "choose one with --key: a, b.0" in run("inspect", files["two"], status=2)
+        assert parsed(files["two"], "--key", "b.0")["parameters"] == 6
+        assert "no state of an optimizer under 'c'" in run("inspect", files["two"], "--key", "c", status=2)
+
+    def test_filter_and_sort(self, files: dict[str, Path]) -> None:
+        names = lambda *more: [row["name"] for row in parsed(files["later"], *more)["table"]]
+        assert set(names("--filter", "*.bias")) == {"0.bias", "1.bias", "2.bias"}
+        assert names("--sort", "name") == sorted(names())
+        assert names("--sort", "size")[:2] == ["0.weight", "2.weight"]
+        assert names("--sort", "nan")[0] == "0.weight"
+        assert names("--sort", "norm")[0] == "0.weight"
+        assert names("--filter", "nothing") == []
+
+    @pytest.mark.parametrize("columns", [80, 200])
+    def test_the_screen_is_not_cut_off(self, files: dict[str, Path], columns: int) -> None:
+        for arguments in ([files["later"]], [files["torch"]], [files["ours"], files["later"]]):
+            shown = run("inspect", *arguments, columns=columns)
+            assert "…" not in shown
+            assert max(map(len, shown.splitlines())) <= columns
+        shown = run("inspect", files["later"], columns=columns)
+        for text in (
+            "AdamW after 5 steps",
+            "6 parameters in 2 groups",
+            "exp_avg_sq",
+            "0.weight",
+            "all at step 5",
+            "NaN",
+        ):
+            assert text in shown
+        assert "lr follows 0.01 * cosine(100)" in shown
+
+    def test_long_names_break_at_dots(self, tmp_path: Path) -> None:
+        name = "encoder.layers.11.attention.self.output_projection.lora_adapters.default.weight"
+        save(tmp_path / "run", torch.optim.Adam([(name, torch.zeros(2, 3, requires_grad=True))]))
+        shown = run("inspect", tmp_path / "run")
+        assert "…" not in shown
+        assert all(f"{part}" in shown for part in name.split("."))
+
+    def test_several_files_one_after_the_other(self, files: dict[str, Path]) -> None:
+        found = parsed(files["ours"], files["torch"], files["named"])
+        assert [one["algorithm"] for one in found] == ["AdamW", "AdamW", "Adam"]
+
+    def test_two_files_that_are_the_same(self, files: dict[str, Path]) -> None:
+        assert "nothing differs: 18 tensors compared" in run("inspect", files["ours"], files["ours"])
+        assert parsed(files["ours"], files["ours"])["same"] is True
+
+    def test_two_files_that_differ(self, files: dict[str, Path]) -> None:
+        found = parsed(files["ours"], files["later"])
+        assert found["facts"] == {"step": [3, 5]}
+        assert set(found["changes"]) >= {"step: 3 -> 5"}
+        assert len(found["tensors"]) == found["compared"] == 18
+        a, b = network(), network()
+        one, other = (steprule.AdamW(m, overrides={"*.bias": {"weight_decay": 0.0}}) for m in (a, b))
+        load(files["ours"], one, a)
+        load(files["later"], other, b)
+        by_slot = {(d["name"], d["slot"]): d for d in found["tensors"]}
+        apart = (a[2].weight - b[2].weight).double()
+        assert by_slot["2.weight", "weight"]["largest"] == pytest.approx(apart.abs().max().item(), rel=1e-6)
+        relative = (apart.norm() / a[2].weight.double().norm()).item()
+        assert by_slot["2.weight", "weight"]["relative"] == pytest.approx(relative, rel=1e-6)
+        assert by_slot["0.weight", "exp_avg"]["largest"] is None
+
+    def test_two_files_with_other_parameters(self, tmp_path: Path) -> None:
+        for name, shapes in {"a": {"x": (2,), "y": (3,)}, "b": {"y": (4,), "z": (1,)}}.items():
+            named = [(key, torch.zeros(shape, requires_grad=True)) for key, shape in shapes.items()]
+            optimizer = torch.optim.SGD(named, lr=0.1 if name == "a" else 0.2, momentum=0.9)
+            for _, p in named:
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+            save(tmp_path / name, optimizer)
+        found = parsed(tmp_path / "a", tmp_path / "b")
+        assert found["only"] == [["x"], ["z"]]
+        assert found["changes"] == {"lr: 0.1 -> 0.2": ["y"]}
+        assert found["tensors"][0]["shapes"] == [[3], [4]]
+        assert "only in a: x" in run("inspect", tmp_path / "a", tmp_path / "b")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "empty"),
+            (b"hello world, this is text", "not a checkpoint of steprule"),
+            (b"PK\x03\x04 but no more", "torch.load cannot read it"),
+            (b"\x80\x04K\x01.", "torch.load cannot read it|no state of an optimizer"),
+        ],
+    )
+    def test_a_wrong_file_is_one_line_and_status_2(self, tmp_path: Path, content: bytes, message: str) -> None:
+        (tmp_path / "bad").write_bytes(content)
+        shown = run("inspect", tmp_path / "bad", status=2)
+        assert len(shown.splitlines()) == 1
+        assert any(part in shown for part in message.split("|"))
+        assert "bad" in shown
+
+    def test_a_file_that_is_cut_short_or_missing(self, files: dict[str, Path], tmp_path: Path) -> None:
+        for name in ("ours", "torch"):
+            (tmp_path / "cut").write_bytes(files[name].read_bytes()[:-200])
+            assert len(run("inspect", tmp_path / "cut", status=2).splitlines()) == 1
+        assert "none: No such file" in run("inspect", tmp_path / "none", status=2)
+        save(tmp_path / "model", None, network())
+        assert "holds no optimizer" in run("inspect", tmp_path / "model", status=2)
+
+    def test_no_code_of_a_pickle_runs(self, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> object:
+                return (os.mkdir, (str(tmp_path / "ran"),))
+
+        torch.save({"state": {}, "param_groups": [], "x": Evil()}, tmp_path / "evil")
+        assert "weights_only=True" in run("inspect", tmp_path / "evil", status=2)
+        assert not (tmp_path / "ran").exists()
+
+
+LARGE = """
+import resource, sys, typer
+from steprule.cli.inspect import inspect
+app = typer.Typer()
+app.command()(inspect)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+app([sys.argv[1], "--json"], standalone_mode=False)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, file=sys.stderr)
+"""
+
+
+def test_a_large_file_is_not_loaded_whole(tmp_path: Path) -> None:
+    size = 1 << 26
+    state = {
+        "state": {0: {"exp_avg": torch.empty(size, device="meta")}},
+        "param_groups": [{"lr": 0.1, "params": [0], "param_names": ["table"]}],
+    }
+    header = {"$": "tensor", "name": "optimizer.table.exp_avg"}
+    plain = {**state, "state": {"$": "dict", "items": [[0, {"exp_avg": header}]]}}
+    with open(tmp_path / "small", "wb") as file:
+        write(file, {"optimizer": plain, "extra": {}}, {"optimizer.table.exp_avg": torch.zeros(1)})
+    raw = (tmp_path / "small").read_bytes()
+    text = raw[8:-4].rstrip().replace(b"[1]", b"[%d]" % size).replace(b"[0,4]", b"[0,%d]" % (4 * size))
+    with open(tmp_path / "large", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + 4 * size)
+    command = [sys.executable, "-c", LARGE, str(tmp_path / "large")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["table"][0]["slots"]["exp_avg"] == {"norm": 0.0, "nan": 0, "inf": 0}
+    assert int(done.stderr.split()[-1]) < 130  # MB; the file has 256
+
+
+class TestConvert:
+    def test_to_torch_and_back(self, files: dict[str, Path], tmp_path: Path) -> None:
+        for form in ("torch", "torch-by-name"):
+            target = tmp_path / f"to {form}"
+            shown = run("convert", files["ours"], target, "--to", form)
+            assert "left out: model, extra, random, schedules" in shown
+            saved = torch.load(target, weights_only=True)
+            assert set(saved) == {"state", "param_groups"}
+            assert ("param_names" in saved["param_groups"][0]) == (form == "torch-by-name")
+            model = network()
+            named = list(model.named_parameters())
+            groups = [[pair for pair in named if pair[0].endswith("bias") == bias] for bias in (False, True)]
+            torch.optim.AdamW([{"params": group} for group in groups]).load_state_dict(saved)
+        run("convert", tmp_path / "to torch-by-name", tmp_path / "back", "--to", "checkpoint")
+        optimizer = steprule.AdamW(network(), overrides={"*.bias": {"weight_decay": 0.0}})
+        load(tmp_path / "back", optimizer)
+        assert optimizer.state_dict()["steprule"]["step"] == 3
+        found = parsed(files["ours"], tmp_path / "back")
+        assert (found["tensors"], found["only"], found["compared"]) == ([], [[], []], 12)
+
+    def test_the_whole_file(self, files: dict[str, Path], tmp_path: Path) -> None:
+        run("convert", files["ours"], tmp_path / "all", "--to", "torch-by-name", "--whole")
+        saved = torch.load(tmp_path / "all", weights_only=True)
+        assert set(saved) == {"optimizer", "model", "random", "epoch"}
+        run("convert", tmp_path / "all", tmp_path / "back", "--to", "checkpoint", "--whole")
+        model = network(seed=5)
+        optimizer = steprule.AdamW(model, overrides={"*.bias": {"weight_decay": 0.0}})
+        extra = load(tmp_path / "back", optimizer, model)
+        assert extra["epoch"] == 3
+        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), saved["model"].values(), strict=True))
+
+    def test_torchs_file_by_position_gets_names(self, files: dict[str, Path], tmp_path: Path) -> None:
+        names, target = tmp_path / "names", tmp_path / "target"
+        names.write_text("\n".join(name for name, _ in network().named_parameters()) + "\n")
+        run("convert", files["torch"], target, "--to", "checkpoint", "--names", names)
+        model = network()
+        optimizer = steprule.AdamW(reversed(list(model.named_parameters())))
+        load(target, optimizer)
+        saved = torch.load(files["torch"], weights_only=True)
+        assert torch.equal(optimizer.state[model[0].weight]["exp_avg"], saved["state"][0]["exp_avg"])
+
+    def test_names_must_be_there_and_as_many_as_parameters(self, files: dict[str, Path], tmp_path: Path) -> None:
+        names = tmp_path / "names"
+        names.write_text("a\nb\n")
+        command = ("convert", files["torch"], tmp_path / "x", "--to", "torch-by-name")
+        assert "must have 6 names" in run(*command, "--names", names, status=2)
+        assert "give them with --names" in run(*command, status=2)
+        assert not (tmp_path / "x").exists()
+
+    def test_the_algorithm_is_said_where_the_file_does_not(self, files: dict[str, Path], tmp_path: Path) -> None:
+        state = torch.load(files["torch"], weights_only=True)
+        state["param_groups"][0] = {"params": state["param_groups"][0]["params"], "lr": 0.1}
+        torch.save(state, tmp_path / "bare")
+        assert "--algorithm" in run("convert", tmp_path / "bare", tmp_path / "x", "--to", "checkpoint", status=2)
+        run("convert", tmp_path / "bare", tmp_path / "x", "--to", "checkpoint", "--algorithm", "AdamW")
+        assert parsed(tmp_path / "x")["algorithm"] == "AdamW"
+        command = ("convert", files["ours"], tmp_path / "y", "--to", "checkpoint", "--algorithm", "SGD")
+        assert "is of AdamW, not of SGD" in run(*command, status=2)
+
+    def test_nothing_is_overwritten(self, files: dict[str, Path]) -> None:
+        before = files["torch"].read_bytes()
+        assert "exists" in run("convert", files["ours"], files["torch"], "--to", "torch", status=2)
+        assert files["torch"].read_bytes() == before
+
+    def test_a_damaged_file_is_refused(self, files: dict[str, Path], tmp_path: Path) -> None:
+        raw = files["ours"].read_bytes()
+        (tmp_path / "bad").write_bytes(raw[:-50] + bytes([raw[-50] ^ 1]) + raw[-49:])
+        assert "checksum" in run("convert", tmp_path / "bad", tmp_path / "x", "--to", "torch", status=2)
+        assert not (tmp_path / "x").exists()

@@ -1,0 +1,27 @@
+"""The page on rules: its code runs, and it names every function of the language."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from steprule.rule.functions import __all__ as functions
+
+PAGE = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
+
+
+def test_the_code_runs() -> None:
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    assert len(blocks) == 4
+    passes = []
+    for block in blocks:
+        exec(block, names)
+        passes += re.findall(r"in (\d) pass", names["optimizer"].explain())
+    assert passes == ["1", "2", *["1"] * 4]  # of the last rule, matrices and vectors
+
+
+def test_every_function_is_named() -> None:
+    listed = PAGE.split("## Operators and functions")[1].split("## State")[0]
+    assert set(functions) <= set(re.findall(r"\w+", listed))
