@@ -19,6 +19,7 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # torch comes first and pinned: asked for as a range it may bring gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt

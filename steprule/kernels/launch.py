@@ -59,8 +59,23 @@ class Entry:
     """Whether this counts as its first update; None: if its state is empty."""
     kind: tuple[Any, ...] = field(default=(), init=False)
     """What the parameters of a launch have in common."""
+    program: Program = field(init=False, repr=False, compare=False)
+    options: tuple[Any, ...] = field(init=False, repr=False, compare=False)
+    """What its group asks of the kernel, as :func:`asked_of` gives it."""
+    still: Callable[..., bool] = field(init=False, repr=False, compare=False)
+    """Whether parameter and gradient look as they did when the entry was settled."""
+    numel: int = field(init=False, repr=False, compare=False)
+    """How many real numbers the parameter holds: twice its elements for a complex one."""
+    strange: bool = field(init=False, repr=False, compare=False)
+    """Whether the gradient lies in memory in another way than the parameter."""
+    implicit: bool = field(init=False, repr=False, compare=False)
+    """Whether the gradient may be a view that says otherwise than its memory: conjugated, negative or zero."""
     slots: list[torch.Tensor] | None = field(default=None, init=False)
     """The array slots, once they are adopted."""
+    names: Sequence[str] = field(init=False, repr=False, compare=False)
+    """What the adopted slots are called in the state."""
+    pointers: list[int] = field(init=False, repr=False, compare=False)
+    """Where the adopted slots lie in memory."""
 
     def settle(self, program: Program, options: tuple[Any, ...], kind: tuple[Any, ...]) -> None:
         """Note what was asked for, and what parameter, gradient and state, as they are, were found to be good for."""

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from steprule.kernels.gpu.device_table import upload
 from steprule.rule.expression import Level
 from steprule.rule.program import Program
+
+from .upload import upload
 
 __all__ = ["PLACE", "Lines", "Pieces", "matrix_chunks"]
 

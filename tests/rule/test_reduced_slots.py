@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from captures import as_if_capturing
 from torch import Tensor
 
 import steprule
 from steprule import Optimizer
-from steprule.kernels.gpu import device_table
 from steprule.rule import abs, array, max_abs, maximum, norm, scalar, sqrt, sum, where
 
 INTERPRETER = pytest.mark.skipif(
@@ -269,7 +269,7 @@ def test_a_rate_that_changed_before_a_graph_is_recorded_counts(monkeypatch: pyte
     optimizer = Rated([p], dict(lr=0.5), backend="triton")
     optimizer.step()
     optimizer.param_groups[0]["lr"] = 0.25
-    monkeypatch.setattr(device_table, "capturing", lambda device: True)
+    as_if_capturing(monkeypatch)
     optimizer.step()
     assert p.tolist() == [-2.0] * 3
     assert optimizer.state[p]["size"].item() == 1.0

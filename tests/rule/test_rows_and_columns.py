@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from captures import as_if_capturing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch.optim import optimizer as torch_optimizer
 import steprule
 from steprule import Optimizer
 from steprule.kernels.cpu import llvm
-from steprule.kernels.gpu import device_table, triton
+from steprule.kernels.gpu import triton
 from steprule.rule import (
     RuleError,
     abs,
@@ -347,7 +348,7 @@ def test_a_captured_step_uploads_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         give_gradients(ours, 0)
         give_gradients(theirs, 0)
         if step:
-            monkeypatch.setattr(device_table, "capturing", lambda device: True)
+            as_if_capturing(monkeypatch)
         optimizer.step()
         reference.step()
     for p, q in zip(ours, theirs, strict=True):

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from steprule.kernels.launch import Entry, Group, SharedNumbers, real, scalar_dtype, size_along
+from steprule.kernels.upload import upload
 from steprule.rule.program import Program
 
-from .device_table import DeviceTable, upload
+from .device_table import DeviceTable
 from .source import NAMES, compiled, exact, extents, hyper_paths, scalar_source
 
 __all__ = ["DeviceScalars", "lookup"]

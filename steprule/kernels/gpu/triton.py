@@ -16,12 +16,13 @@ import torch
 from steprule.kernels.launch import Entry, Group, Launch, arithmetic, real, size_along
 from steprule.kernels.row_tables import matrix_chunks
 from steprule.kernels.tables import chunk_table, materialized
+from steprule.kernels.upload import capturing, upload
 from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
 from steprule.rule.program import FIRST_SLOT, GRAD, Matrix, Program, Store
 
 from .device_scalars import DeviceScalars, lookup
-from .device_table import DeviceTable, capturing, device_row_chunks, flat_rows, keep, upload
+from .device_table import DeviceTable, device_row_chunks, flat_rows, keep
 from .rows import join_source, rows_source
 from .source import NAMES, compiled, exact, hyper_paths, interpreting, pass_source
 from .tune import DEFAULT, Block, fastest, narrow_block

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from captures import as_if_capturing
 from every_algorithm import RULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -783,16 +784,14 @@ def test_a_recorded_step_reads_copies_and_leaves_the_tables_as_they_are(monkeypa
                 launch = launches(ours)[0]
                 before = [launch.pointers.tensor, launch.live.hyper.tensor]
                 values = [table.clone() for table in before]
-                for module in (triton, device_table):
-                    monkeypatch.setattr(module, "capturing", lambda device: True)
+                as_if_capturing(monkeypatch)
             optimizer.step()
             if recording and optimizer is ours:
                 assert launch.pointers.tensor is before[0]
                 assert launch.live.hyper.tensor is before[1]
                 assert all(map(torch.equal, before, values))
                 assert all(any(kept is table for kept in device_table._kept) for table in launch.tables())
-                for module in (triton, device_table):
-                    monkeypatch.setattr(module, "capturing", lambda device: False)
+                as_if_capturing(monkeypatch, False)
     assert_same(params, reference, 1e-6)
 
 
@@ -816,8 +815,7 @@ def test_what_a_graph_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     start = params[0].detach().clone()
     sparse_gradients(params, 0)
     sparse.step()
-    for module in (triton, device_table):
-        monkeypatch.setattr(module, "capturing", lambda device: True)
+    as_if_capturing(monkeypatch)
     with pytest.raises(RuntimeError, match="sparse gradient of parameter 0 of group 0 can't be captured"):
         sparse.step()
     give_gradients(params, 0)
@@ -934,7 +932,7 @@ def test_a_table_is_sent_only_when_it_has_changed() -> None:
 def test_what_a_graph_reads_is_a_copy_that_nobody_changes(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     table = device_table.DeviceTable(np.arange(6, dtype=dtype).reshape(2, 3), torch.device(DEVICE))
     before = table.send()
-    monkeypatch.setattr(device_table, "capturing", lambda device: True)
+    as_if_capturing(monkeypatch)
     assert table.send() is before
     table.host[:] = [[7, 1, 0.1 * 3 if dtype is np.float64 else 2**62 + 1], [-3, 4, 5]]
     recorded = table.send()
