@@ -2,122 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import operator
 import warnings
-import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch._compile import _disable_dynamo as not_compiled
-from torch.nn.parameter import is_lazy
 from torch.optim import optimizer as torch_optimizer
-from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from steprule.display.table import group_table, plain_text, terminal_width
-from steprule.grouping.membership import Seen, keep_names, known_entries, missing, newcomers
+from steprule.grouping.membership import Members, missing
 from steprule.grouping.overrides import Scale, groups
-from steprule.grouping.selectors import Selectable, chosen, selector
-from steprule.kernels.choose import BACKENDS, choose, launches
+from steprule.grouping.selectors import Selectable
 from steprule.kernels.explain import explain
-from steprule.kernels.launch import NO_GRAD, Entry, fresh
-from steprule.kernels.plan import Plan, PlanInTurns
-from steprule.kernels.tracking import check_tracked, parts, read_tracked
-from steprule.rule.program import Program, Slot
-from steprule.rule.trace import trace
+from steprule.kernels.launch import fresh
+from steprule.kernels.plan import Plan
+from steprule.kernels.tracking import check_tracked, read_tracked, total_norm
+from steprule.rule.program import Slot
 from steprule.saving.state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
 from steprule.saving.state_dict import Plan as LoadPlan
+from steprule.schedules import plateaus, separate, write
+from steprule.stepping.hooks import counted, hooked, not_compiled
+from steprule.stepping.options import NOT_HYPER, OPTIONS, SWITCHES, check_options, spelled_out
+from steprule.stepping.planning import Algorithm, Asked, Planner
 
 from .names import nearest
-from .schedules import plateaus, separate, write
 
-__all__ = ["Optimizer"]
+__all__ = ["SWITCHES", "Optimizer"]
 
-OPTIONS: dict[str, Any] = {
-    "maximize": False,
-    "l1": 0.0,
-    "clip_norm": None,
-    "backend": "auto",
-    "foreach": None,
-    "fused": None,
-    "capturable": False,
-    "differentiable": False,
-}
-"""What every algorithm takes as keywords, and in a group, with its default."""
-
-SWITCHES = frozenset({"foreach", "fused", "capturable", "differentiable"})
-"""The options that choose between torch's implementations."""
-
-NOT_HYPER = frozenset({"params", "param_names", "schedules"})
-
-PlanKey = tuple[bool, bool, tuple[str, ...]]
-"""Whether gradients are scaled, whether any group clips, what is tracked."""
-
-
-is_dynamo_compiling = torch.compiler.is_dynamo_compiling
-profiling = torch._C._autograd._profiler_enabled
 increment_version = torch._C._increment_version
-
-
-def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
-    """``step`` with torch's pre and post hooks around it, visible to the profiler, and not compiled by torch."""
-
-    @functools.wraps(step)
-    def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if is_dynamo_compiling():
-            return eagerly(self, args, kwargs)
-        if profiling():
-            with torch.autograd.profiler.record_function(f"Optimizer.step#{type(self).__name__}.step"):
-                return run(self, args, kwargs)
-        return run(self, args, kwargs)
-
-    def run(self: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._inside_step:
-            return step(self, *args, **kwargs)
-        all_before, before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
-        for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():
-            result = pre_hook(self, (self, *args), kwargs)
-            if result is not None:
-                if not isinstance(result, tuple) or len(result) != 2:
-                    raise RuntimeError(
-                        f"{step} must return None or a tuple of (new_args, new_kwargs), but got {result}."
-                    )
-                (_, *args), kwargs = result  # type: ignore[assignment]
-        out = step(self, *args, **kwargs)
-        if self._unchecked:
-            self._warn_of_untracked()
-        self._optimizer_step_code()
-        after, all_after = self._optimizer_step_post_hooks, torch_optimizer._global_optimizer_post_hooks
-        for post_hook in [*after.values(), *all_after.values()] if after or all_after else ():
-            post_hook(self, (self, *args), kwargs)
-        return out
-
-    eagerly = not_compiled(run)
-    wrapper.hooked = True  # type: ignore[attr-defined]
-    return wrapper
-
-
-def counted(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A ``step`` of a subclass's own: schedules are written before it, it counts as one, and hooks run around it alone,
-    not around the steps of classes above that it calls."""
-
-    @functools.wraps(step)
-    def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        before, outermost = self._steps, not self._inside_step
-        if self._scheduled:
-            write(self.param_groups, before)
-        self._inside_step = True
-        try:
-            out = step(self, *args, **kwargs)
-        finally:
-            self._inside_step = not outermost
-        self._steps = max(self._steps, before + 1)
-        return out
-
-    return wrapper
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -200,10 +114,9 @@ class Optimizer(torch.optim.Optimizer):
         self._validate(defaults)
         self._steps = 0
         self._tracked: tuple[str, ...] = ()
-        self._models = [weakref.ref(params)] if isinstance(params, nn.Module) else []
-        self._unchecked = bool(self._models)
-        self._seen: Seen = {}
-        self._forget()
+        self._members = Members(params)
+        self._planner = Planner()
+        self._scheduled = False
         if overrides:
             params = groups(params, defaults, overrides)
         elif isinstance(params, nn.Module):
@@ -272,28 +185,9 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: naming the hyperparameter and its value.
         """
-        for name, absent in (("l1", torch_optimizer.required), ("clip_norm", None)):
-            if h[name] is absent or name in self._own_options:
-                continue
-            check_number(name, h[name])
-            if not h[name] >= 0.0:
-                raise ValueError(f"Invalid {name} value: {h[name]}")
-        if h["backend"] not in BACKENDS:
-            raise ValueError(f"Invalid backend: {h['backend']!r}; it is one of {', '.join(BACKENDS)}")
-        if h["fused"] and h["foreach"]:
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        if h["fused"] and h["differentiable"]:
-            raise RuntimeError("`fused` does not support `differentiable`")
+        check_options(h, self._own_options)
 
     # -- construction --------------------------------------------------------------------------------------------
-
-    def _forget(self) -> None:
-        """Drop everything that is derived from groups and state."""
-        self._plan: Plan | None = None
-        self._scheduled = False
-        self._plan_key: Any = None
-        self._programs: list[tuple[Any, Program]] = []
-        self._entries: list[Entry] = []
 
     def _patch_step_function(self) -> None:
         self._zero_grad_profile_name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
@@ -308,16 +202,17 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults = {**OPTIONS, **self.defaults}
-        absent = {"_own_options": frozenset(), "_steps": 0, "_tracked": (), "_models": [], "_unchecked": False}
-        self.__dict__.update({**absent, **self.__dict__})
-        self._forget()
+        self.__dict__.update({"_own_options": frozenset(), "_steps": 0, "_tracked": (), **self.__dict__})
+        if "_members" not in self.__dict__:
+            self._members = Members()
+        self._planner = Planner()
         self._scheduled = any("schedules" in group for group in self.param_groups)
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if default is not torch_optimizer.required:
                     group.setdefault(name, default)
-        self._seen = {}
-        self._keep_names()
+        self._members.seen = {}
+        self._members.keep_names(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, which takes part from the next step on.
@@ -345,8 +240,8 @@ class Optimizer(torch.optim.Optimizer):
         if scheduled:
             self.param_groups[-1]["schedules"] = scheduled
             self._scheduled = True
-        self._keep_names()
-        self._plan = None
+        self._members.keep_names(self.param_groups)
+        self._planner.plan = None
 
     def _validate(self, hyper: Mapping[str, Any]) -> None:
         """:meth:`validate` hyperparameters among which there may be schedules."""
@@ -381,7 +276,7 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self._skips(self._plan):
+        if not self._skips(self._planner.plan):
             self._apply()
         return loss
 
@@ -394,10 +289,10 @@ class Optimizer(torch.optim.Optimizer):
         groups, scale = self.param_groups, self.__dict__.get("grad_scale")
         if self._scheduled:
             write(groups, self._steps)
-        key = (scale is not None, any([group["clip_norm"] for group in groups]), self._tracked)  # noqa: C419 (a list is faster)
-        plan = self._plan
-        if plan is None or key != self._plan_key or not plan.current(groups, self.state):
-            plan = self._make_plan(key)
+        asked, planner = self._asked(scale is not None), self._planner
+        plan = planner.plan
+        if plan is None or asked != planner.asked or not plan.current(groups, self.state):
+            plan = self._make_plan(asked)
             if self._skips(plan):
                 return
         inputs = {} if scale is None else {"grad_scale": scale}
@@ -408,75 +303,16 @@ class Optimizer(torch.optim.Optimizer):
         increment_version(plan.updated)
         self._steps += 1
 
-    def _make_plan(self, key: PlanKey) -> Plan:
-        self._keep_names()
-        groups = self.param_groups
-        entries = self._present()
-        for entry in entries:
-            self.refuse(entry.param)
-            if groups[entry.group]["capturable"]:
-                check_capturable(entry)
-            if groups[entry.group]["fused"] and "fused" in self.switches:
-                check_fused(entry)
-        if groups and not entries:
-            self._program(groups[0], key, 1)  # a rule that is wrong says so without a gradient
-        known = [self._by_dimensions(group, key) for group in groups]
-        programs = [known[entry.group](entry.param.ndim) for entry in entries]
-        served: list[dict[int, Program]] = [{} for _ in groups]
-        for entry, program in zip(entries, programs, strict=True):
-            served[entry.group][id(program)] = program
-        params = self._params()
-        kind = Plan if len(set(map(id, params))) == len(params) else PlanInTurns
-        plan = kind(launches(programs, entries, groups), groups, [list(own.values()) for own in served])
-        self._plan, self._plan_key = plan, key
-        return plan
+    def _make_plan(self, asked: Asked) -> Plan:
+        self._members.keep_names(self.param_groups)
+        return self._planner.make(self._algorithm(), self.param_groups, self.state, asked)
 
-    def _present(self) -> list[Entry]:
-        """The parameters that have a gradient."""
-        params = self._params()
-        known = [entry.param for entry in self._entries]
-        if len(known) != len(params) or not all(map(operator.is_, known, params)):
-            self._entries = [Entry(p, NO_GRAD, {}, 0, "") for p in params]
-        places = ((index, i) for index, group in enumerate(self.param_groups) for i in range(len(group["params"])))
-        present = []
-        for entry, (index, position) in zip(self._entries, places, strict=True):
-            grad = entry.param.grad
-            if grad is not None:
-                entry.grad, entry.group, entry.name = grad, index, self._name(index, position)
-                state = self.state.get(entry.param)
-                if state is not None or entry.state:
-                    entry.state = {} if state is None else state
-                present.append(entry)
-        return present
+    def _algorithm(self) -> Algorithm:
+        cls, fused = type(self), "fused" in self.switches
+        return Algorithm(cls.__name__, self.update, self.slots, self._own_options, fused, self.refuse)
 
-    def _by_dimensions(self, group: dict[str, Any], key: PlanKey) -> Callable[[int], Program]:
-        """The Programs for a group's parameters, by the number of their dimensions; most rules have one for all."""
-        return functools.cache(functools.partial(self._program, group, key))
-
-    def _program(self, group: dict[str, Any], key: PlanKey, ndim: int) -> Program:
-        """The Program for a group's parameters of so many dimensions: one traced before, while its answers stay."""
-        for known, program in self._programs:
-            if known == key and program.ndim in (None, ndim) and program.serves(group):
-                return program
-        scaled, clipped, tracked = key
-        program = trace(
-            self.update,
-            {name: value for name, value in group.items() if name not in NOT_HYPER},
-            self.slots,
-            name=type(self).__name__,
-            scaled=scaled,
-            clipped=clipped,
-            tracked=parts(tracked),
-            own=self._own_options,
-            ndim=ndim,
-        )
-        self._programs.append((key, program))
-        return program
-
-    def _name(self, group: int, position: int) -> str:
-        """What a person calls a parameter."""
-        names = self.param_groups[group].get("param_names")
-        return repr(names[position]) if names else f"{position} of group {group}"
+    def _asked(self, scaled: bool = False) -> Asked:
+        return scaled, any([group["clip_norm"] for group in self.param_groups]), self._tracked  # noqa: C419 (a list is faster)
 
     @not_compiled
     def explain(self, source: bool = False) -> str:
@@ -489,35 +325,26 @@ class Optimizer(torch.optim.Optimizer):
         """
         if type(self).update is Optimizer.update and type(self).step is not Optimizer.step:
             return f"{type(self).__name__} works by torch operations, on whatever device its parameters are"
-        clipped = any(group["clip_norm"] for group in self.param_groups)
-        plan = self._plan or self._make_plan((False, clipped, self._tracked))
+        plan = self._planner.plan or self._make_plan(self._asked())
         return explain(plan.launches, source)
 
     @not_compiled
     def __repr__(self) -> str:
         """The groups as a table that fits the terminal, as plain text."""
-        self._keep_names()
-        width, kernels = terminal_width(), [self._kernels(index) for index in range(len(self.param_groups))]
+        self._members.keep_names(self.param_groups)
+        width, kernels = terminal_width(), list(map(self._kernels, self.param_groups))
         table = group_table(type(self).__name__, self.param_groups, kernels, OPTIONS, self._steps, width)
         return plain_text(table, width)
 
-    def _kernels(self, index: int) -> str:
-        """What serves a group's parameters; those without a gradient as if it were like them."""
-        group = self.param_groups[index]
+    def _kernels(self, group: dict[str, Any]) -> str:
+        """What serves a group's parameters, in words."""
         if type(self).update is Optimizer.update:
             return "torch"
         try:
-            clipped = any(group["clip_norm"] for group in self.param_groups)
-            program = self._by_dimensions(group, (False, clipped, self._tracked))
-            entries = [
-                Entry(p, p if p.grad is None else p.grad, self.state.get(p, {}), index, "")
-                for p in group["params"]
-                if not is_lazy(p)
-            ]
-            found = dict.fromkeys(choose(program(e.param.ndim), e, group)[0].backend for e in entries)
-            return ", ".join(found) or "not known yet"
+            found = self._planner.kernels(self._algorithm(), group, self.state, self._asked())
         except (RuntimeError, ValueError, TypeError):
             return "none (explain() says why)"
+        return ", ".join(found) or "not known yet"
 
     @property
     def grad_norm(self) -> torch.Tensor:
@@ -526,12 +353,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: if no group has ``clip_norm``, or no step was taken yet.
         """
-        found = self._plan.tracked("total_norm") if self._plan is not None else []
-        if not found:
-            raise RuntimeError("grad_norm is computed where clip_norm is set, in a step; neither is so yet")
-        _, squares = found[0]
-        norm: torch.Tensor = squares[0].sqrt()
-        return norm
+        return total_norm(self._planner.plan)
 
     # -- groups while training runs ------------------------------------------------------------------------------
 
@@ -547,7 +369,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: it matches nothing, or needs names or modules that are not known.
         """
-        return self._train(what, False)
+        return self._members.train(what, self.param_groups, on=False)
 
     def unfreeze(self, what: Selectable) -> list[str]:
         """Train the parameters that a selector means again, from the state they had.
@@ -561,19 +383,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: it matches nothing, or needs names or modules that are not known.
         """
-        return self._train(what, True)
-
-    def _train(self, what: Selectable, train: bool) -> list[str]:
-        self._keep_names()
-        found = chosen(selector(what), known_entries(self._modules(), self.param_groups))
-        for entry in found:
-            entry.parameter.requires_grad_(train)
-            if not train:
-                entry.parameter.grad = None
-        return [entry.name for entry in found]
-
-    def _modules(self) -> list[nn.Module]:
-        return [module for known in self._models if (module := known()) is not None]
+        return self._members.train(what, self.param_groups, on=True)
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model of which a parameter trains but is in no group, and so would stay as it is.
@@ -598,15 +408,6 @@ class Optimizer(torch.optim.Optimizer):
         if found := missing(model, self.param_groups, type(self).__name__):
             raise ValueError(found)
 
-    def _warn_of_untracked(self) -> None:
-        self._unchecked = False
-        for module in self._modules():
-            if found := missing(module, self.param_groups, type(self).__name__):
-                warnings.warn(found, stacklevel=4)
-
-    def _keep_names(self) -> None:
-        self._seen = keep_names(self.param_groups, self._seen, self._modules())
-
     def _params(self) -> list[torch.Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
@@ -627,10 +428,8 @@ class Optimizer(torch.optim.Optimizer):
             if name not in self.defaults:
                 known = nearest(name, self.defaults) or f"; there are {', '.join(self.defaults)}"
                 raise TypeError(f"{type(self).__name__} has no hyperparameter {name!r}{known}")
-        self._keep_names()
-        self.add_param_group({"params": newcomers(what, self._modules(), self.param_groups), **hyper})
-        if isinstance(what, nn.Module):
-            self._models.append(weakref.ref(what))
+        self.add_param_group({"params": self._members.newcomers(what, self.param_groups), **hyper})
+        self._members.know(what)
 
     def report_metric(self, value: float) -> None:
         """Tell every :func:`steprule.schedules.plateau` among the schedules how training goes.
@@ -692,8 +491,8 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: ``by`` is something else.
         """
         check_tracked(self._tracked, by)
-        self._keep_names()
-        return read_tracked(self._plan, self.param_groups, self._tracked, by)
+        self._members.keep_names(self.param_groups)
+        return read_tracked(self._planner.plan, self.param_groups, self._tracked, by)
 
     # -- saving --------------------------------------------------------------------------------------------------
 
@@ -707,7 +506,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        self._keep_names()
+        self._members.keep_names(self.param_groups)
         packed = pack(self.param_groups, self.state, algorithm=type(self).__name__, step=self._steps)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, packed)
@@ -748,7 +547,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _plan_load(self, state_dict: Mapping[str, Any], **options: Any) -> LoadPlan:
         """What :meth:`load_state_dict` would make of the optimizer, everything checked."""
-        self._keep_names()
+        self._members.keep_names(self.param_groups)
         ruled = type(self).update is not Optimizer.update
         slots = self._slots_of if ruled else None
         return prepare(
@@ -763,34 +562,7 @@ class Optimizer(torch.optim.Optimizer):
         self._validate({**self.defaults, **group})
 
     def _slots_of(self, group: dict[str, Any], param: torch.Tensor) -> dict[str, Slot]:
-        """The slots that a parameter of this group has once it was updated."""
-        program = self._program(group, (False, False, ()), param.ndim)
-        counted = {"step": Slot("scalar")} if program.uses_step else {}
-        return counted | {slot.name: slot for slot in program.state}
-
-
-def spelled_out(signature: inspect.Signature, refused: frozenset[str]) -> inspect.Signature:
-    """A constructor's signature with what its ``**options`` are, for those who ask which arguments there are."""
-    parameters = [p for p in signature.parameters.values() if (p.name, p.kind) != ("options", p.VAR_KEYWORD)]
-    if len(parameters) == len(signature.parameters):
-        return signature
-    named = {"overrides": None, **OPTIONS}
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in named.items()
-        if name not in signature.parameters and name not in refused
-    ]
-    return signature.replace(parameters=[*parameters, *options])
-
-
-def check_number(name: str, value: Any) -> None:
-    """Refuse a hyperparameter that is not a number.
-
-    Raises:
-        TypeError: naming it and its value.
-    """
-    if not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, a tensor that holds one or a schedule, got {value!r}")
+        return self._planner.slots_of(self._algorithm(), group, param)
 
 
 def descendants(cls: type[Optimizer]) -> Iterator[type[Optimizer]]:
@@ -803,33 +575,3 @@ def descendants(cls: type[Optimizer]) -> Iterator[type[Optimizer]]:
 def named(group: Mapping[str, Any]) -> list[Any]:
     """A group's parameters, with their names where it has some."""
     return list(zip(group["param_names"], group["params"], strict=True)) if "param_names" in group else group["params"]
-
-
-def check_capturable(entry: Entry) -> None:
-    """Refuse to capture where there are no graphs.
-
-    Raises:
-        AssertionError: as torch does.
-    """
-    supported = torch_optimizer._get_capturable_supported_devices()
-    if entry.param.device.type not in supported:
-        raise AssertionError(
-            f"If capturable=True, params and state_steps must be on supported devices: {supported}. Parameter "
-            f"{entry.name} is on {entry.param.device}"
-        )
-
-
-def check_fused(entry: Entry) -> None:
-    """Refuse what torch's fused implementations refuse; the devices, which they choose among too, are all served.
-
-    Raises:
-        RuntimeError: as torch does.
-    """
-    p = entry.param
-    if not p.is_floating_point():
-        supported = _get_fused_kernels_supported_devices()
-        raise RuntimeError(
-            "`fused=True` requires all the params to be floating point Tensors of supported devices: "
-            f"{supported} but {p.dtype} and {p.device.type}: parameter {entry.name}; leave fused=True out, for every "
-            "step is fused"
-        )

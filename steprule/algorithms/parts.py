@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from steprule.optimizer import check_number
 from steprule.rule import lerp, maximum, sqrt
 from steprule.schedules import Schedule
+from steprule.stepping.options import check_number
 
 __all__ = [
     "Number",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count, repeat
@@ -11,14 +12,67 @@ import torch
 from torch import nn
 
 from .globs import fold
-from .selectors import NamedParameter, entries, untracked
+from .selectors import NamedParameter, Selectable, chosen, entries, selector, untracked
 
-__all__ = ["Seen", "keep_names", "known_entries", "missing", "newcomers"]
+__all__ = ["Members", "missing"]
 
 Groups = Sequence[Mapping[str, Any]]
 
 Seen: TypeAlias = dict[int, tuple[list["weakref.ref[torch.Tensor]"], list[str]]]
 """By a group's identity, its parameters and their names as they were."""
+
+
+class Members:
+    """The modules that an optimizer was given, and the names its parameters had when they were last looked at."""
+
+    def __init__(self, params: object = None) -> None:
+        self.models: list[weakref.ref[nn.Module]] = []
+        self.unchecked = isinstance(params, nn.Module)
+        """Whether nobody has looked yet for parameters that train outside of every group."""
+        self.seen: Seen = {}
+        self.know(params)
+
+    def know(self, what: object) -> None:
+        """Remember a module, whose parameters' names are known from now on."""
+        if isinstance(what, nn.Module):
+            self.models.append(weakref.ref(what))
+
+    def modules(self) -> list[nn.Module]:
+        """Those that still live."""
+        return [module for known in self.models if (module := known()) is not None]
+
+    def keep_names(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Let names follow their parameters where somebody has changed a group's ``params``."""
+        self.seen = keep_names(groups, self.seen, self.modules())
+
+    def train(self, what: Selectable, groups: Sequence[dict[str, Any]], on: bool) -> list[str]:
+        """Let the parameters that a selector means get gradients, or get none and keep their state.
+
+        Returns:
+            The names of the parameters.
+
+        Raises:
+            ValueError: it matches nothing, or needs names or modules that are not known.
+        """
+        self.keep_names(groups)
+        found = chosen(selector(what), known_entries(self.modules(), groups))
+        for entry in found:
+            entry.parameter.requires_grad_(on)
+            if not on:
+                entry.parameter.grad = None
+        return [entry.name for entry in found]
+
+    def newcomers(self, what: nn.Module | torch.Tensor | Iterable[Any], groups: Sequence[dict[str, Any]]) -> list[Any]:
+        """See :func:`newcomers`."""
+        self.keep_names(groups)
+        return newcomers(what, self.modules(), groups)
+
+    def warn_of_missing(self, groups: Groups, optimizer: str) -> None:
+        """Warn, once, of parameters that train but are in no group; called by the wrapper of ``step``."""
+        self.unchecked = False
+        for module in self.modules():
+            if found := missing(module, groups, optimizer):
+                warnings.warn(found, stacklevel=4)
 
 
 def keep_names(groups: Sequence[dict[str, Any]], seen: Seen, modules: Iterable[nn.Module]) -> Seen:

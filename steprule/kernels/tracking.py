@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
+import torch
+
 from steprule.names import nearest
 
 from .plan import Plan
 
-__all__ = ["TRACKED", "check_tracked", "parts", "read_tracked"]
+__all__ = ["TRACKED", "check_tracked", "parts", "read_tracked", "total_norm"]
 
 TRACKED = ("grad_norm", "param_norm", "update_norm", "update_to_param")
 """What :meth:`Optimizer.track` can compute in the step."""
@@ -49,6 +51,20 @@ def read_tracked(
         updates, sizes = found["update_norm"], found["param_norm"]
         found["update_to_param"] = {key: ratio(update, sizes[key]) for key, update in updates.items()}
     return {f"{name}/{key}": value for name in names for key, value in found[name].items()}
+
+
+def total_norm(plan: Plan | None) -> torch.Tensor:
+    """The norm of all gradients together in the plan's last step: a 0-dim float64 tensor.
+
+    Raises:
+        RuntimeError: it was not computed.
+    """
+    found = plan.tracked("total_norm") if plan is not None else []
+    if not found:
+        raise RuntimeError("grad_norm is computed where clip_norm is set, in a step; neither is so yet")
+    _, squares = found[0]
+    norm: torch.Tensor = squares[0].sqrt()
+    return norm
 
 
 def keys_by(groups: Sequence[Mapping[str, Any]], by: str) -> dict[int, str]:

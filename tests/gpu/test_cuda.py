@@ -58,7 +58,7 @@ def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-6) -> None:
 
 
 def launches(optimizer: Optimizer) -> list[Any]:
-    return list(optimizer._plan.launches)  # type: ignore[union-attr]
+    return list(optimizer._planner.plan.launches)  # type: ignore[union-attr]
 
 
 class Lamb(Optimizer):

@@ -136,7 +136,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.1}
 @BACKENDS
 def test_every_reduction_is_what_torch_says(backend: str, dtype: torch.dtype) -> None:
     optimizer = trained(params := parameters(dtype), backend=backend)
-    assert {launch.backend for launch in optimizer._plan.launches} == {backend}  # type: ignore[union-attr]
+    assert {launch.backend for launch in optimizer._planner.plan.launches} == {backend}  # type: ignore[union-attr]
     wide, states = expected(parameters(dtype), 6, skip=True)
     for p, q, known in zip(params, wide, states, strict=True):
         torch.testing.assert_close(p.detach().double(), q, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])

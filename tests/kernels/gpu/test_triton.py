@@ -74,7 +74,7 @@ def coo(rows: Any, values: Tensor, shape: Any) -> Tensor:
 
 
 def launches(optimizer: Optimizer) -> list[Any]:
-    return list(optimizer._plan.launches)  # type: ignore[union-attr]
+    return list(optimizer._planner.plan.launches)  # type: ignore[union-attr]
 
 
 def assert_same(ours: Any, theirs: Any, tolerance: float | None = None) -> None:
@@ -802,16 +802,16 @@ def test_what_a_graph_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     sparse = steprule.SGD(params, backend="triton")
     for optimizer in (counts, sparse, eager):
         optimizer.step()
-    assert counts._plan is not None
-    assert sparse._plan is not None
-    assert eager._plan is not None
+    assert counts._planner.plan is not None
+    assert sparse._planner.plan is not None
+    assert eager._planner.plan is not None
     with pytest.raises(RuntimeError, match=r"Attempting CUDA graph capture of step\(\) for an instance of AdamW but"):
-        counts._plan.check_capture(counts.param_groups)
+        counts._planner.plan.check_capture(counts.param_groups)
     counts.param_groups[0]["capturable"] = True
-    counts._plan.check_capture(counts.param_groups)
-    sparse._plan.check_capture(sparse.param_groups)
+    counts._planner.plan.check_capture(counts.param_groups)
+    sparse._planner.plan.check_capture(sparse.param_groups)
     with pytest.raises(RuntimeError, match=r"0 of group 0 can't be captured .* its numbers live on the host: eager"):
-        eager._plan.check_capture(eager.param_groups)
+        eager._planner.plan.check_capture(eager.param_groups)
     start = params[0].detach().clone()
     sparse_gradients(params, 0)
     sparse.step()

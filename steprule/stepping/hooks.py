@@ -1,0 +1,79 @@
+"""What goes around a step: torch's hooks, the profiler, torch.compile, schedules and counting."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._compile import _disable_dynamo as not_compiled
+from torch.optim import optimizer as torch_optimizer
+
+from steprule.schedules import write
+
+if TYPE_CHECKING:
+    from steprule.optimizer import Optimizer
+
+__all__ = ["counted", "hooked", "not_compiled"]
+
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+profiling = torch._C._autograd._profiler_enabled
+
+
+def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """``step`` with torch's pre and post hooks around it, visible to the profiler, and not compiled by torch."""
+
+    @functools.wraps(step)
+    def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if is_dynamo_compiling():
+            return eagerly(self, args, kwargs)
+        if profiling():
+            with torch.autograd.profiler.record_function(f"Optimizer.step#{type(self).__name__}.step"):
+                return run(self, args, kwargs)
+        return run(self, args, kwargs)
+
+    def run(self: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._inside_step:
+            return step(self, *args, **kwargs)
+        all_before, before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
+        for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():
+            result = pre_hook(self, (self, *args), kwargs)
+            if result is not None:
+                if not isinstance(result, tuple) or len(result) != 2:
+                    raise RuntimeError(
+                        f"{step} must return None or a tuple of (new_args, new_kwargs), but got {result}."
+                    )
+                (_, *args), kwargs = result  # type: ignore[assignment]
+        out = step(self, *args, **kwargs)
+        if self._members.unchecked:
+            self._members.warn_of_missing(self.param_groups, type(self).__name__)
+        self._optimizer_step_code()
+        after, all_after = self._optimizer_step_post_hooks, torch_optimizer._global_optimizer_post_hooks
+        for post_hook in [*after.values(), *all_after.values()] if after or all_after else ():
+            post_hook(self, (self, *args), kwargs)
+        return out
+
+    eagerly = not_compiled(run)
+    wrapper.hooked = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def counted(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A ``step`` of a subclass's own: schedules are written before it, it counts as one, and hooks run around it alone,
+    not around the steps of classes above that it calls."""
+
+    @functools.wraps(step)
+    def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        before, outermost = self._steps, not self._inside_step
+        if self._scheduled:
+            write(self.param_groups, before)
+        self._inside_step = True
+        try:
+            out = step(self, *args, **kwargs)
+        finally:
+            self._inside_step = not outermost
+        self._steps = max(self._steps, before + 1)
+        return out
+
+    return wrapper

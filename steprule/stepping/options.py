@@ -1,0 +1,122 @@
+"""What every algorithm takes as keywords and in a group, and what is refused of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Container, Mapping
+from typing import Any
+
+from torch.optim import optimizer as torch_optimizer
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
+
+from steprule.kernels.choose import BACKENDS
+from steprule.kernels.launch import Entry
+
+__all__ = [
+    "NOT_HYPER",
+    "OPTIONS",
+    "SWITCHES",
+    "check_capturable",
+    "check_fused",
+    "check_number",
+    "check_options",
+    "spelled_out",
+]
+
+OPTIONS: dict[str, Any] = {
+    "maximize": False,
+    "l1": 0.0,
+    "clip_norm": None,
+    "backend": "auto",
+    "foreach": None,
+    "fused": None,
+    "capturable": False,
+    "differentiable": False,
+}
+"""What every algorithm takes as keywords, and in a group, with its default."""
+
+SWITCHES = frozenset({"foreach", "fused", "capturable", "differentiable"})
+"""The options that choose between torch's implementations."""
+
+NOT_HYPER = frozenset({"params", "param_names", "schedules"})
+"""The keys of a group that are no hyperparameters."""
+
+
+def spelled_out(signature: inspect.Signature, refused: frozenset[str]) -> inspect.Signature:
+    """A constructor's signature with what its ``**options`` are, for those who ask which arguments there are."""
+    parameters = [p for p in signature.parameters.values() if (p.name, p.kind) != ("options", p.VAR_KEYWORD)]
+    if len(parameters) == len(signature.parameters):
+        return signature
+    named = {"overrides": None, **OPTIONS}
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in named.items()
+        if name not in signature.parameters and name not in refused
+    ]
+    return signature.replace(parameters=[*parameters, *options])
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse a hyperparameter that is not a number.
+
+    Raises:
+        TypeError: naming it and its value.
+    """
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, a tensor that holds one or a schedule, got {value!r}")
+
+
+def check_options(h: Mapping[str, Any], own: Container[str]) -> None:
+    """Refuse options out of range, or that exclude each other.
+
+    Args:
+        h: hyperparameters and options.
+        own: the options that stand among the rule's own hyperparameters, which are the rule's to check.
+
+    Raises:
+        ValueError: naming the option and its value.
+        TypeError: naming one that is no number.
+        RuntimeError: as torch does.
+    """
+    for name, absent in (("l1", torch_optimizer.required), ("clip_norm", None)):
+        if h[name] is absent or name in own:
+            continue
+        check_number(name, h[name])
+        if not h[name] >= 0.0:
+            raise ValueError(f"Invalid {name} value: {h[name]}")
+    if h["backend"] not in BACKENDS:
+        raise ValueError(f"Invalid backend: {h['backend']!r}; it is one of {', '.join(BACKENDS)}")
+    if h["fused"] and h["foreach"]:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    if h["fused"] and h["differentiable"]:
+        raise RuntimeError("`fused` does not support `differentiable`")
+
+
+def check_capturable(entry: Entry) -> None:
+    """Refuse to capture where there are no graphs.
+
+    Raises:
+        AssertionError: as torch does.
+    """
+    supported = torch_optimizer._get_capturable_supported_devices()
+    if entry.param.device.type not in supported:
+        raise AssertionError(
+            f"If capturable=True, params and state_steps must be on supported devices: {supported}. Parameter "
+            f"{entry.name} is on {entry.param.device}"
+        )
+
+
+def check_fused(entry: Entry) -> None:
+    """Refuse what torch's fused implementations refuse; the devices, which they choose among too, are all served.
+
+    Raises:
+        RuntimeError: as torch does.
+    """
+    p = entry.param
+    if not p.is_floating_point():
+        supported = _get_fused_kernels_supported_devices()
+        raise RuntimeError(
+            "`fused=True` requires all the params to be floating point Tensors of supported devices: "
+            f"{supported} but {p.dtype} and {p.device.type}: parameter {entry.name}; leave fused=True out, for every "
+            "step is fused"
+        )

@@ -1,0 +1,153 @@
+"""Which Program serves which parameter, and until when."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from steprule.kernels.choose import choose, launches
+from steprule.kernels.launch import NO_GRAD, Entry
+from steprule.kernels.plan import Plan, PlanInTurns
+from steprule.kernels.tracking import parts
+from steprule.rule.program import Program, Slot
+from steprule.rule.trace import Rule, trace
+
+from .options import NOT_HYPER, check_capturable, check_fused
+
+__all__ = ["Algorithm", "Asked", "Planner"]
+
+Group = dict[str, Any]
+
+Asked = tuple[bool, bool, tuple[str, ...]]
+"""What is asked of every Program of a step: whether gradients are scaled, whether any group clips, what is tracked."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What a class of optimizers says of its updates.
+
+    Attributes:
+        name: that of the class.
+        update: the rule.
+        slots: the declared slots.
+        own: the options that the rule applies itself.
+        fused: whether it takes torch's switch ``fused``.
+        refuse: raises for a parameter that it is not for.
+    """
+
+    name: str
+    update: Rule
+    slots: Mapping[str, Slot]
+    own: frozenset[str]
+    fused: bool
+    refuse: Callable[[torch.Tensor], None]
+
+
+class Planner:
+    """Keeps what was traced and found out from step to step: Programs, entries, and the plan of the last step."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.asked: Asked | None = None
+        """What the plan was made for."""
+        self.programs: list[tuple[Asked, Program]] = []
+        self.entries: list[Entry] = []
+
+    def make(
+        self, algorithm: Algorithm, groups: Sequence[Group], state: MutableMapping[torch.Tensor, Any], asked: Asked
+    ) -> Plan:
+        """The plan for the gradients that are present now.
+
+        Raises:
+            RuleError: the rule is wrong.
+            RuntimeError, AssertionError: a parameter, gradient or state can't be served; it is named.
+        """
+        entries = self.present(groups, state)
+        for entry in entries:
+            algorithm.refuse(entry.param)
+            if groups[entry.group]["capturable"]:
+                check_capturable(entry)
+            if groups[entry.group]["fused"] and algorithm.fused:
+                check_fused(entry)
+        if groups and not entries:
+            self.program(algorithm, groups[0], asked, 1)  # a rule that is wrong says so without a gradient
+        known = [self.by_dimensions(algorithm, group, asked) for group in groups]
+        programs = [known[entry.group](entry.param.ndim) for entry in entries]
+        served: list[dict[int, Program]] = [{} for _ in groups]
+        for entry, program in zip(entries, programs, strict=True):
+            served[entry.group][id(program)] = program
+        params = [id(p) for group in groups for p in group["params"]]
+        kind = Plan if len(set(params)) == len(params) else PlanInTurns
+        plan = kind(launches(programs, entries, groups), groups, [list(own.values()) for own in served])
+        self.plan, self.asked = plan, asked
+        return plan
+
+    def present(self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> list[Entry]:
+        """The parameters that have a gradient."""
+        params = [p for group in groups for p in group["params"]]
+        known = [entry.param for entry in self.entries]
+        if len(known) != len(params) or not all(map(operator.is_, known, params)):
+            self.entries = [Entry(p, NO_GRAD, {}, 0, "") for p in params]
+        places = ((index, i) for index, group in enumerate(groups) for i in range(len(group["params"])))
+        present = []
+        for entry, (index, position) in zip(self.entries, places, strict=True):
+            grad = entry.param.grad
+            if grad is not None:
+                entry.grad, entry.group, entry.name = grad, index, called(groups[index], index, position)
+                found = state.get(entry.param)
+                if found is not None or entry.state:
+                    entry.state = {} if found is None else found
+                present.append(entry)
+        return present
+
+    def by_dimensions(self, algorithm: Algorithm, group: Group, asked: Asked) -> Callable[[int], Program]:
+        """The Programs for a group's parameters, by the number of their dimensions; most rules have one for all."""
+        return functools.cache(functools.partial(self.program, algorithm, group, asked))
+
+    def program(self, algorithm: Algorithm, group: Group, asked: Asked, ndim: int) -> Program:
+        """The Program for a group's parameters of so many dimensions: one traced before, while its answers stay."""
+        for known, program in self.programs:
+            if known == asked and program.ndim in (None, ndim) and program.serves(group):
+                return program
+        scaled, clipped, tracked = asked
+        program = trace(
+            algorithm.update,
+            {name: value for name, value in group.items() if name not in NOT_HYPER},
+            algorithm.slots,
+            name=algorithm.name,
+            scaled=scaled,
+            clipped=clipped,
+            tracked=parts(tracked),
+            own=algorithm.own,
+            ndim=ndim,
+        )
+        self.programs.append((asked, program))
+        return program
+
+    def slots_of(self, algorithm: Algorithm, group: Group, param: torch.Tensor) -> dict[str, Slot]:
+        """The slots that a parameter of this group has once it was updated."""
+        program = self.program(algorithm, group, (False, False, ()), param.ndim)
+        counted = {"step": Slot("scalar")} if program.uses_step else {}
+        return counted | {slot.name: slot for slot in program.state}
+
+    def kernels(self, algorithm: Algorithm, group: Group, state: Mapping[torch.Tensor, Any], asked: Asked) -> list[str]:
+        """The kernels that serve a group's parameters; those without a gradient as if it were like them."""
+        program = self.by_dimensions(algorithm, group, asked)
+        entries = [
+            Entry(p, p if p.grad is None else p.grad, state.get(p, {}), 0, "")
+            for p in group["params"]
+            if not is_lazy(p)
+        ]
+        return list(dict.fromkeys(choose(program(e.param.ndim), e, group)[0].backend for e in entries))
+
+
+def called(group: Mapping[str, Any], index: int, position: int) -> str:
+    """What a person calls a parameter."""
+    names = group.get("param_names")
+    return repr(names[position]) if names else f"{position} of group {index}"
