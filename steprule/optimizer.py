@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.display.table import group_table, plain_text, terminal_width
-from steprule.grouping.membership import Members, missing
+from steprule.grouping.membership import Members, missing, refuse_members
 from steprule.grouping.overrides import Scale, groups
 from steprule.grouping.selectors import Selectable
 from steprule.kernels.explain import explain
@@ -24,10 +24,17 @@ from steprule.saving.state_dict import Hyperparameters, LoadResult, StateDict, p
 from steprule.saving.state_dict import Plan as LoadPlan
 from steprule.schedules import plateaus, separate, write
 from steprule.stepping.hooks import counted, hooked, not_compiled
-from steprule.stepping.options import NOT_HYPER, OPTIONS, SWITCHES, check_options, spelled_out
+from steprule.stepping.options import (
+    NOT_HYPER,
+    OPTIONS,
+    SWITCHES,
+    check_options,
+    refuse_hyper,
+    refuse_options,
+    spelled_out,
+)
 from steprule.stepping.planning import Algorithm, Asked, Planner
-
-from .names import nearest
+from steprule.stepping.taking_over import named, namesake
 
 __all__ = ["SWITCHES", "Optimizer"]
 
@@ -105,9 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         **options: Any,
     ) -> None:
         defaults = dict(defaults or {})
-        for name in options:
-            if name not in OPTIONS or (name in SWITCHES - self.switches and options[name] != OPTIONS[name]):
-                raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
+        refuse_options(options, self.switches, type(self).__name__)
         # an option that the rule has among its own hyperparameters is the rule's to apply
         self._own_options = frozenset(OPTIONS) & frozenset(defaults)
         defaults = {**OPTIONS, **options, **defaults}
@@ -143,14 +148,7 @@ class Optimizer(torch.optim.Optimizer):
             >>> type(Optimizer.from_torch(torch.optim.AdamW([weight], lr=0.1)))
             <class 'steprule.algorithms.adamw.AdamW'>
         """
-        name = type(optimizer).__name__
-        known = [c for c in (cls, *descendants(cls)) if c.__name__ == name and c.__module__.startswith(__package__)]
-        if not known:
-            raise TypeError(
-                f"{cls.__name__}.from_torch() takes no {type(optimizer).__module__}.{name}, only an optimizer of "
-                f"torch.optim {'that steprule has too' if cls is Optimizer else f'called {cls.__name__}'}"
-            )
-        new = known[0]([dict(group, params=named(group)) for group in optimizer.param_groups])
+        new = namesake(cls, optimizer)([dict(group, params=named(group)) for group in optimizer.param_groups])
         plan = new._plan_load(optimizer.state_dict(), hyperparameters="current", copy=False)
         new._steps = plan.step
         plan.install(new)
@@ -230,7 +228,7 @@ class Optimizer(torch.optim.Optimizer):
             params = param_group["params"]
             if not isinstance(params, (torch.Tensor, set)):
                 param_group["params"] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
-                self._refuse(param_group["params"])
+                refuse_members(param_group["params"], self.param_groups, self.defaults["differentiable"])
             for name, value in param_group.items():
                 if isinstance(value, Scale):
                     param_group[name] = value.times(name, self.defaults.get(name))
@@ -248,17 +246,6 @@ class Optimizer(torch.optim.Optimizer):
         present = {name: value for name, value in hyper.items() if name not in NOT_HYPER}
         separate(present, self.__dict__.get("_steps", 0))
         self.validate(present)
-
-    def _refuse(self, params: list[Any]) -> None:
-        """torch's refusals, with the parameter's name."""
-        known = {id(p) for group in self.param_groups for p in group["params"]}
-        for item in params:
-            if isinstance(item, tuple) and isinstance(item[1], torch.Tensor):
-                name, p = item
-                if not self.defaults["differentiable"] and not (p.is_leaf or p.retains_grad):
-                    raise ValueError(f"can't optimize a non-leaf Tensor: {name}")
-                if id(p) in known:
-                    raise ValueError(f"some parameters appear in more than one parameter group: {name}")
 
     # -- a step --------------------------------------------------------------------------------------------------
 
@@ -424,10 +411,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: all of them are in a group already; names are needed and not known, or are taken.
             TypeError: an unknown hyperparameter.
         """
-        for name in hyper:
-            if name not in self.defaults:
-                known = nearest(name, self.defaults) or f"; there are {', '.join(self.defaults)}"
-                raise TypeError(f"{type(self).__name__} has no hyperparameter {name!r}{known}")
+        refuse_hyper(hyper, self.defaults, type(self).__name__)
         self.add_param_group({"params": self._members.newcomers(what, self.param_groups), **hyper})
         self._members.know(what)
 
@@ -563,15 +547,3 @@ class Optimizer(torch.optim.Optimizer):
 
     def _slots_of(self, group: dict[str, Any], param: torch.Tensor) -> dict[str, Slot]:
         return self._planner.slots_of(self._algorithm(), group, param)
-
-
-def descendants(cls: type[Optimizer]) -> Iterator[type[Optimizer]]:
-    """The subclasses of a class, theirs, and so on."""
-    for child in cls.__subclasses__():
-        yield child
-        yield from descendants(child)
-
-
-def named(group: Mapping[str, Any]) -> list[Any]:
-    """A group's parameters, with their names where it has some."""
-    return list(zip(group["param_names"], group["params"], strict=True)) if "param_names" in group else group["params"]

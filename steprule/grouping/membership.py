@@ -14,7 +14,7 @@ from torch import nn
 from .globs import fold
 from .selectors import NamedParameter, Selectable, chosen, entries, selector, untracked
 
-__all__ = ["Members", "missing"]
+__all__ = ["Members", "missing", "refuse_members"]
 
 Groups = Sequence[Mapping[str, Any]]
 
@@ -144,6 +144,22 @@ def missing(model: nn.Module, groups: Groups, optimizer: str) -> str | None:
         f"of {type(model).__name__}, {listed} train but are in no group of this {optimizer}: optimizer.add(...) "
         "takes them in"
     )
+
+
+def refuse_members(params: Iterable[Any], groups: Groups, differentiable: bool) -> None:
+    """Refuse, as torch does but with the name, parameters that can't be optimized or stand in a group already.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    known = {id(p) for group in groups for p in group["params"]}
+    for item in params:
+        if isinstance(item, tuple) and isinstance(item[1], torch.Tensor):
+            name, p = item
+            if not differentiable and not (p.is_leaf or p.retains_grad):
+                raise ValueError(f"can't optimize a non-leaf Tensor: {name}")
+            if id(p) in known:
+                raise ValueError(f"some parameters appear in more than one parameter group: {name}")
 
 
 def newcomers(

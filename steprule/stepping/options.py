@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from torch.optim import optimizer as torch_optimizer
@@ -11,6 +11,7 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from steprule.kernels.choose import BACKENDS
 from steprule.kernels.launch import Entry
+from steprule.names import nearest
 
 __all__ = [
     "NOT_HYPER",
@@ -20,6 +21,8 @@ __all__ = [
     "check_fused",
     "check_number",
     "check_options",
+    "refuse_hyper",
+    "refuse_options",
     "spelled_out",
 ]
 
@@ -64,6 +67,29 @@ def check_number(name: str, value: Any) -> None:
     """
     if not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, a tensor that holds one or a schedule, got {value!r}")
+
+
+def refuse_options(options: Mapping[str, Any], switches: Container[str], optimizer: str) -> None:
+    """Refuse keywords that are no options, and torch's switches that an algorithm does not take.
+
+    Raises:
+        TypeError: as Python does.
+    """
+    for name, value in options.items():
+        if name not in OPTIONS or (name in SWITCHES and name not in switches and value != OPTIONS[name]):
+            raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}")
+
+
+def refuse_hyper(hyper: Iterable[str], defaults: Mapping[str, Any], optimizer: str) -> None:
+    """Refuse hyperparameters that an optimizer does not have.
+
+    Raises:
+        TypeError: naming the first, and the nearest that there is.
+    """
+    for name in hyper:
+        if name not in defaults:
+            known = nearest(name, defaults) or f"; there are {', '.join(defaults)}"
+            raise TypeError(f"{optimizer} has no hyperparameter {name!r}{known}")
 
 
 def check_options(h: Mapping[str, Any], own: Container[str]) -> None:
