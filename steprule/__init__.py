@@ -2,6 +2,7 @@
 
 from torch.optim import lr_scheduler, swa_utils
 
+from steprule.algorithms import create
 from steprule.algorithms.adadelta import Adadelta
 from steprule.algorithms.adafactor import Adafactor
 from steprule.algorithms.adagrad import Adagrad
@@ -23,7 +24,7 @@ from steprule.grouping.layers import layer_decay
 from steprule.grouping.overrides import exclusive, groups, scale
 from steprule.grouping.selectors import biases, by_ndim, embeddings, norms
 
-from . import report, schedules
+from . import algorithms, report, schedules
 from .checkpoint import CheckpointError, load, save
 from .optimizer import Optimizer
 
@@ -47,8 +48,10 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "SparseAdam",
+    "algorithms",
     "biases",
     "by_ndim",
+    "create",
     "embeddings",
     "exclusive",
     "groups",

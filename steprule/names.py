@@ -25,8 +25,12 @@ def unwrapped(name: str) -> str:
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """``"; did you mean 'a' or 'b'?"``, or nothing where no name is near."""
-    found = difflib.get_close_matches(name, names, n=3)
+    """``"; did you mean 'a' or 'b'?"``, or nothing where no name is near; capitals do not count."""
+    spelled: dict[str, list[str]] = {}
+    for known in names:
+        spelled.setdefault(known.casefold(), []).append(known)
+    close = difflib.get_close_matches(name.casefold(), spelled, n=3)
+    found = [known for key in close for known in spelled[key]][:3]
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
