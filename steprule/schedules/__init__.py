@@ -7,10 +7,11 @@ number times a shape, and shapes follow each other with :meth:`Schedule.then`::
 
 A schedule is called with the number of steps already taken: 0 for the first step, as with a torch scheduler
 that is stepped after the optimizer. Where ``torch.optim.lr_scheduler`` has a scheduler of the same name, the
-values are the same.
+values are the same. A trainer that insists on a scheduler of torch's gets :class:`Native`, which does nothing.
 """
 
 from .description import from_dict
+from .native import Native
 from .schedule import Schedule, arithmetic, constant, function, join, plateaus
 from .scheduled import Scheduled, separate, write
 from .shapes import (
@@ -28,6 +29,7 @@ from .shapes import (
 from .tracker import Plateau
 
 __all__ = [
+    "Native",
     "Plateau",
     "Schedule",
     "Scheduled",

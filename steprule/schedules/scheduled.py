@@ -68,7 +68,8 @@ class Scheduled(dict[Path, Schedule]):
                 name = path_text(path)
                 raise RuntimeError(
                     f"both a schedule and something else set {name} of group {number}: {self[path]} gave "
-                    f"{expected}, and {found} stands there now; give up the other (a torch scheduler?), "
+                    f"{expected}, and {found} stands there now; give up the other (a torch scheduler? to a trainer "
+                    "that insists on one, hand steprule.schedules.Native(optimizer), which does nothing), "
                     f"or give a plain number for {name} instead of a schedule"
                 )
 
