@@ -232,17 +232,28 @@ def chosen(rule: Selector, among: Sequence[NamedParameter]) -> list[NamedParamet
     Raises:
         ValueError: it matches nothing, or needs names or modules that are not known.
     """
+    nameless = not all(entry.name for entry in among)
     if "module" in rule.needs and not all(entry.modules for entry in among):
-        raise ValueError(f"{rule} selects by module, and only parameters were given: give the nn.Module itself")
-    if "name" in rule.needs and not all(entry.name for entry in among):
+        raise ValueError(
+            f"{rule} selects by module, and only parameters were given: give the nn.Module itself; {WITHOUT_NAMES}"
+        )
+    if "name" in rule.needs and nameless:
         raise ValueError(
             f"{rule} selects by name, and parameters without names were given: "
-            f"give the nn.Module or model.named_parameters()"
+            f"give the nn.Module or model.named_parameters(); {WITHOUT_NAMES}"
         )
     found = [entry for entry in among if rule.test(entry)]
     if not found:
-        raise ValueError(f"{rule} matches no parameter{hint(rule, among)}")
+        absent = "; they have no names here, for parameters without names were given" if nameless else ""
+        raise ValueError(f"{rule} matches no parameter{absent or hint(rule, among)}")
     return found
+
+
+WITHOUT_NAMES = (
+    "where a trainer gives bare parameters, by_ndim(...) and functions of the parameter, such as "
+    "lambda name, parameter, module: parameter.ndim < 2, need neither"
+)
+"""What a selector may look at where there are no names and no modules."""
 
 
 def hint(rule: Selector, among: Sequence[NamedParameter]) -> str:
