@@ -1,0 +1,16 @@
+"""Puts steprule's classes in the place of torch.optim's, in the process that imports this. SUBJECT=torch leaves them."""
+
+import os
+
+import torch
+
+if os.environ.get("SUBJECT") != "torch":
+    from torch.testing._internal import common_optimizers
+
+    import steprule
+
+    for info in common_optimizers.optim_db:
+        name = info.optim_cls.__name__
+        info.optim_cls = getattr(steprule, name)
+        setattr(torch.optim, name, info.optim_cls)
+        setattr(common_optimizers, name, info.optim_cls)
