@@ -1,4 +1,4 @@
-"""Puts steprule's classes in the place of torch.optim's, in the process that imports this. SUBJECT=torch leaves them."""
+"""Puts steprule's classes in the place of torch.optim's where it is imported; SUBJECT=torch leaves those."""
 
 import os
 
