@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from steprule.names import nearest
-from steprule.optimizer import Optimizer, descendants
+from steprule.optimizer import Optimizer
 from steprule.schedules import from_dict
+from steprule.stepping.taking_over import descendants
 
 from .parts import Params
 
