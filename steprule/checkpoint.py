@@ -14,17 +14,11 @@ import torch
 from torch import nn
 
 from steprule.saving.encoding import Encoder, decode
-from steprule.saving.groups import refuse_choice
-from steprule.saving.saved import form
-from steprule.saving.state_dict import (
-    Hyperparameters,
-    LoadResult,
-    Misshapen,
-    StateDict,
-    describe,
-    highest_count,
-    prepare,
-)
+from steprule.saving.fit import LoadResult, Misshapen
+from steprule.saving.groups import Hyperparameters, refuse_choice
+from steprule.saving.loading import prepare
+from steprule.saving.saved import form, highest_count
+from steprule.saving.state_dict import StateDict, describe
 from steprule.saving.tensor_file import CheckpointError, read_header, read_tensors, write
 
 from .names import Rename, match, part_for, refuse_unknown, unwrapped

@@ -20,8 +20,10 @@ from steprule.kernels.launch import fresh
 from steprule.kernels.plan import Plan
 from steprule.kernels.tracking import check_tracked, read_tracked, total_norm
 from steprule.rule.program import Slot
-from steprule.saving.state_dict import Hyperparameters, LoadResult, StateDict, pack, prepare
-from steprule.saving.state_dict import Plan as LoadPlan
+from steprule.saving.fit import LoadResult
+from steprule.saving.groups import Hyperparameters
+from steprule.saving.loading import Loading, prepare
+from steprule.saving.state_dict import StateDict, pack
 from steprule.schedules import plateaus, separate, write
 from steprule.stepping.hooks import counted, hooked, not_compiled
 from steprule.stepping.options import (
@@ -529,7 +531,7 @@ class Optimizer(torch.optim.Optimizer):
             warnings.warn(line, stacklevel=4)  # two frames are those of not_compiled
         return plan.result
 
-    def _plan_load(self, state_dict: Mapping[str, Any], **options: Any) -> LoadPlan:
+    def _plan_load(self, state_dict: Mapping[str, Any], **options: Any) -> Loading:
         """What :meth:`load_state_dict` would make of the optimizer, everything checked."""
         self._members.keep_names(self.param_groups)
         ruled = type(self).update is not Optimizer.update
@@ -538,7 +540,7 @@ class Optimizer(torch.optim.Optimizer):
             self, state_dict, step=self._steps, check=self._check_loaded, slots=slots, fresh=fresh, **options
         )
 
-    def _load(self, plan: LoadPlan) -> None:
+    def _load(self, plan: Loading) -> None:
         self._steps = plan.step
         plan.install(self)
 

@@ -12,8 +12,8 @@ import typer
 
 from steprule.checkpoint import CheckpointError, read, write_parts
 from steprule.replacing import replacing
-from steprule.saving.saved import VERSION
-from steprule.saving.state_dict import StateDict, highest_count
+from steprule.saving.saved import VERSION, highest_count
+from steprule.saving.state_dict import StateDict
 
 from .console import console, fail
 from .state_files import StateFile, StoredTensor, open_state

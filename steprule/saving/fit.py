@@ -14,7 +14,7 @@ from steprule.rule.program import Slot
 
 from .saved import Parameter, Shape, as_number, described, form
 
-__all__ = ["Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Slots", "is_flat", "kinds"]
+__all__ = ["Common", "Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Slots", "is_flat", "kinds"]
 
 Kind: TypeAlias = Literal["array", "scalar", "other"]
 Slots: TypeAlias = Mapping[str, Slot]
@@ -83,6 +83,23 @@ def is_flat(entry: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
+class Common:
+    """What holds for all parameters that are loaded together.
+
+    Attributes:
+        kinds: what each slot is.
+        numbers: how many numbers all parameters hold together.
+        fresh: the value that a slot begins with, for the rows that a resized one gains; zeros where None.
+        copy: whether the saved tensors belong to someone else.
+    """
+
+    kinds: Mapping[str, Kind]
+    numbers: int
+    fresh: Fresh | None
+    copy: bool
+
+
+@dataclass(frozen=True)
 class Fit:
     """One parameter, and what was saved for it.
 
@@ -92,13 +109,10 @@ class Fit:
         label: what to call it in messages.
         saved: what was saved for it.
         peers: the sets of slots that parameters of the same saved group have.
-        kinds: what each slot is.
         slots: what the optimizer knows of its slots; None for one that keeps its state as it likes.
         needed: names of the slots without which a state is not whole, as far as the optimizer knows.
-        numbers: how many numbers all parameters hold together.
         resize: whether arrays of another shape are cut or extended.
-        fresh: the value that a slot begins with, for the rows that a resized one gains; zeros where None.
-        copy: whether the saved tensors belong to someone else.
+        common: what holds for all parameters.
     """
 
     param: torch.Tensor
@@ -106,13 +120,10 @@ class Fit:
     label: str
     saved: Parameter
     peers: Collection[frozenset[str]]
-    kinds: Mapping[str, Kind]
     slots: Slots | None
     needed: Collection[str]
-    numbers: int
     resize: bool
-    fresh: Fresh | None
-    copy: bool
+    common: Common
 
     def state(self, result: LoadResult) -> dict[str, Any] | None:
         """The new state of the parameter; None where it does not fit, and ``result`` has the reasons."""
@@ -155,7 +166,7 @@ class Fit:
 
     def _wanted(self, name: str, value: Any) -> str | None:
         """What the slot must be, in words, where the value is not that."""
-        kind = self.kinds[name]
+        kind = self.common.kinds[name]
         if kind == "scalar":
             return self._wanted_number(name, value)
         record = self.saved.record
@@ -165,8 +176,8 @@ class Fit:
         if kind == "array":
             return self._wanted_array(name, value)
         vectors = isinstance(value, (list, tuple)) and name in _FLAT and is_flat(self.saved.entry)
-        if vectors and any(_shape_of(item) != (self.numbers,) for item in value):
-            return f"a list of vectors of {self.numbers} numbers"
+        if vectors and any(_shape_of(item) != (self.common.numbers,) for item in value):
+            return f"a list of vectors of {self.common.numbers} numbers"
         return None
 
     def _wanted_number(self, name: str, value: Any) -> str | None:
@@ -191,7 +202,7 @@ class Fit:
         """The shape that an array slot must have."""
         shape = tuple(self.param.shape)
         if name in _FLAT and is_flat(self.saved.entry):
-            return (self.numbers,)
+            return (self.common.numbers,)
         slot = (self.slots or {}).get(name)
         if slot is not None:
             return slot.shape(shape)
@@ -204,7 +215,7 @@ class Fit:
     # -- what becomes of it --------------------------------------------------------------------------------------
 
     def _new(self, name: str, value: Any) -> Any:
-        kind = self.kinds[name]
+        kind = self.common.kinds[name]
         if value is None:
             return None
         if kind == "array":
@@ -228,9 +239,9 @@ class Fit:
             )
             if value.shape == target:
                 same = (value.dtype, value.device, value.stride()) == (dtype, new.device, new.stride())
-                return value if same and not self.copy else new.copy_(value)
+                return value if same and not self.common.copy else new.copy_(value)
             slot = (self.slots or {}).get(name)
-            new.copy_(self.fresh(slot, param, self.group)) if self.fresh and slot else new.zero_()
+            new.copy_(self.common.fresh(slot, param, self.group)) if self.common.fresh and slot else new.zero_()
             overlap = tuple(slice(min(a, b)) for a, b in zip(value.shape, target, strict=True))
             new[overlap] = value[overlap].to(new)
             return new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -13,12 +13,17 @@ from steprule.schedules import Schedule, Scheduled
 
 from .saved import Saved, as_number
 
-__all__ = ["Group", "Hyperparameters", "Merged", "merge", "refuse_choice"]
+__all__ = ["Group", "Hyperparameters", "Merged", "merge", "params_of", "refuse_choice"]
 
 Group: TypeAlias = dict[str, Any]
 Hyperparameters: TypeAlias = Literal["saved", "current"]
 
 _SWITCHES = ("foreach", "fused")  # of torch, which are True, False or None
+
+
+def params_of(groups: Iterable[Group]) -> Iterator[torch.Tensor]:
+    """The parameters of all groups, in order."""
+    return (param for group in groups for param in group["params"])
 
 
 def refuse_choice(hyperparameters: object) -> None:

@@ -9,7 +9,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-__all__ = ["STEPS_TAKEN", "VERSION", "Parameter", "Record", "Saved", "as_number", "described", "form", "read"]
+__all__ = [
+    "STEPS_TAKEN",
+    "VERSION",
+    "Parameter",
+    "Record",
+    "Saved",
+    "as_number",
+    "described",
+    "form",
+    "highest_count",
+    "read",
+]
 
 VERSION = 1
 
@@ -219,6 +230,12 @@ def as_number(value: Any) -> float | None:
     if isinstance(value, bool) or (isinstance(value, int) and value.bit_length() > 1000):
         return None
     return value if isinstance(value, (int, float)) else None
+
+
+def highest_count(entries: Iterable[Any], default: int = 0) -> int:
+    """The number of updates that the parameter with the most has had, of all these states of parameters."""
+    counts = (as_number(entry.get("step")) for entry in entries if isinstance(entry, Mapping))
+    return max((int(found) for found in counts if found is not None and math.isfinite(found)), default=default)
 
 
 def count(value: Any, what: str) -> int:

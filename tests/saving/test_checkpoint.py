@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import nn
 
 from steprule.checkpoint import CheckpointError, load, save, write_parts
-from steprule.saving.state_dict import LoadResult
+from steprule.saving.fit import LoadResult
 from steprule.saving.tensor_file import read_header
 
 DTYPES = [

@@ -16,7 +16,9 @@ from torch import nn
 
 from steprule import schedules
 from steprule.rule import array, scalar
-from steprule.saving.state_dict import LoadResult, pack, plan, prepare
+from steprule.saving.fit import LoadResult
+from steprule.saving.loading import prepare
+from steprule.saving.state_dict import pack
 
 ALGORITHMS = ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD"]
 WRAPPERS = ["module.{}", "_orig_mod.{}", "_fsdp_wrapped_module.{}", "module._orig_mod.{}"]
@@ -215,7 +217,7 @@ def test_adam_of_old_whose_step_is_a_whole_number() -> None:
     train(twin, other, 2)
     assert same(model.state_dict(), twin.state_dict())
     slots = lambda group, param: {"exp_avg": array(), "exp_avg_sq": array(), "step": scalar()}
-    entry = plan(other.param_groups, {}, saved, algorithm="Adam", slots=slots).state[next(twin.parameters())]
+    entry = prepare(other, saved, slots=slots).state[next(twin.parameters())]
     assert (entry["step"].dtype, entry["step"].shape, entry["step"].item()) == (torch.float32, (), 2.0)
 
 

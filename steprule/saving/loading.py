@@ -1,0 +1,243 @@
+"""Loading goes one way: a state dictionary is read and checked, fitted to an optimizer, and applied to it.
+
+:func:`steprule.saving.saved.read` gives what was saved, :func:`fit` what the optimizer becomes, and only
+:meth:`Loading.install` changes anything. They need of the optimizer only what every ``torch.optim.Optimizer`` has.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from steprule.names import Rename
+from steprule.schedules import Schedule
+
+from .fit import Common, Fit, Fresh, LoadResult, Slots, is_flat, kinds
+from .groups import Group, Hyperparameters, merge, params_of, refuse_choice
+from .places import names_of, places_of, resized_names
+from .saved import Parameter, Saved, highest_count, read
+
+__all__ = ["Loading", "Options", "Receiver", "fit", "prepare"]
+
+Matched = Sequence[tuple[torch.Tensor, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """What a saved state is fitted to.
+
+    Attributes:
+        algorithm: the optimizer's class name.
+        groups: ``optimizer.param_groups``.
+        state: ``optimizer.state``.
+        step: number of steps it has taken, for a dictionary that does not say.
+        check: refuses hyperparameters that are out of range.
+        slots: the slots that a parameter of a group has, where the optimizer knows them.
+        fresh: the value with which a slot of a parameter in a group begins; zeros where left out.
+    """
+
+    algorithm: str
+    groups: Sequence[Group]
+    state: Mapping[Any, Any]
+    step: int = 0
+    check: Callable[[Group], None] | None = None
+    slots: Callable[[Group, torch.Tensor], Slots] | None = None
+    fresh: Fresh | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to load.
+
+    Attributes:
+        strict: whether everything must fit; otherwise what does not fit keeps its present state.
+        hyperparameters: ``"saved"``: from the saved group that each parameter was in, where all parameters
+            of a group agree on the value; ``"current"``: as they are.
+        rename: saved name -> name here, see :func:`steprule.names.match`.
+        resize: names of parameters whose saved state may have other sizes: the common part is taken, the
+            rest begins as new state does.
+        copy: False gives the saved tensors away instead of copying them.
+    """
+
+    strict: bool = True
+    hyperparameters: Hyperparameters = "saved"
+    rename: Rename | None = None
+    resize: Collection[str] = ()
+    copy: bool = True
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What an optimizer becomes: :meth:`install` it, and it has loaded.
+
+    Attributes:
+        state: the new ``optimizer.state``.
+        groups: the new ``optimizer.param_groups``.
+        step: number of steps taken: what was saved, otherwise the highest count in the state and schedules.
+        result: what did not fit (only with ``strict=False``).
+        schedules: the schedules that stay, each with what its plateaus saw in the saved run.
+        replaced: one line for each saved schedule that another one of this optimizer replaces.
+    """
+
+    state: defaultdict[Any, Any]
+    groups: list[Group]
+    step: int
+    result: LoadResult
+    schedules: list[tuple[Schedule, Mapping[str, Any]]]
+    replaced: list[str]
+
+    def install(self, optimizer: torch.optim.Optimizer) -> None:
+        """Makes the optimizer what was planned, and runs its hooks for after loading."""
+        for schedule, saved in self.schedules:
+            schedule.load_state(saved)
+        optimizer.__setstate__({"state": self.state, "param_groups": self.groups})
+        for hook in optimizer._optimizer_load_state_dict_post_hooks.values():
+            hook(optimizer)
+
+
+def prepare(
+    optimizer: torch.optim.Optimizer,
+    saved: Mapping[str, Any],
+    *,
+    step: int = 0,
+    check: Callable[[Group], None] | None = None,
+    slots: Callable[[Group, torch.Tensor], Slots] | None = None,
+    fresh: Fresh | None = None,
+    **options: Any,
+) -> Loading:
+    """What an optimizer becomes when it loads ``saved``, after its hooks for before loading have run.
+
+    Nothing is changed.
+
+    Args:
+        optimizer: the optimizer.
+        saved: a dictionary of :func:`steprule.saving.state_dict.pack` or of any ``torch.optim.Optimizer``.
+        step, check, slots, fresh: see :class:`Receiver`.
+        **options: see :class:`Options`.
+
+    Raises:
+        ValueError: the state is of another algorithm or version, does not fit (every problem is named), or
+            its hyperparameters are not clear for the groups here.
+        TypeError, KeyError: ``saved`` is not a state dictionary.
+    """
+    chosen = Options(**options)
+    refuse_choice(chosen.hyperparameters)
+    source = read(_hooked(optimizer, saved))
+    algorithm = type(optimizer).__name__
+    return fit(source, Receiver(algorithm, optimizer.param_groups, optimizer.state, step, check, slots, fresh), chosen)
+
+
+def _hooked(optimizer: torch.optim.Optimizer, saved: Any) -> Any:
+    saved = dict(saved) if isinstance(saved, Mapping) else saved
+    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        changed = hook(optimizer, saved)
+        saved = saved if changed is None else changed
+    return saved
+
+
+def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
+    """What an optimizer becomes when it loads what was saved; nothing is changed.
+
+    Raises:
+        ValueError, TypeError: as :func:`prepare`.
+    """
+    if saved.algorithm not in (None, here.algorithm):
+        raise ValueError(f"the saved state is of {saved.algorithm}, and this is {here.algorithm}")
+    places = places_of(here.groups, saved, options.rename)
+    resized = resized_names(options.resize, here.groups)
+    merged = merge(here.groups, places, saved, options.hyperparameters, checked=here.check is not None)
+    for i, group in enumerate(merged.groups):
+        _check_group(i, group, here.check)
+    fits = _fits(saved, here, options, places, merged.groups, resized)
+    result = _unmatched(here, saved, places)
+    state: defaultdict[Any, Any] = defaultdict(dict, deepcopy(saved.loose))
+    for param, found in zip(params_of(here.groups), fits, strict=True):
+        entry = None if found is None else found.state(result)
+        entry = here.state.get(param) if entry is None else entry
+        if entry:
+            state[param] = entry
+    if options.strict and any(result):
+        raise ValueError(f"the saved state does not fit this {here.algorithm}:\n{result}")
+    return Loading(state, merged.groups, _steps(saved, here), result, merged.schedules, merged.replaced)
+
+
+def _steps(saved: Saved, here: Receiver) -> int:
+    if saved.step is not None:
+        return saved.step
+    default = here.step if saved.followed is None else saved.followed
+    entries = (parameter.entry for parameter in saved.parameters)
+    return max(highest_count(entries, default), saved.followed or 0)
+
+
+def _check_group(i: int, group: Group, check: Callable[[Group], None] | None) -> None:
+    try:
+        if check is not None:
+            check(group)
+    except (RuntimeError, TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"group {i} as it was saved: {error}") from error
+
+
+def _labels(groups: Sequence[Group]) -> list[str]:
+    return names_of(groups) or [f"parameter {i}" for i, _ in enumerate(params_of(groups))]
+
+
+def _unmatched(here: Receiver, saved: Saved, places: Sequence[int | None]) -> LoadResult:
+    missing = [label for label, place in zip(_labels(here.groups), places, strict=True) if place is None]
+    taken = set(places)
+    return LoadResult(missing, [p.label for i, p in enumerate(saved.parameters) if i not in taken], [])
+
+
+def _fits(
+    saved: Saved,
+    here: Receiver,
+    options: Options,
+    places: Sequence[int | None],
+    groups: Sequence[Group],
+    resized: Collection[str],
+) -> list[Fit | None]:
+    """For each parameter here, it and what was saved for it; None where nothing was."""
+    params, owners = list(params_of(groups)), [group for group in groups for _ in group["params"]]
+    known = here.slots and [here.slots(group, p) for group, p in zip(owners, params, strict=True)]
+    together = {name: slot for own in known or () for name, slot in own.items()}
+    _refuse_other_slots(saved, here.algorithm, together)
+    matched = [(p, saved.parameters[at].entry) for p, at in zip(params, places, strict=True) if at is not None]
+    _refuse_reordered(matched, places, saved, here.algorithm)
+    numbers = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
+    common = Common(kinds(matched, together), numbers, here.fresh, options.copy)
+    peers = _slot_sets(saved)
+
+    def one(i: int, label: str, of: Parameter) -> Fit:
+        slots = None if known is None else {**together, **known[i]}
+        needed = () if known is None or options.hyperparameters == "current" else known[i]
+        return Fit(params[i], owners[i], label, of, peers[of.group], slots, needed, label in resized, common)
+
+    labelled = enumerate(zip(_labels(groups), places, strict=True))
+    return [None if place is None else one(i, label, saved.parameters[place]) for i, (label, place) in labelled]
+
+
+def _refuse_other_slots(saved: Saved, algorithm: str, slots: Slots) -> None:
+    """Dictionaries of torch do not say of which algorithm they are; their slots do."""
+    found = {slot for parameter in saved.parameters for slot in parameter.entry} - {"step"}
+    wanted = set(slots) - {"step"}
+    if saved.algorithm is None and found and wanted and not found & wanted:
+        kept, keeps = (", ".join(map(repr, sorted(names))) for names in (found, wanted))
+        raise ValueError(f"the saved state is not of {algorithm}: it has {kept}, and {algorithm} keeps {keeps}")
+
+
+def _refuse_reordered(matched: Matched, places: Sequence[int | None], saved: Saved, algorithm: str) -> None:
+    if any(is_flat(entry) for _, entry in matched) and list(places) != list(range(len(saved.parameters))):
+        raise ValueError(f"the state of {algorithm} is for all parameters in their order: load it into the same ones")
+
+
+def _slot_sets(saved: Saved) -> list[set[frozenset[str]]]:
+    sets: list[set[frozenset[str]]] = [set() for _ in saved.groups]
+    for parameter in saved.parameters:
+        if parameter.entry:
+            sets[parameter.group].add(frozenset(parameter.entry))
+    return sets
