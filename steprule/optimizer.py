@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.display.table import group_table, plain_text, terminal_width
+from steprule.grouping.following import Followed
 from steprule.grouping.membership import Members, missing, refuse_members
 from steprule.grouping.overrides import Scale, groups
 from steprule.grouping.selectors import Selectable
@@ -129,6 +130,7 @@ class Optimizer(torch.optim.Optimizer):
         elif isinstance(params, nn.Module):
             params = list(params.named_parameters())
         super().__init__(params, defaults)
+        self._members.note(self.param_groups)
 
     @classmethod
     def from_torch(cls, optimizer: torch.optim.Optimizer) -> Optimizer:
@@ -416,6 +418,35 @@ class Optimizer(torch.optim.Optimizer):
         refuse_hyper(hyper, self.defaults, type(self).__name__)
         self.add_param_group({"params": self._members.newcomers(what, self.param_groups), **hyper})
         self._members.know(what)
+        self._members.note(self.param_groups)
+
+    def follow(self, model: nn.Module) -> Followed:
+        """Train a module's present parameters in the places of those it had when the optimizer was made.
+
+        Loading with ``assign=True``, a new head, parametrizing, pruning or normalizing weights replace parameters; the
+        optimizer, given the module, warns at its next step. Names decide what replaces what; state is carried on where
+        shapes agree. What is new in the module under other names is for :meth:`add`.
+
+        Args:
+            model: the module, or another one of its class.
+
+        Returns:
+            The names of the parameters that were carried on, that began anew, and that were dropped.
+
+        Raises:
+            ValueError: the optimizer does not know its parameters by name.
+
+        Example:
+            >>> import steprule
+            >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+            >>> optimizer = steprule.AdamW(model)
+            >>> model[1] = nn.Linear(2, 5)
+            >>> print(optimizer.follow(model))
+            begun anew: 1.weight, 1.bias
+        """
+        done = self._members.follow(model, self.param_groups, self.state)
+        self._planner.plan = None
+        return done
 
     def report_metric(self, value: float) -> None:
         """Tell every :func:`steprule.schedules.plateau` among the schedules how training goes.
@@ -493,6 +524,8 @@ class Optimizer(torch.optim.Optimizer):
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         self._members.keep_names(self.param_groups)
+        if self._members.unchecked:
+            self._members.check(self.param_groups, type(self).__name__)
         packed = pack(self.param_groups, self.state, algorithm=type(self).__name__, step=self._steps)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, packed)

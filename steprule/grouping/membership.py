@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from itertools import chain, count, repeat
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
+from .following import Followed, follow, orphaned, registrations, watch_registrations
 from .globs import fold
 from .selectors import NamedParameter, Selectable, chosen, entries, selector, untracked
 
@@ -27,15 +28,29 @@ class Members:
 
     def __init__(self, params: object = None) -> None:
         self.models: list[weakref.ref[nn.Module]] = []
-        self.unchecked = isinstance(params, nn.Module)
-        """Whether nobody has looked yet for parameters that train outside of every group."""
+        self.had: dict[int, set[int]] = {}
+        """By a module's identity, the identities of those of its parameters that were in a group."""
+        self.looked: int | None = None
+        """What ``registrations`` counted when somebody last looked for parameters that came or went."""
+        self.said: set[str] = set()
         self.seen: Seen = {}
         self.know(params)
 
     def know(self, what: object) -> None:
         """Remember a module, whose parameters' names are known from now on."""
         if isinstance(what, nn.Module):
-            self.models.append(weakref.ref(what))
+            if not any(module is what for module in self.modules()):
+                self.models.append(weakref.ref(what))
+            self.looked = None
+            watch_registrations()
+
+    def note(self, groups: Groups) -> None:
+        """Remember which parameters of groups are the modules' now."""
+        grouped = {id(p) for group in groups for p in group["params"]}
+        self.had = {
+            id(module): (self.had.get(id(module), set()) | set(map(id, module.parameters()))) & grouped
+            for module in self.modules()
+        }
 
     def modules(self) -> list[nn.Module]:
         """Those that still live."""
@@ -67,12 +82,36 @@ class Members:
         self.keep_names(groups)
         return newcomers(what, self.modules(), groups)
 
-    def warn_of_missing(self, groups: Groups, optimizer: str) -> None:
-        """Warn, once, of parameters that train but are in no group; called by the wrapper of ``step``."""
-        self.unchecked = False
+    @property
+    def unchecked(self) -> bool:
+        """Whether a module may have other parameters than when somebody last looked."""
+        return self.looked != registrations[0] and bool(self.models)
+
+    def check(self, groups: Groups, optimizer: str, stacklevel: int = 4) -> None:
+        """Warn, once of each, of parameters that train but are in no group, and of those that train in vain."""
+        self.looked = registrations[0]
         for module in self.modules():
-            if found := missing(module, groups, optimizer):
-                warnings.warn(found, stacklevel=4)
+            gone = orphaned(module, self.had.get(id(module), ()), groups)
+            found = in_vain(module, gone, optimizer) if gone else missing(module, groups, optimizer)
+            if found and found not in self.said:
+                self.said.add(found)
+                warnings.warn(found, stacklevel=stacklevel)
+        self.note(groups)
+
+    def follow(
+        self, model: nn.Module, groups: Sequence[dict[str, Any]], state: MutableMapping[torch.Tensor, Any]
+    ) -> Followed:
+        """See :meth:`steprule.Optimizer.follow`."""
+        self.keep_names(groups)
+        others = not any(module is model for module in self.modules())
+        before = [module for module in self.modules() if module is model or (others and type(module) is type(model))]
+        had = {p for module in before for p in self.had.get(id(module), ())}
+        done = follow(model, had, groups, state, others)
+        self.models = [weakref.ref(module) for module in self.modules() if not any(module is m for m in before)]
+        self.know(model)
+        self.note(groups)
+        self.keep_names(groups)
+        return done
 
 
 def keep_names(groups: Sequence[dict[str, Any]], seen: Seen, modules: Iterable[nn.Module]) -> Seen:
@@ -143,6 +182,16 @@ def missing(model: nn.Module, groups: Groups, optimizer: str) -> str | None:
     return (
         f"of {type(model).__name__}, {listed} train but are in no group of this {optimizer}: optimizer.add(...) "
         "takes them in"
+    )
+
+
+def in_vain(model: nn.Module, gone: Sequence[tuple[str, torch.Tensor]], optimizer: str) -> str:
+    """What to say of parameters that a module has no more."""
+    names = [name or f"one of shape {tuple(p.shape)}" for name, p in gone]
+    return (
+        f"of this {optimizer}, {', '.join(names if len(names) < 9 else fold(names))} are parameters of "
+        f"{type(model).__name__} no more: something has replaced them, and steps change what nobody uses; "
+        "optimizer.follow(model) moves to the new ones"
     )
 
 

@@ -47,7 +47,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                 (_, *args), kwargs = result  # type: ignore[assignment]
         out = step(self, *args, **kwargs)
         if self._members.unchecked:
-            self._members.warn_of_missing(self.param_groups, type(self).__name__)
+            self._members.check(self.param_groups, type(self).__name__)
         self._optimizer_step_code()
         after, all_after = self._optimizer_step_post_hooks, torch_optimizer._global_optimizer_post_hooks
         for post_hook in [*after.values(), *all_after.values()] if after or all_after else ():
