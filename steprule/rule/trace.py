@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from .chain import chained
 from .expression import LINES, Expression, Level, RuleError, asking
-from .functions import minimum, norm, sign
 from .host import NUMBER, Guard, evaluate, number
+from .modifier import Modifier, declared
 from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Slot, Store
 
 __all__ = ["Rule", "trace"]
@@ -62,6 +63,12 @@ class Hyper:
         self._guards.setdefault(path, Guard(None, path, value if isinstance(value, Hashable) else deepcopy(value)))
         return value
 
+    def _settle(self, names: Container[str]) -> None:
+        """Let the Program serve only while these stay as they are, read or not."""
+        for name, value in self._values.items():
+            if name in names:
+                self._guards.setdefault((name,), Guard(None, (name,), value))
+
     def _refuse_ignored(self, own: Container[str]) -> None:
         """An option that the rule took over for itself must have an effect."""
         for name in ("maximize", "l1", "clip_norm"):
@@ -90,12 +97,15 @@ class State:
     _reduced: Container[str]
     _reads: dict[str, Expression]
     _writes: dict[str, Expression]
+    _measured: dict[str, Expression]
+    """What is reduced for a person to read, by name."""
 
     def __init__(self, declared: Mapping[str, Slot], reduced: Container[str] = ()) -> None:
         self.__dict__["_declared"] = declared
         self.__dict__["_reduced"] = reduced
         self.__dict__["_reads"] = {}
         self.__dict__["_writes"] = {}
+        self.__dict__["_measured"] = {}
         self.__dict__["_step"] = Expression("step")
         self.__dict__["_is_new"] = Expression("is_new")
 
@@ -171,38 +181,34 @@ def trace(
     slots: Mapping[str, Slot] | None = None,
     *,
     name: str = "rule",
-    scaled: bool = False,
-    clipped: bool = False,
-    tracked: Iterable[str] = (),
-    own: Container[str] = (),
+    modifiers: Sequence[Modifier] = (),
     ndim: int | None = None,
 ) -> Program:
     """Run a rule on symbols.
 
     Args:
         rule: ``rule(p, g, s, h)`` gives the parameter's new value.
-        hyper: the hyperparameters. ``maximize``, ``l1`` and ``clip_norm`` apply to every rule.
+        hyper: the hyperparameters.
         slots: declared slots by name.
         name: what the Program is called when printed.
-        scaled: divide the gradient by the input ``grad_scale`` first.
-        clipped: compute the gradient's norm over all parameters, which ``clip_norm`` needs.
-        own: those of ``maximize``, ``l1`` and ``clip_norm`` that the rule itself applies.
-        tracked: which of ``grad_norm``, ``param_norm`` and ``update_norm`` to reduce on the way.
+        modifiers: what goes around the rule, in the order in which it acts.
         ndim: the number of the parameter's dimensions, for rules that ask.
 
     Raises:
         RuleError: if the rule is wrong, saying where and what to write instead.
     """
-    for slot_name, slot in (slots or {}).items():
+    slots = {**(slots or {}), **declared(modifiers)}
+    for slot_name, slot in slots.items():
         refuse_slot(slot_name, slot, hyper)
     reduced: frozenset[str] = frozenset()
     shape = Shape(ndim)
+    whole = chained(rule, modifiers, name)
     while True:
-        h, s = Hyper(hyper), State(slots or {}, reduced)
-        new, tracks = run(rule, h, s, shape, name, scaled=scaled, clipped=clipped, tracked=tracked, own=own)
+        h, s = Hyper(hyper), State(slots, reduced)
+        new = run(whole, h, s, shape)
         found = s._given_reductions()
         if found <= reduced:
-            program = _Layout(name, s, h, reduced).program(new, tracks)
+            program = _Layout(name, s, h, reduced).program(new, s._measured)
             return replace(program, ndim=ndim) if shape.asked else program
         reduced |= found  # what is read of them, too, is known only where reductions are
 
@@ -234,47 +240,17 @@ class Shape:
         return self.ndim
 
 
-def run(
-    rule: Rule,
-    h: Hyper,
-    s: State,
-    shape: Shape,
-    name: str,
-    *,
-    scaled: bool,
-    clipped: bool,
-    tracked: Iterable[str],
-    own: Container[str],
-) -> tuple[Expression, dict[str, Expression]]:
-    """Run a rule on symbols, once: the parameter's new value, and what is tracked."""
+def run(rule: Rule, h: Hyper, s: State, shape: Shape) -> Expression:
+    """Run a rule on symbols, once: the parameter's new value."""
     p = Expression("param", level=Level.ARRAY)
     g = Expression("grad", level=Level.ARRAY)
-    tracks: dict[str, Expression] = {}
     previous = asking.answer, asking.ndim
     asking.answer, asking.ndim = h._ask, shape.ask
     try:
-        if scaled:
-            g = g / Expression("input", detail="grad_scale", level=Level.REDUCED)
-        gradient = g
-        if clipped:
-            tracks["total_norm"] = norm(g, scope="all")
-            if "clip_norm" not in own and h.clip_norm:
-                g = g * minimum(1.0, h.clip_norm / (tracks["total_norm"] + 1e-6))
-        if "maximize" not in own and h.maximize:
-            g = -g
-        if "l1" not in own and h.l1:
-            g = g + h.l1 * sign(p)
-        new = rule(p, g, s, h)
-        h._refuse_ignored(own)
+        new: Expression = rule(p, g, s, h)
+        return new
     finally:
         asking.answer, asking.ndim = previous
-    if not isinstance(new, Expression):
-        raise RuleError(
-            f"{name}.update returns {new!r:.40}; it must return the parameter's new value (return p - h.lr * g)"
-        )
-    measured = {"grad_norm": gradient, "param_norm": p, "update_norm": new - p}
-    tracks |= {key: norm(measured[key]) for key in tracked}
-    return new, tracks
 
 
 class _Layout:

@@ -15,6 +15,8 @@ from steprule.kernels.choose import choose, launches
 from steprule.kernels.launch import NO_GRAD, Entry
 from steprule.kernels.plan import Plan, PlanInTurns
 from steprule.kernels.tracking import parts
+from steprule.rule import links
+from steprule.rule.modifier import Modifier
 from steprule.rule.program import Program, Slot
 from steprule.rule.trace import Rule, trace
 
@@ -115,16 +117,12 @@ class Planner:
         for known, program in self.programs:
             if known == asked and program.ndim in (None, ndim) and program.serves(group):
                 return program
-        scaled, clipped, tracked = asked
         program = trace(
             algorithm.update,
             {name: value for name, value in group.items() if name not in NOT_HYPER},
             algorithm.slots,
             name=algorithm.name,
-            scaled=scaled,
-            clipped=clipped,
-            tracked=parts(tracked),
-            own=algorithm.own,
+            modifiers=around(algorithm, *asked),
             ndim=ndim,
         )
         self.programs.append((asked, program))
@@ -145,6 +143,21 @@ class Planner:
             if not is_lazy(p)
         ]
         return list(dict.fromkeys(choose(program(e.param.ndim), e, group)[0].backend for e in entries))
+
+
+def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[str]) -> list[Modifier]:
+    """What goes around a rule, in the order in which it acts."""
+    own, measured = algorithm.own, parts(tracked)
+    after = [name for name in measured if name != "grad_norm"]
+    return [
+        *([links.Unscale()] if scaled else []),
+        *([links.MeasureGradient()] if "grad_norm" in measured else []),
+        *([links.Clip("clip_norm" not in own)] if clipped else []),
+        *([] if "maximize" in own else [links.Negate()]),
+        *([] if "l1" in own else [links.Penalize()]),
+        *([links.TakenOver(own)] if own else []),
+        *([links.MeasureUpdate(after)] if after else []),
+    ]
 
 
 def called(group: Mapping[str, Any], index: int, position: int) -> str:

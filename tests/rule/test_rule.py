@@ -47,6 +47,7 @@ from steprule.rule import (
 from steprule.rule.expression import Level
 from steprule.rule.functions import __all__ as functions
 from steprule.rule.host import OPERATIONS, compile_scalars, evaluate
+from steprule.rule.links import Clip, Unscale
 
 BASE: dict[str, Any] = {"maximize": False, "l1": 0.0, "clip_norm": None}
 
@@ -729,7 +730,7 @@ AdamW  [maximize is False, l1 = 0, decoupled_weight_decay is True, amsgrad is Fa
   pass 1   exp_avg_sq ← t1"""
 
 LAMB_TEXT = """\
-Rule  [maximize is False, l1 = 0]
+Rule
   host     c0 = 1 - betas[0]
   host     c1 = 1 - betas[0] ** step
   host     c3 = 1 - betas[1]
@@ -776,7 +777,7 @@ def test_scalar_slots_inputs_and_matrix_steps_are_shown() -> None:
     def orthogonal(x: Any) -> Any:
         return x
 
-    program = trace(rule, BASE | {"clip_norm": 0.5}, {"eta": scalar(1.0)}, name="Rule", scaled=True, clipped=True)
+    program = trace(rule, BASE | {"clip_norm": 0.5}, {"eta": scalar(1.0)}, name="Rule", modifiers=[Unscale(), Clip()])
 
     assert str(program).splitlines()[1:] == [
         "  host     c1 = eta * 0.5",

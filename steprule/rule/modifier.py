@@ -1,0 +1,188 @@
+"""What goes around any update rule: a modifier changes the gradient, the step, the decay or the weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from inspect import Parameter, Signature
+from typing import Any, ClassVar
+
+from .expression import Expression
+from .program import Slot
+
+__all__ = ["Modifier", "Scoped", "Wrapped", "declared", "hyperparameters"]
+
+
+class Wrapped:
+    """What a modifier's :meth:`Modifier.around` goes around: called with a parameter and a gradient, it gives the
+    parameter's new value."""
+
+    def __call__(self, p: Any, g: Any) -> Expression:
+        raise NotImplementedError
+
+    def step(self, p: Any, g: Any) -> Expression:
+        """What is taken from the parameter, decoupled decay included: the new value is ``p`` less this, and that it
+        can be added elsewhere is exact, where a difference of two nearly equal values would not be."""
+        raise NotImplementedError
+
+
+class Modifier:
+    """Base class of all modifiers: a subclass says what it changes, in one or several of the methods below.
+
+    Each of them is written like :meth:`steprule.Optimizer.update`: it runs once, on symbols, and becomes part of the
+    passes over memory that the rule itself takes. Of several modifiers each method acts in the order in which they
+    are listed: first every :meth:`gradient`, then the rule, then every :meth:`step`, every :meth:`decay`, every
+    :meth:`around` (the first one innermost) and every :meth:`weights`.
+
+    ``s.name`` is state of the modifier's own, kept as ``prefix_name``, and ``h.name`` its own hyperparameter or,
+    under every other name, the group's (``h.lr``). In a group its hyperparameters are called ``prefix_name`` too, and
+    ``prefix=False`` switches it off. The prefix is the class's name in lower case, with underscores.
+
+    Args:
+        values: its hyperparameters in the order of ``defaults``; or by name. Numbers may be schedules.
+        name: another prefix than the class's name, for a second modifier of one kind.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Its hyperparameters, with their defaults."""
+
+    ranges: ClassVar[Mapping[str, Any]] = {}
+    """What its hyperparameters may be, as :class:`steprule.Range` declares it."""
+
+    slots: ClassVar[Mapping[str, Slot]] = {}
+    """State that is not zeros like the parameter, as :func:`steprule.rule.array` or ``scalar`` declares it."""
+
+    excludes: ClassVar[frozenset[str]] = frozenset()
+    """Names of the classes of modifiers that it does not go together with; its own, where it can't stand twice."""
+
+    points: ClassVar[int] = 1
+    """At how many points a step needs gradients; two make :meth:`ascent` the first half of a step."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in cls.__dict__ and "defaults" in cls.__dict__:
+            either = Parameter.POSITIONAL_OR_KEYWORD
+            taken = [Parameter(name, either, default=default) for name, default in cls.defaults.items()]
+            cls.__signature__ = Signature([*taken, Parameter("name", Parameter.KEYWORD_ONLY, default=None)])  # type: ignore[attr-defined]
+
+    def __init__(self, *values: Any, name: str | None = None, **given: Any) -> None:
+        kind = type(self).__name__
+        if len(values) > len(self.defaults):
+            raise TypeError(f"{kind}() takes {len(self.defaults)} hyperparameters, {len(values)} were given")
+        placed = dict(zip(self.defaults, values, strict=False))
+        for key in given:
+            if key not in self.defaults or key in placed:
+                what = "multiple values for" if key in placed else "an unexpected keyword"
+                raise TypeError(f"{kind}() got {what} argument {key!r}; it takes {', '.join(self.defaults) or 'none'}")
+        self.name = snake(kind) if name is None else name
+        if not self.name.isidentifier():
+            raise ValueError(f"name={name!r} of {kind}: its state and hyperparameters are called so; give a word")
+        self.values = {**self.defaults, **placed, **given}
+
+    def __repr__(self) -> str:
+        own = [f"{name}={value!r}" for name, value in self.values.items()]
+        named = [] if self.name == snake(type(self).__name__) else [f"name={self.name!r}"]
+        return f"{type(self).__name__}({', '.join(own + named)})"
+
+    # -- what a subclass writes ----------------------------------------------------------------------------------
+
+    def gradient(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        """What the rule gets in place of the gradient ``g``."""
+        return g
+
+    def step(self, p: Any, g: Any, u: Any, s: Any, h: Any) -> Any:
+        """What is taken from ``p`` in place of ``u``: the rule's step, which contains the rate; decoupled decay does
+        not count to it."""
+        return u
+
+    def decay(self, p: Any, lost: Any, u: Any, s: Any, h: Any) -> Any:
+        """What decoupled decay takes from ``p`` in place of ``lost``, beside the step ``u``."""
+        return lost
+
+    def around(self, rule: Wrapped, p: Any, g: Any, s: Any, h: Any) -> Any:
+        """The new value in place of ``rule(p, g)``; :meth:`Wrapped.step` gives what the rule takes from ``p``."""
+        return rule(p, g)
+
+    def weights(self, p: Any, new: Any, s: Any, h: Any) -> Any:
+        """The new value in place of ``new``."""
+        return new
+
+    def evaluation(self, p: Any, s: Any, h: Any) -> Any:
+        """The weights to evaluate with, where they are not those that are trained; see
+        :meth:`steprule.Optimizer.eval`."""
+        return p
+
+    def ascent(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        """Where the second gradient of a step is taken, for a modifier of two ``points``."""
+        return p
+
+    def validate(self, h: Mapping[str, Any]) -> None:
+        """Refuse hyperparameters out of range.
+
+        Args:
+            h: its own, by their names in ``defaults``.
+
+        Raises:
+            ValueError: naming the hyperparameter and its value.
+        """
+
+    def changes(self, method: str) -> bool:
+        """Whether the subclass defines a method."""
+        return getattr(type(self), method) is not getattr(Modifier, method)
+
+
+def snake(name: str) -> str:
+    """A class's name as that of a hyperparameter.
+
+    >>> snake("CautiousDecay"), snake("EMA"), snake("MatchRMS")
+    ('cautious_decay', 'ema', 'match_rms')
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def hyperparameters(modifier: Modifier) -> dict[str, Any]:
+    """What a modifier adds to a group: its switch, then its hyperparameters under their prefix."""
+    return {modifier.name: True} | {f"{modifier.name}_{key}": value for key, value in modifier.values.items()}
+
+
+def declared(modifiers: Iterable[Modifier]) -> dict[str, Slot]:
+    """The slots that modifiers declare, under their prefixes."""
+    found = {}
+    for m in modifiers:
+        for name, slot in m.slots.items():
+            own = isinstance(slot.initial, str) and slot.initial in m.defaults
+            found[f"{m.name}_{name}"] = replace(slot, initial=f"{m.name}_{slot.initial}") if own else slot
+    return found
+
+
+class Scoped:
+    """State or hyperparameters as a modifier sees them: its own by their short names.
+
+    Args:
+        of: those of the whole rule.
+        prefix: what its own are called before the short name.
+        own: the short names that are its own; None for all but ``step`` and ``is_new``.
+    """
+
+    def __init__(self, of: Any, prefix: str, own: Iterable[str] | None = None) -> None:
+        self.__dict__.update(_of=of, _prefix=prefix, _own=None if own is None else frozenset(own))
+
+    def _full(self, name: str) -> str:
+        shared = name in ("step", "is_new") if self._own is None else name not in self._own
+        return name if shared or name.startswith("_") else f"{self._prefix}_{name}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, self._full(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._of, self._full(name), value)
+
+    def __getitem__(self, name: object) -> Any:
+        return self._of[name]
+
+    def __setitem__(self, name: object, value: object) -> None:
+        self._of[name] = value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._of
