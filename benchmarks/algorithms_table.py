@@ -25,8 +25,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "algorithms.md"
 HEAD = """# Algorithms
 
 Sorted by what they keep. Each is one short file in `steprule/algorithms/`, whose docstring has the formula, the paper,
-and every hyperparameter with its unit and usual range. Names, arguments, defaults, state and checkpoints are those of
-`torch.optim`, where it has the algorithm.
+and every hyperparameter with its unit; [hyperparameters.md](hyperparameters.md) has all their usual ranges. Names,
+arguments, defaults, state and checkpoints are those of `torch.optim`, where it has the algorithm.
 
 - **state**: bytes for each float32 parameter, with default hyperparameters.
 - **time**: of a step, over that of AdamW on the same parameters and gradients, in turns; {what}.

@@ -20,6 +20,7 @@ from steprule.algorithms.rmsprop import RMSprop
 from steprule.algorithms.rprop import Rprop
 from steprule.algorithms.sgd import SGD
 from steprule.algorithms.sparse_adam import SparseAdam
+from steprule.grouping.hyperparameters import Choice, Range
 from steprule.grouping.layers import layer_decay
 from steprule.grouping.overrides import exclusive, groups, scale
 from steprule.grouping.selectors import biases, by_ndim, embeddings, norms
@@ -39,6 +40,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "CheckpointError",
+    "Choice",
     "Lamb",
     "Lion",
     "Muon",
@@ -46,6 +48,7 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "Range",
     "Rprop",
     "SparseAdam",
     "algorithms",

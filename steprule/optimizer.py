@@ -13,6 +13,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from steprule.display.table import group_table, plain_text, terminal_width
 from steprule.grouping.following import Followed
+from steprule.grouping.hyperparameters import Declared, check
 from steprule.grouping.membership import Members, missing, refuse_members
 from steprule.grouping.overrides import Scale, groups
 from steprule.grouping.selectors import Selectable
@@ -87,6 +88,9 @@ class Optimizer(torch.optim.Optimizer):
 
     slots: ClassVar[Mapping[str, Slot]] = {}
     """Slots that are not zeros like the parameter, as :func:`steprule.rule.array` or ``scalar`` declares them."""
+
+    ranges: ClassVar[Mapping[str, Declared]] = {}
+    """What hyperparameters may be, as :class:`steprule.Range` declares it, in the order in which they are checked."""
 
     switches: ClassVar[frozenset[str]] = SWITCHES
     """Those of torch's switches that the constructor takes; it refuses the others, as torch does."""
@@ -182,11 +186,15 @@ class Optimizer(torch.optim.Optimizer):
         """Raise if a parameter with a gradient is of a kind that the algorithm is not for; nothing has changed yet."""
 
     def validate(self, h: Mapping[str, Any]) -> None:
-        """Refuse hyperparameters out of range; called with the defaults and with each group.
+        """Refuse hyperparameters that ``ranges`` does not allow; called with the defaults and with each group.
+
+        An algorithm adds combinations that it refuses.
 
         Raises:
             ValueError: naming the hyperparameter and its value.
+            TypeError: naming the hyperparameter that is no number.
         """
+        check(self.ranges, h)
         check_options(h, self._own_options)
 
     # -- construction --------------------------------------------------------------------------------------------

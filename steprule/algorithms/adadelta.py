@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import scalar, sqrt
 
-from .parts import Number, Params, check_signs, mean_square_of, penalized
+from .arguments import PENALTY, Number, Params, Range, epsilon, rate
+from .moments import mean_square_of
+from .weight_decay import penalized
 
 __all__ = ["Adadelta"]
 
@@ -51,6 +52,12 @@ class Adadelta(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar()}
+    ranges: ClassVar = {
+        "lr": rate("1"),
+        "rho": Range(least=0, most=1, usual="0.9 to 0.99"),
+        "eps": epsilon("1e-8 to 1e-4"),
+        "weight_decay": PENALTY,
+    }
 
     def __init__(
         self,
@@ -63,13 +70,6 @@ class Adadelta(Optimizer):
         **options: Any,
     ) -> None:
         super().__init__(params, dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay), foreach=foreach, **options)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate")
-        if not 0.0 <= h["rho"] <= 1.0:
-            raise ValueError(f"Invalid rho value: {h['rho']}")
-        check_signs(h, eps="epsilon value", weight_decay="weight_decay value")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         g = penalized(g, p, h)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +23,7 @@ from steprule.rule import (
     where,
 )
 
-from .parts import Number, Params
+from .arguments import Number, Params, should_be
 
 __all__ = ["Adafactor"]
 
@@ -77,6 +76,13 @@ class Adafactor(Optimizer):
 
     switches = frozenset({"foreach"})
     slots: ClassVar = {"row_var": row(), "col_var": column()}
+    ranges: ClassVar = {
+        "lr": should_be("Learning rate", "1e-3 to 1e-2", least=0),
+        "beta2_decay": should_be("beta2_decay", "-0.8", most=0),
+        "eps": (should_be("epsilon1", "None", least=0, optional=True), should_be("epsilon2", "1e-3", least=0)),
+        "d": should_be("Clipping threshold d", "1", least=1),
+        "weight_decay": should_be("weight_decay", "0", least=0),
+    }
 
     def __init__(
         self,
@@ -90,22 +96,6 @@ class Adafactor(Optimizer):
     ) -> None:
         defaults: dict[str, Any] = dict(lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay)
         super().__init__(params, defaults, **options)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        if isinstance(h["lr"], torch.Tensor) and h["lr"].numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        if not h["lr"] >= 0.0:
-            raise ValueError(f"Learning rate should be >= 0 but is: {h['lr']}")
-        if not h["beta2_decay"] <= 0.0:
-            raise ValueError(f"beta2_decay should be <= 0 but is: {h['beta2_decay']}")
-        for index, least in enumerate(h["eps"], 1):
-            if least is not None and not least >= 0.0:
-                raise ValueError(f"epsilon{index} should be >= 0 but is: {least}")
-        if not h["d"] >= 1.0:
-            raise ValueError(f"Clipping threshold d should be >= 1 but is: {h['d']}")
-        if not h["weight_decay"] >= 0.0:
-            raise ValueError(f"weight_decay should be >= 0 but is: {h['weight_decay']}")
 
     def refuse(self, p: torch.Tensor) -> None:
         if p.is_complex():

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +8,8 @@ from steprule.kernels.launch import fresh, scalar_dtype
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, sqrt
 
-from .parts import Number, Params, check_signs, penalized
+from .arguments import PENALTY, Number, Params, Range, epsilon, rate
+from .weight_decay import penalized
 
 __all__ = ["Adagrad"]
 
@@ -58,6 +58,13 @@ class Adagrad(Optimizer):
 
     switches = SWITCHES - {"capturable"}
     slots: ClassVar = {"sum": array("initial_accumulator_value")}
+    ranges: ClassVar = {
+        "lr": rate("1e-3 to 1"),
+        "lr_decay": Range(least=0, usual="0"),
+        "weight_decay": PENALTY,
+        "initial_accumulator_value": Range(least=0, usual="0 to 0.1"),
+        "eps": epsilon("1e-10 to 1e-7"),
+    }
 
     def __init__(
         self,
@@ -77,11 +84,6 @@ class Adagrad(Optimizer):
             for p in group["params"]:
                 self.state[p]["step"] = torch.zeros((), dtype=scalar_dtype())
                 self.state[p]["sum"] = fresh(self.slots["sum"], p, group)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate", lr_decay="lr_decay value", weight_decay="weight_decay value")
-        check_signs(h, initial_accumulator_value="initial_accumulator_value value", eps="epsilon value")
 
     def share_memory(self) -> None:
         """Move the sums to shared memory, so that processes can update them together."""

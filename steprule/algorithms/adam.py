@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from steprule.optimizer import Optimizer
 
-from .parts import Number, Params, adam_step, check_betas, check_signs, decayed
+from .arguments import PENALTY, Number, Params, betas, epsilon, rate
+from .moments import adam_step
+from .weight_decay import decayed
 
 __all__ = ["Adam"]
 
@@ -55,6 +57,13 @@ class Adam(Optimizer):
         tensor([   0.7500, -199.7500])
     """
 
+    ranges: ClassVar = {
+        "lr": rate("1e-5 to 1e-2"),
+        "eps": epsilon("1e-10 to 1e-6"),
+        "betas": betas("0.8 to 0.95", "0.95 to 0.9999"),
+        "weight_decay": PENALTY,
+    }
+
     def __init__(
         self,
         params: Params,
@@ -72,9 +81,6 @@ class Adam(Optimizer):
 
     def validate(self, h: Mapping[str, Any]) -> None:
         super().validate(h)
-        check_signs(h, lr="learning rate", eps="epsilon value")
-        check_betas(h)
-        check_signs(h, weight_decay="weight_decay value")
         if not any(all(isinstance(beta, kind) for beta in h["betas"]) for kind in (float, torch.Tensor)):
             raise ValueError("betas must be either both floats or both Tensors")
         if h["foreach"] and not h["capturable"]:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import abs, maximum
 
-from .parts import Number, Params, check_betas, check_signs, mean_of, penalized
+from .arguments import PENALTY, Number, Params, betas, epsilon, rate
+from .moments import mean_of
+from .weight_decay import penalized
 
 __all__ = ["Adamax"]
 
@@ -49,6 +50,12 @@ class Adamax(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
+    ranges: ClassVar = {
+        "lr": rate("1e-4 to 1e-2"),
+        "eps": epsilon("1e-10 to 1e-6"),
+        "betas": betas("0.9", "0.99 to 0.9999"),
+        "weight_decay": PENALTY,
+    }
 
     def __init__(
         self,
@@ -62,12 +69,6 @@ class Adamax(Optimizer):
     ) -> None:
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(params, defaults, foreach=foreach, **options)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate", eps="epsilon value")
-        check_betas(h)
-        check_signs(h, weight_decay="weight_decay value")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         beta1, beta2 = h.betas

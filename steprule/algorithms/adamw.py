@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from .adam import Adam
-from .parts import Number, Params
+from .arguments import Number, Params, Range, betas, epsilon, rate
 
 __all__ = ["AdamW"]
 
@@ -47,6 +47,13 @@ class AdamW(Adam):
         >>> weight.detach()
         tensor([   0.6500, -179.7500])
     """
+
+    ranges: ClassVar = {
+        "lr": rate("1e-5 to 1e-2"),
+        "eps": epsilon("1e-10 to 1e-6"),
+        "betas": betas("0.9", "0.95 to 0.999"),
+        "weight_decay": Range(least=0, usual="0 to 0.3"),
+    }
 
     def __init__(
         self,

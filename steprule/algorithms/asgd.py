@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import isnan, maximum, power, scalar, where
 
-from .parts import Number, Params, check_signs, penalized
+from .arguments import PENALTY, Number, Params, Range, rate
+from .weight_decay import penalized
 
 __all__ = ["ASGD"]
 
@@ -55,6 +55,13 @@ class ASGD(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"eta": scalar("lr"), "mu": scalar(1.0)}
+    ranges: ClassVar = {
+        "lr": rate("1e-3 to 0.1"),
+        "weight_decay": PENALTY,
+        "lambd": Range(usual="1e-4"),
+        "alpha": Range(usual="0.5 to 1"),
+        "t0": Range(),
+    }
 
     def __init__(
         self,
@@ -73,10 +80,6 @@ class ASGD(Optimizer):
         defaults = dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay)
         options |= dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
         super().__init__(params, defaults, **options)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate", weight_decay="weight_decay value")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         g = penalized(g, p, h)

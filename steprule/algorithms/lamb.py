@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from steprule.optimizer import Optimizer
 from steprule.rule import norm, where
 
-from .parts import Number, Params, adam_step, check_betas, check_signs
+from .arguments import Number, Params, Range, betas, epsilon, rate
+from .moments import adam_step
 
 __all__ = ["Lamb"]
 
@@ -49,6 +49,13 @@ class Lamb(Optimizer):
         tensor([ 2.2929, -4.7071])
     """
 
+    ranges: ClassVar = {
+        "lr": rate("1e-4 to 1e-2"),
+        "eps": epsilon("1e-8 to 1e-6"),
+        "betas": betas("0.9", "0.999"),
+        "weight_decay": Range(least=0, usual="0 to 0.1"),
+    }
+
     def __init__(
         self,
         params: Params,
@@ -59,11 +66,6 @@ class Lamb(Optimizer):
         **options: Any,
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), **options)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate", eps="epsilon value", weight_decay="weight_decay value")
-        check_betas(h)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         u = adam_step(g, s, h, 1.0) + h.weight_decay * p

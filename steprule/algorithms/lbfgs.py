@@ -7,8 +7,8 @@ import torch
 
 from steprule.optimizer import Optimizer
 
+from .arguments import Number, Params, Range, rate
 from .line_search import Trial, strong_wolfe
-from .parts import Number, Params, check_signs
 
 __all__ = ["LBFGS"]
 
@@ -61,6 +61,14 @@ class LBFGS(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
+    ranges: ClassVar = {
+        "lr": rate("1"),
+        "max_iter": Range(),
+        "max_eval": Range(),
+        "tolerance_grad": Range(),
+        "tolerance_change": Range(),
+        "history_size": Range(usual="5 to 100"),
+    }
 
     def __init__(
         self,
@@ -83,7 +91,6 @@ class LBFGS(Optimizer):
 
     def validate(self, h: Mapping[str, Any]) -> None:
         super().validate(h)
-        check_signs(h, lr="learning rate")
         for option in ("l1", "clip_norm"):
             if h[option]:
                 raise ValueError(f"LBFGS does not support {option}: its directions come from unchanged gradients")

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from steprule.optimizer import Optimizer
 from steprule.rule import sign
 
-from .parts import Number, Params, check_betas, check_signs, mean_of
+from .arguments import Number, Params, Range, betas, rate
+from .moments import mean_of
 
 __all__ = ["Lion"]
 
@@ -48,6 +48,12 @@ class Lion(Optimizer):
         tensor([   0.7500, -199.7500])
     """
 
+    ranges: ClassVar = {
+        "lr": rate("1e-5 to 1e-3"),
+        "betas": betas("0.9 to 0.95", "0.98 to 0.99"),
+        "weight_decay": Range(least=0, usual="0 to 1"),
+    }
+
     def __init__(
         self,
         params: Params,
@@ -57,11 +63,6 @@ class Lion(Optimizer):
         **options: Any,
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay), **options)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate", weight_decay="weight_decay value")
-        check_betas(h)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         beta1, beta2 = h.betas

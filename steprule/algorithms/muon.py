@@ -9,8 +9,10 @@ from torch import nn
 from steprule.optimizer import Optimizer
 from steprule.rule import lerp, matrix, maximum, size, sqrt
 
+from .adamw import AdamW
+from .arguments import Choice, Number, Params, Range, should_be
+from .moments import adam_step, mean_of
 from .newton_schulz import orthogonalized
-from .parts import Number, Params, adam_step, check_betas, mean_of
 
 __all__ = ["Muon"]
 
@@ -75,6 +77,20 @@ class Muon(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
+    ranges: ClassVar = {
+        "lr": should_be("Learning rate", "0.001 to 0.05", least=0),
+        "momentum": should_be("momentum", "0.9 to 0.98", least=0),
+        "weight_decay": should_be("weight decay", "0 to 0.1", least=0),
+        "adjust_lr_fn": Choice(
+            choices=(None, "original", "match_rms_adamw"),
+            message="Adjust learning rate function {value} is not supported",
+        ),
+        "ns_steps": Range(
+            below=100, usual="5", message="Number of steps must be less than 100 for computational efficiency"
+        ),
+        "eps": Range(),
+        "betas": AdamW.ranges["betas"],
+    }
 
     def __init__(
         self,
@@ -119,18 +135,8 @@ class Muon(Optimizer):
 
     def validate(self, h: Mapping[str, Any]) -> None:
         super().validate(h)
-        if isinstance(h["lr"], torch.Tensor) and h["lr"].numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        for name, words in {"lr": "Learning rate", "momentum": "momentum", "weight_decay": "weight decay"}.items():
-            if not h[name] >= 0.0:
-                raise ValueError(f"{words} should be >= 0 but is: {h[name]}")
-        if h["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):
-            raise ValueError(f"Adjust learning rate function {h['adjust_lr_fn']} is not supported")
-        if h["ns_steps"] >= 100:
-            raise ValueError("Number of steps must be less than 100 for computational efficiency")
         if len(h["ns_coefficients"]) != 3:
             raise ValueError("Coefficients must be a tuple of exactly 3 values")
-        check_betas(h)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(self._of_side(param_group) if isinstance(param_group, dict) else param_group)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import scalar, sqrt, stored
 
-from .parts import Number, Params, check_betas, check_signs, decayed, mean_of, mean_square_of
+from .arguments import PENALTY, Number, Params, Range, betas, epsilon, rate
+from .moments import mean_of, mean_square_of
+from .weight_decay import decayed
 
 __all__ = ["NAdam"]
 
@@ -56,6 +57,13 @@ class NAdam(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"mu_product": scalar(1.0)}
+    ranges: ClassVar = {
+        "lr": rate("1e-5 to 1e-2"),
+        "eps": epsilon("1e-10 to 1e-6"),
+        "betas": betas("0.9", "0.99 to 0.9999"),
+        "weight_decay": PENALTY,
+        "momentum_decay": Range(least=0, usual="0.004"),
+    }
 
     def __init__(
         self,
@@ -70,12 +78,6 @@ class NAdam(Optimizer):
     ) -> None:
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay)
         super().__init__(params, dict(defaults, decoupled_weight_decay=decoupled_weight_decay), **options)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate", eps="epsilon value")
-        check_betas(h)
-        check_signs(h, weight_decay="weight_decay value", momentum_decay="momentum_decay value")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         beta1, beta2 = h.betas

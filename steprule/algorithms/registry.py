@@ -11,7 +11,7 @@ from steprule.optimizer import Optimizer
 from steprule.schedules import from_dict
 from steprule.stepping.taking_over import descendants
 
-from .parts import Params
+from .arguments import Params
 
 __all__ = ["create", "names"]
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import scalar, sqrt
 
-from .parts import Number, Params, check_signs, mean_of, mean_square_of, penalized
+from .arguments import PENALTY, Number, Params, Range, epsilon, rate
+from .moments import mean_of, mean_square_of
+from .weight_decay import penalized
 
 __all__ = ["RMSprop"]
 
@@ -56,6 +57,13 @@ class RMSprop(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar()}
+    ranges: ClassVar = {
+        "lr": rate("1e-5 to 1e-2"),
+        "eps": epsilon("1e-8 to 1e-3"),
+        "momentum": Range(least=0, usual="0, or 0.5 to 0.95"),
+        "weight_decay": PENALTY,
+        "alpha": Range(least=0, usual="0.9 to 0.999"),
+    }
 
     def __init__(
         self,
@@ -75,11 +83,6 @@ class RMSprop(Optimizer):
         defaults = dict(lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay)
         options |= dict(capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable)
         super().__init__(params, defaults, **options)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate", eps="epsilon value", momentum="momentum value")
-        check_signs(h, weight_decay="weight_decay value", alpha="alpha value")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         g = penalized(g, p, h)

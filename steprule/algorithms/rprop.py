@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, clip, scalar, sign, where
 
-from .parts import Number, Params, check_signs
+from .arguments import Number, Params, Range, rate
 
 __all__ = ["Rprop"]
+
+ETAS = "Invalid eta values: {whole[0]}, {whole[1]}"
 
 
 class Rprop(Optimizer):
@@ -53,6 +54,11 @@ class Rprop(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar(), "step_size": array("lr")}
+    ranges: ClassVar = {
+        "lr": rate("1e-4 to 0.1"),
+        "etas": (Range(above=0, below=1, usual="0.5", message=ETAS), Range(above=1, usual="1.2", message=ETAS)),
+        "step_sizes": (Range(), Range()),
+    }
 
     def __init__(
         self,
@@ -63,13 +69,6 @@ class Rprop(Optimizer):
         **options: Any,
     ) -> None:
         super().__init__(params, dict(lr=lr, etas=etas, step_sizes=step_sizes), **options)
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate")
-        smaller, larger = h["etas"]
-        if not 0.0 < smaller < 1.0 < larger:
-            raise ValueError(f"Invalid eta values: {smaller}, {larger}")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         smaller, larger = h.etas

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import where
 
-from .parts import Number, Params, check_signs, penalized
+from .arguments import Number, Params, Range, rate
+from .weight_decay import penalized
 
 __all__ = ["SGD"]
 
@@ -57,6 +58,12 @@ class SGD(Optimizer):
     """
 
     switches = SWITCHES - {"capturable"}
+    ranges: ClassVar = {
+        "lr": rate("0.001 to 1"),
+        "momentum": Range(least=0, usual="0, or 0.8 to 0.99"),
+        "weight_decay": Range(least=0, usual="0, or 1e-5 to 1e-3"),
+        "dampening": Range(usual="0"),
+    }
 
     def __init__(
         self,
@@ -73,7 +80,6 @@ class SGD(Optimizer):
 
     def validate(self, h: Mapping[str, Any]) -> None:
         super().validate(h)
-        check_signs(h, lr="learning rate", momentum="momentum value", weight_decay="weight_decay value")
         if h["nesterov"] and (h["momentum"] <= 0 or h["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.optimizer import Optimizer
 from steprule.rule import sqrt
 from steprule.saving.state_dict import StateDict
 
-from .parts import Number, Params, check_betas, check_signs, mean_of
+from .arguments import Number, Params, Range, betas
+from .moments import mean_of
 
 __all__ = ["SparseAdam"]
 
@@ -51,6 +51,11 @@ class SparseAdam(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
+    ranges: ClassVar = {
+        "lr": Range(above=0, called="learning rate", usual="1e-4 to 1e-2"),
+        "eps": Range(above=0, called="epsilon value", usual="1e-10 to 1e-6"),
+        "betas": betas("0.9", "0.99 to 0.9999"),
+    }
 
     def __init__(
         self,
@@ -67,14 +72,6 @@ class SparseAdam(Optimizer):
             raise ValueError(f"Sparse params at indices {sparse}: SparseAdam requires dense parameter tensors")
         if complex_ := [[i, j] for i, j, p in places if p.is_complex()]:
             raise ValueError(f"Complex params at indices {complex_}: SparseAdam does not support complex parameters")
-
-    def validate(self, h: Mapping[str, Any]) -> None:
-        super().validate(h)
-        check_signs(h, lr="learning rate", eps="epsilon value")
-        for name, words in {"lr": "learning rate", "eps": "epsilon value"}.items():
-            if h[name] == 0.0:
-                raise ValueError(f"Invalid {words}: {h[name]}")
-        check_betas(h)
 
     def state_dict(self) -> StateDict:
         """The optimizer as a dictionary, in which ``step`` is an int, as torch has it here."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
+from steprule.grouping.hyperparameters import Choice, Declared, Range, check
 from steprule.kernels.choose import BACKENDS
 from steprule.kernels.launch import Entry
 from steprule.names import nearest
@@ -19,7 +20,6 @@ __all__ = [
     "SWITCHES",
     "check_capturable",
     "check_fused",
-    "check_number",
     "check_options",
     "refuse_hyper",
     "refuse_options",
@@ -37,6 +37,13 @@ OPTIONS: dict[str, Any] = {
     "differentiable": False,
 }
 """What every algorithm takes as keywords, and in a group, with its default."""
+
+RANGES: dict[str, Declared] = {
+    "l1": Range(least=0),
+    "clip_norm": Range(least=0, optional=True),
+    "backend": Choice(choices=BACKENDS),
+}
+"""What options may be."""
 
 SWITCHES = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """The options that choose between torch's implementations."""
@@ -57,16 +64,6 @@ def spelled_out(signature: inspect.Signature, refused: frozenset[str]) -> inspec
         if name not in signature.parameters and name not in refused
     ]
     return signature.replace(parameters=[*parameters, *options])
-
-
-def check_number(name: str, value: Any) -> None:
-    """Refuse a hyperparameter that is not a number.
-
-    Raises:
-        TypeError: naming it and its value.
-    """
-    if not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, a tensor that holds one or a schedule, got {value!r}")
 
 
 def refuse_options(options: Mapping[str, Any], switches: Container[str], optimizer: str) -> None:
@@ -104,14 +101,7 @@ def check_options(h: Mapping[str, Any], own: Container[str]) -> None:
         TypeError: naming one that is no number.
         RuntimeError: as torch does.
     """
-    for name, absent in (("l1", torch_optimizer.required), ("clip_norm", None)):
-        if h[name] is absent or name in own:
-            continue
-        check_number(name, h[name])
-        if not h[name] >= 0.0:
-            raise ValueError(f"Invalid {name} value: {h[name]}")
-    if h["backend"] not in BACKENDS:
-        raise ValueError(f"Invalid backend: {h['backend']!r}; it is one of {', '.join(BACKENDS)}")
+    check({name: declared for name, declared in RANGES.items() if name not in own}, h)
     if h["fused"] and h["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     if h["fused"] and h["differentiable"]:
