@@ -12,7 +12,7 @@ values are the same. A trainer that insists on a scheduler of torch's gets :clas
 
 from .description import from_dict
 from .native import Native
-from .schedule import Schedule, arithmetic, constant, function, join, plateaus
+from .schedule import Schedule, arithmetic, constant, function, join, plateaus, repeat
 from .scheduled import Scheduled, separate, write
 from .shapes import (
     cosine,
@@ -47,6 +47,7 @@ __all__ = [
     "plateau",
     "plateaus",
     "polynomial",
+    "repeat",
     "separate",
     "warmup",
     "warmup_stable_decay",

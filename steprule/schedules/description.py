@@ -8,7 +8,7 @@ from typing import Any
 import steprule.schedules.shapes as shapes
 from steprule.names import nearest
 
-from .schedule import Schedule, arithmetic, constant, join
+from .schedule import Schedule, arithmetic, constant, join, repeat
 
 __all__ = ["from_dict"]
 
@@ -19,6 +19,7 @@ MAKERS: dict[str, Callable[..., Schedule]] = {
         arithmetic,
         constant,
         join,
+        repeat,
         shapes.cosine,
         shapes.exponential,
         shapes.inverse_sqrt,

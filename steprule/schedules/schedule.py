@@ -27,6 +27,7 @@ __all__ = [
     "is_schedule",
     "join",
     "plateaus",
+    "repeat",
 ]
 
 At: TypeAlias = Callable[[int], float]
@@ -94,6 +95,16 @@ class Schedule:
         if self.steps is None:
             raise ValueError(f"{self} never ends; say where with join([{self}, {other}], [step])")
         return join([self, other], [self.steps])
+
+    def repeat(self, times: int | None = None, t_mult: int = 1, gamma: float = 1.0) -> Schedule:
+        """This schedule again and again from its beginning: warm restarts, see :func:`repeat`.
+
+        Example:
+            >>> from steprule.schedules import linear
+            >>> [linear(2).repeat(2, t_mult=2, gamma=0.5)(step) for step in range(8)]
+            [1.0, 0.5, 0.5, 0.375, 0.25, 0.125, 0.0, 0.0]
+        """
+        return repeat(self, times, t_mult, gamma)
 
     def report(self, metric: float) -> None:
         """Gives a metric to every :func:`plateau` in this schedule.
@@ -291,6 +302,49 @@ def join(schedules: Iterable[Schedule | At | float], milestones: Iterable[int]) 
     return Schedule(join, {"schedules": parts, "milestones": points}, at, None if last is None else begins[-1] + last)
 
 
+def repeat(shape: Schedule, times: int | None = None, t_mult: int = 1, gamma: float = 1.0) -> Schedule:
+    r"""A schedule again and again from its beginning, and its end after that.
+
+    torch's CosineAnnealingWarmRestarts is ``cosine(T_0).repeat(t_mult=T_mult)``. Paper: SGDR,
+    https://arxiv.org/abs/1608.03983.
+
+    Args:
+        shape: a schedule that ends.
+        times: how often; without an end if left out.
+        t_mult: each time takes as many times the steps of the time before.
+        gamma: and its values are multiplied by as much.
+
+    Raises:
+        ValueError: the schedule never ends or has no steps, or another argument is out of its range.
+
+    Example:
+        >>> from steprule.schedules import linear
+        >>> [repeat(linear(2), 2)(step) for step in range(6)]
+        [1.0, 0.5, 1.0, 0.5, 0.0, 0.0]
+    """
+    length = shape.steps
+    if not length:
+        raise ValueError(f"{shape} {'has no steps' if length == 0 else 'never ends'}: it can't be repeated")
+    most, factor = None if times is None else count("times", times), finite("gamma", gamma)
+    growth, value = count("t_mult", t_mult), shape.at
+    total = None if most is None else length * (most if growth == 1 else (growth**most - 1) // (growth - 1))
+
+    def at(step: int) -> float:
+        if total is not None and step >= total:
+            return float(value(length) * factor ** (most - 1))  # type: ignore[operator]
+        if growth == 1:
+            turn, past = divmod(step, length)
+            return value(past) * factor**turn
+        turn, begin, stretched = 0, 0, length
+        while step >= begin + stretched:
+            turn, begin, stretched = turn + 1, begin + stretched, stretched * growth
+        past = (step - begin) / growth**turn  # between two steps of the schedule
+        return value(past) * factor**turn
+
+    arguments = {"shape": shape, "times": most, "t_mult": growth, "gamma": factor}
+    return Schedule(repeat, arguments, at, total)
+
+
 def function(f: At, steps: int | None = None) -> Schedule:
     """Any function of the step. Wherever a schedule is accepted, the function alone is too.
 
@@ -408,7 +462,12 @@ def text(schedule: Schedule) -> str:
         first, second = arguments["schedules"]
         if arguments["milestones"] == (first.steps,):
             return f"{operand(first, 3)}.then({second})"
-    shown: list[str] = []
+    if make is repeat:
+        given = {name: arguments[name] for name in ("times", "t_mult", "gamma")}
+        named = {name: value for name, value in given.items() if value != (None if name == "times" else 1)}
+        shown = [repr(value) if name == "times" else f"{name}={value!r}" for name, value in named.items()]
+        return f"{operand(arguments['shape'], 3)}.repeat({', '.join(shown)})"
+    shown = []
     for i, parameter in enumerate(inspect.signature(make).parameters.values()):
         value = arguments[parameter.name]
         if value == parameter.default:

@@ -64,25 +64,27 @@ def ramp(steps: int, start: float, end: float) -> At:
 
 
 def cosine(steps: int, end_factor: float = 0.0) -> Schedule:
-    r"""Half a cosine wave from 1 to ``end_factor``: :math:`e + (1 - e) (1 + \cos(\pi t / T)) / 2`.
+    r"""Half a cosine wave from 1 to ``end_factor``, and ``end_factor`` after that.
 
-    torch's CosineAnnealingLR with ``T_max=steps`` and ``eta_min`` as a factor. As in torch the wave goes on:
-    after ``steps`` it rises again. ``cosine(steps).then(0.0)`` stays at the end. Paper: SGDR,
-    https://arxiv.org/abs/1608.03983.
+    .. math:: e + (1 - e) (1 + \cos(\pi t / T)) / 2
+
+    torch's CosineAnnealingLR with ``T_max=steps`` and ``eta_min`` as a factor, up to ``T_max``: torch's wave rises
+    again after it. Restarts are :meth:`Schedule.repeat`. Paper: SGDR, https://arxiv.org/abs/1608.03983.
 
     Raises:
         ValueError: ``steps`` is not positive, or ``end_factor`` is not a finite number.
 
     Example:
-        >>> [round(cosine(4)(step), 3) for step in range(5)]
-        [1.0, 0.854, 0.5, 0.146, 0.0]
+        >>> [round(cosine(4)(step), 3) for step in range(6)]
+        [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
     steps, end = count("steps", steps), finite("end_factor", end_factor)
-    half = (1.0 - end) / 2
-    cos, turn = math.cos, math.pi / steps
-    return Schedule(
-        cosine, {"steps": steps, "end_factor": end}, lambda step: end + half * (1.0 + cos(turn * step)), steps
-    )
+    half, cos, turn = (1.0 - end) / 2, math.cos, math.pi / steps
+
+    def at(step: float) -> float:
+        return end + half * (1.0 + cos(turn * step)) if step < steps else end
+
+    return Schedule(cosine, {"steps": steps, "end_factor": end}, at, steps)
 
 
 def polynomial(steps: int, power: float = 1.0, end_factor: float = 0.0) -> Schedule:

@@ -31,6 +31,7 @@ from steprule.schedules import (
     plateau,
     plateaus,
     polynomial,
+    repeat,
     separate,
     warmup,
     warmup_stable_decay,
@@ -80,11 +81,18 @@ CASES = {
         functools.partial(peers.LinearLR, start_factor=1.0, end_factor=0.0, total_iters=9),
     ),
     "LinearLR as warmup": (warmup(5, 0.25), LINEAR),
-    "CosineAnnealingLR": (cosine(7), COSINE),
-    "CosineAnnealingLR of 1": (cosine(1), functools.partial(peers.CosineAnnealingLR, T_max=1)),
+    "CosineAnnealingLR": (cosine(29), functools.partial(peers.CosineAnnealingLR, T_max=29)),
     "CosineAnnealingLR eta_min": (
-        cosine(11, end_factor=0.2),
-        functools.partial(peers.CosineAnnealingLR, T_max=11, eta_min=0.02),
+        cosine(31, end_factor=0.2),
+        functools.partial(peers.CosineAnnealingLR, T_max=31, eta_min=0.02),
+    ),
+    "CosineAnnealingWarmRestarts": (
+        cosine(7).repeat(),
+        functools.partial(peers.CosineAnnealingWarmRestarts, T_0=7),
+    ),
+    "CosineAnnealingWarmRestarts T_mult": (
+        cosine(4, end_factor=0.2).repeat(t_mult=2),
+        functools.partial(peers.CosineAnnealingWarmRestarts, T_0=4, T_mult=2, eta_min=0.02),
     ),
     "PolynomialLR": (polynomial(9), functools.partial(peers.PolynomialLR, total_iters=9)),
     "PolynomialLR power": (
@@ -140,6 +148,23 @@ def test_one_cycle_has_the_values_of_torch(three_phase: bool, strategy: str, tot
     expected = torch_values(peer, total)
     assert_same(schedule, expected)
     assert schedule(total + 5) == pytest.approx(expected[-1], abs=1e-12)
+
+
+def test_a_shape_stays_at_its_end() -> None:
+    ended = [warmup(3).then(cosine(5)), cosine(5, end_factor=0.2), linear(4, 1.0, 0.3), cosine(3).repeat(2, gamma=0.5)]
+    for schedule in ended:
+        assert schedule.steps is not None
+        last = schedule(schedule.steps)
+        assert [schedule(schedule.steps + more) for more in (1, 2, 5, 1000)] == [last] * 4
+
+
+def test_restarts_grow_longer_and_lower() -> None:
+    schedule = cosine(4).repeat(3, t_mult=2, gamma=0.5)
+    assert schedule.steps == 4 + 8 + 16
+    assert [schedule(step) for step in (0, 4, 12)] == [1.0, 0.5, 0.25]
+    assert [schedule(step) for step in (2, 8, 20)] == pytest.approx([0.5, 0.25, 0.125])
+    assert schedule(27) > 0.0 == schedule(28) == schedule(500)
+    assert cosine(4).repeat().steps is None
 
 
 def test_one_cycle_that_only_goes_up_is_torch_too() -> None:
@@ -213,6 +238,7 @@ shapes = st.one_of(
     st.builds(milestones, st.lists(counts, max_size=4), finite),
     st.builds(one_cycle, counts, st.floats(0, 0.5), st.sampled_from(["cos", "linear"]), three_phase=st.booleans()),
     st.builds(warmup_stable_decay, counts, counts, counts),
+    st.builds(repeat, st.builds(linear, counts), st.none() | st.integers(1, 5), st.integers(1, 3), finite),
 )
 
 
@@ -276,6 +302,8 @@ def test_arithmetic_is_that_of_the_values(a: Schedule, b: Schedule, number: floa
     "text",
     [
         "0.0003 * warmup(1000).then(cosine(9000))",
+        "0.1 * warmup(3).then(cosine(5).repeat())",
+        "(0.1 * cosine(3)).repeat(2, t_mult=2, gamma=0.5)",
         "1.0 - 0.5 * (cosine(3) - linear(4)) / 2.0",
         "(0.1 * warmup(10)).then(0.1 * cosine(3, end_factor=0.1))",
         "join([constant(0.5), milestones([2, 3]), exponential(0.9)], [1, 7])",
