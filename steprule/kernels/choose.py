@@ -95,6 +95,8 @@ def launches(
         if not entry.holds(program, options):
             check(program, entry, groups[entry.group])
             kernel, reason = choose(program, entry, groups[entry.group])
+            if entry.part is not None:
+                reason = f"{reason}, {entry.part.where}"
             p, g = entry.param, entry.grad
             dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in (*program.slots, *program.line_slots))]
             kind = (kernel, reason, id(program), tuple(dtypes), p.device, g.layout, options[1])
@@ -160,10 +162,10 @@ def check_lines(program: Program, entry: Entry, group: Mapping[str, Any]) -> Non
             f"differentiable=True: {program.name} reduces rows or columns of parameter {entry.name}, through which "
             "autograd can't follow it"
         )
-    if hasattr(p, "device_mesh"):
+    if entry.part is not None:
         raise RuntimeError(
-            f"{program.name} reduces rows or columns, but parameter {entry.name} is a {type(p).__name__}, which no one "
-            "process holds; give it to another optimizer"
+            f"{program.name} reduces rows or columns, but parameter {entry.name} is a {type(entry.owner).__name__}, "
+            "which no one process holds; give it to another optimizer"
         )
     if p.ndim < 2:
         raise RuntimeError(

@@ -162,6 +162,9 @@ class EagerLaunch(Launch):
     def put(self, row: int, value: Any) -> None:
         self.table[row] = [value] * len(self.params)
 
+    def put_each(self, row: int, values: torch.Tensor) -> None:
+        self.table[row] = list(values)
+
     def reduced(self, row: int) -> Any:
         device = self.params[0].device
         return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in self.table[row]])

@@ -14,6 +14,7 @@ import torch
 
 from steprule.rule.program import FIRST_SLOT, Matrix, Program, Slot, Store
 
+from .part import Part
 from .row_tables import Lines
 from .tables import dense, like, materialized, same_layout
 from .tensor_guards import still
@@ -48,7 +49,10 @@ NO_GRAD = torch.empty(0, device="cpu")
 
 @dataclass
 class Entry:
-    """One parameter that has a gradient in this step; what was found out about it is kept from plan to plan."""
+    """One parameter that has a gradient in this step; what was found out about it is kept from plan to plan.
+
+    Where several processes hold it, parameter and gradient are what is here of them, and the state is the whole's.
+    """
 
     param: torch.Tensor
     grad: torch.Tensor
@@ -57,6 +61,8 @@ class Entry:
     name: str
     is_new: bool | None = None
     """Whether this counts as its first update; None: if its state is empty."""
+    part: Part | None = None
+    """How the parameter is spread over processes; None where this one has all of it."""
     kind: tuple[Any, ...] = field(default=(), init=False)
     """What the parameters of a launch have in common."""
     program: Program = field(init=False, repr=False, compare=False)
@@ -77,6 +83,25 @@ class Entry:
     pointers: list[int] = field(init=False, repr=False, compare=False)
     """Where the adopted slots lie in memory."""
 
+    @property
+    def owner(self) -> torch.Tensor:
+        """The parameter as the groups hold it."""
+        return self.param if self.part is None else self.part.whole
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the whole parameter, a complex one seen as real."""
+        if self.part is None:
+            return tuple(real(self.param).shape)
+        return (*self.part.shape, 2) if self.param.is_complex() else self.part.shape
+
+    def found(self, slot: Slot) -> Any:
+        """What stands in the state for a slot, as far as it is here; None where nothing does."""
+        value = self.state.get(slot.name)
+        if self.part is None or not isinstance(value, torch.Tensor):
+            return value
+        return self.part.held(value, slot, self.name)
+
     def settle(self, program: Program, options: tuple[Any, ...], kind: tuple[Any, ...]) -> None:
         """Note what was asked for, and what parameter, gradient and state, as they are, were found to be good for."""
         p, g = self.param, self.grad
@@ -88,6 +113,7 @@ class Entry:
 
     def adopted(self, names: Sequence[str], slots: list[torch.Tensor]) -> None:
         self.names, self.slots = names, slots
+        self.kept = slots if self.part is None else [self.state.get(name) for name in names]
         self.pointers = list(map(torch.Tensor.data_ptr, slots))
 
     def holds(self, program: Program, options: tuple[Any, ...]) -> bool:
@@ -98,7 +124,7 @@ class Entry:
             and not program.line_slots
             and self.options == options
             and self.still(self.param, self.grad)
-            and all(map(operator.is_, map(self.state.get, self.names), self.slots))
+            and all(map(operator.is_, map(self.state.get, self.names), self.kept))
             and list(map(torch.Tensor.data_ptr, self.slots)) == self.pointers
         )
 
@@ -183,7 +209,7 @@ def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
     Raises:
         RuntimeError: something else stands there.
     """
-    value = entry.state.get(slot.name)
+    value = entry.found(slot)
     if value is None:
         return groups[entry.group][slot.initial] if isinstance(slot.initial, str) else slot.initial
     tensor = isinstance(value, torch.Tensor)
@@ -228,6 +254,8 @@ class Launch:
         self.entries = entries
         self.reason = reason
         self.params = [e.param for e in entries]
+        self.owners = [e.owner for e in entries]
+        self.parts = [e.part for e in entries if e.part is not None]
         self.states = [e.state for e in entries]
         self.sparse = entries[0].grad.layout == torch.sparse_coo
         counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
@@ -256,7 +284,7 @@ class Launch:
     def adopt(self, slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
         """A parameter's slot: what stands in its state, an array laid out as the parameter; made when it is missing."""
         p, name = entry.param, slot.name
-        value = entry.state.get(name)
+        value = entry.found(slot)
         if value is None:
             value = fresh(slot, p, group)
         elif not isinstance(value, torch.Tensor) or value.shape != slot.shape(p.shape) or value.device != p.device:
@@ -313,19 +341,33 @@ class Launch:
         others = [s.name for s in (*self.program.reduced_slots, *self.program.line_slots)]
         names = [*self.slot_names, *self.counted, *others]
         columns = [*self.slots, *self.counter_views, *self.kept_views, *self.line_views]
+        if self.parts:
+            columns = self.joined(columns)
         for name, tensors in zip(names, columns, strict=True):
             for own, tensor in zip(self.states, tensors, strict=True):
                 own[name] = tensor
         if names:
-            state.update(zip(self.params, self.states, strict=True))
+            state.update(zip(self.owners, self.states, strict=True))
         for entry in self.entries:
             entry.grad = NO_GRAD  # a launch outlives its step, and must not keep gradients alive
         self.kept = list(chain.from_iterable(zip(*columns, strict=True)))
         self.kept_of = operator.itemgetter(*names) if names else dict
         self.installed = True
 
+    def joined(self, columns: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
+        """What stands in the states of parameters that several processes hold: tensors spread as they are, where a
+        slot is not one number."""
+        slots = self.program.slots
+        tail = len(columns) - len(self.line_views)
+        own: list[list[torch.Tensor]] = [list(column) for column in columns]
+        for k, slot in (*enumerate(slots), *enumerate(self.program.line_slots, tail)):
+            own[k] = [part.joined(tensor, slot) for part, tensor in zip(self.parts, columns[k], strict=True)]
+        for i, entry in enumerate(self.entries):
+            entry.kept = [own[k][i] for k in range(len(slots))]
+        return own
+
     def classify(self, new: Sequence[bool]) -> list[SharedNumbers]:
-        shapes = [tuple(real(p).shape) for p in self.params] if self.program.uses_size else repeat(())
+        shapes = [e.shape for e in self.entries] if self.program.uses_size else repeat(())
         columns: Any = self.numbers.tolist()
         steps, *slots = columns if self.program.uses_step else [repeat(0.0), *columns]
         members: dict[Any, list[int]] = {}
@@ -363,16 +405,23 @@ class Launch:
 
     def refresh(self) -> bool:
         """Look up parameters, gradients and state again; False if anything but gradients' addresses has changed."""
-        grads = [p.grad for p in self.params]
+        params, grads, held = self.looked_up()
         if (
-            not (self.unchanged or self.as_planned)(*self.params, *grads)
+            not (self.unchanged or self.as_planned)(*params, *grads)
             or not self.states_are_kept()
-            or list(map(torch.Tensor.data_ptr, self.held)) != self.held_pointers
+            or list(map(torch.Tensor.data_ptr, held)) != self.held_pointers
             or self.numbers.tobytes() != self.expected
         ):
             return False
         self.grads = grads  # type: ignore[assignment]
         return True
+
+    def looked_up(self) -> tuple[list[torch.Tensor], list[torch.Tensor | None], list[torch.Tensor]]:
+        """Parameters and gradients as they are now, and all tensors that must lie where they did."""
+        if not self.parts:
+            return self.params, [p.grad for p in self.params], self.held
+        params = [part.param for part in self.parts]
+        return params, [part.grad for part in self.parts], params + self.held[len(params) :]
 
     def states_are_kept(self) -> bool:
         """Whether the states hold the very tensors that this launch works on."""
@@ -448,6 +497,10 @@ class Launch:
 
     def put(self, row: int, value: Any) -> None:
         """Set a row of the reduced table to one number for all tensors."""
+        raise NotImplementedError
+
+    def put_each(self, row: int, values: torch.Tensor) -> None:
+        """Set a row of the reduced table to one number for each tensor."""
         raise NotImplementedError
 
     def reduced(self, row: int) -> Any:

@@ -14,6 +14,7 @@ from steprule.rule.program import Program
 
 from .between_passes import between
 from .launch import Launch, asked_of
+from .part import Exchange
 
 __all__ = ["Plan", "PlanInTurns"]
 
@@ -25,6 +26,7 @@ class Plan:
         launches: which kernels run over which parameters.
         groups: the parameter groups as they are.
         programs: the Programs that serve each group's parameters.
+        exchange: how reductions go on over other processes; None where they need not.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Plan:
         launches: Sequence[Launch],
         groups: Sequence[Mapping[str, Any]],
         programs: Sequence[Collection[Program]],
+        exchange: Exchange | None = None,
     ) -> None:
         reduced = {over_all(launch.program) for launch in launches} - {()}
         if len(reduced) > 1:
@@ -45,11 +48,15 @@ class Plan:
         self.lengths = [len(group["params"]) for group in groups]
         self.asked = [asked_of(group) for group in groups]
         self.programs = programs
-        served = {id(p) for launch in launches for p in launch.params}
-        self.updated = [p for launch in launches for p in launch.params]
+        self.exchange = exchange
+        served = {id(p) for launch in launches for p in launch.owners}
+        self.updated = [p for launch in launches for p in launch.owners]
+        self.updated += [p for launch in launches if launch.parts for p in launch.params]
         self.idle = [p for p in self.params if id(p) not in served]
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
-        self.simple = all(
+        if exchange is not None:
+            self.stages = max(self.stages, exchange.stages)
+        self.simple = exchange is None and all(
             len(x.program.phases) == 1 and not x.program.reductions and not any(x.program.between) for x in launches
         )
         self.known: list[Any] | None = None
@@ -132,21 +139,26 @@ class Plan:
 
     def run_stage(self, stage: int) -> None:
         shared: dict[int, list[tuple[Launch, int]]] = {}
-        for launch in self.launches:
-            program = launch.program
-            if stage >= len(program.phases):
-                continue
+        running = [launch for launch in self.launches if stage < len(launch.program.phases)]
+        for launch in running:
             between(launch, stage)
             launch.run_stage(stage)
+        if self.exchange is not None:
+            self.exchange.reduce(stage, running)
+        for launch in running:
+            program = launch.program
             rows = [len(program.inputs) + i for i, r in enumerate(program.reductions) if r.scope == "all"]
             done = {row for row, _ in program.phases[stage].reductions}
             for order, row in enumerate(rows):
                 if row in done:
                     shared.setdefault(order, []).append((launch, row))
-        for places in shared.values():
+        for order, places in shared.items():
             first, row = places[0]
             kind = first.program.reductions[row - len(first.program.inputs)].kind
-            value = combine(kind, [launch.total(row) for launch, row in places])
+            values = [launch.total(row) for launch, row in places if not (self.exchange and launch.parts)]
+            if self.exchange is not None:
+                values += self.exchange.totals(order)
+            value = combine(kind, values)
             for launch, row in places:
                 launch.put(row, value)
 
@@ -193,7 +205,7 @@ class PlanInTurns(Plan):
 def again(launch: Launch, groups: Sequence[Any], state: Mapping[torch.Tensor, Any]) -> Launch:
     """A launch for a later turn, made from the state that the turns before it left."""
     new = {i: row.is_new for row in launch.rows for i in row.members}
-    entries = [entry.later(state.get(entry.param, {}), new[i]) for i, entry in enumerate(launch.entries)]
+    entries = [entry.later(state.get(entry.owner, {}), new[i]) for i, entry in enumerate(launch.entries)]
     return type(launch)(launch.program, entries, groups, launch.reason)
 
 

@@ -80,7 +80,7 @@ def norms(plan: Plan | None, name: str, keys: Mapping[int, str]) -> dict[str, fl
     squares: dict[str, float] = {}
     for launch, values in plan.tracked(name) if plan is not None else []:
         for entry, value in zip(launch.entries, values.tolist(), strict=True):
-            key = keys.get(id(entry.param))  # none, once somebody has taken it out of its group
+            key = keys.get(id(entry.owner))  # none, once somebody has taken it out of its group
             if key is not None:
                 squares[key] = squares.get(key, 0.0) + value
     return {key: value**0.5 for key, value in squares.items()}

@@ -233,6 +233,9 @@ class LLVMLaunch(Launch):
     def put(self, row: int, value: Any) -> None:
         self.table[row] = float(value)
 
+    def put_each(self, row: int, values: torch.Tensor) -> None:
+        self.table[row] = values.numpy()
+
     def reduced(self, row: int) -> Any:
         return torch.from_numpy(self.table[row].copy())
 

@@ -61,7 +61,7 @@ class DeviceScalars:
         new = np.zeros(count, np.int8)
         new[[i for row in rows if row.is_new for i in row.members]] = 1
         self.fresh = upload(new, device)
-        shape = [[size_along(real(e.param).shape, e.param.dtype, dim) for e in entries] for dim in extents(program)]
+        shape = [[size_along(e.shape, e.param.dtype, dim) for e in entries] for dim in extents(program)]
         self.extents = upload(np.asarray(shape, np.float64).reshape(-1, count), device)
         self.table = torch.empty(count, len(program.scalars), dtype=torch.float64, device=device)
 

@@ -191,7 +191,7 @@ class TritonLaunch(Launch):
 
         def leaf(e: Any) -> float:
             if e.op == "size":
-                return size_along(real(self.params[i]).shape, self.params[i].dtype, e.detail)
+                return size_along(self.entries[i].shape, self.params[i].dtype, e.detail)
             value = lookup(self.groups[self.entries[i].group], e.detail) if e.op == "hyper" else None
             if value is None or on_gpu(value):
                 raise RuntimeError(
@@ -370,6 +370,9 @@ class TritonLaunch(Launch):
 
     def put(self, row: int, value: Any) -> None:
         self.table[row].copy_(torch.as_tensor(value), non_blocking=True)
+
+    def put_each(self, row: int, values: torch.Tensor) -> None:
+        self.table[row].copy_(values)
 
     def reduced(self, row: int) -> torch.Tensor:
         return self.table[row].clone()

@@ -1,0 +1,60 @@
+"""What one process holds of a parameter that several processes hold together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from steprule.rule.program import Slot
+
+__all__ = ["Part"]
+
+
+class Part(Protocol):
+    """A process's part of a parameter: to the kernels a plain tensor, to everybody else the whole parameter.
+
+    Attributes:
+        whole: the parameter, as the groups hold it and as its state is found.
+        param: what of it is here.
+        grad: what of its gradient is here; None where it has none, and outside of a step.
+        shape: that of the whole parameter.
+        where: how it is spread, for a person to read.
+    """
+
+    whole: torch.Tensor
+    param: torch.Tensor
+    grad: torch.Tensor | None
+    shape: tuple[int, ...]
+    where: str
+
+    def held(self, value: torch.Tensor, slot: Slot, name: str) -> torch.Tensor:
+        """What of a state's tensor is here.
+
+        Raises:
+            RuntimeError: it is spread in another way than the parameter.
+        """
+        ...
+
+    def joined(self, tensor: torch.Tensor, slot: Slot) -> torch.Tensor:
+        """A tensor of the state of which what is here is ``tensor``: that whose part it is already, or a new one."""
+        ...
+
+
+class Exchange(Protocol):
+    """How the reductions of a step go on over other processes.
+
+    Attributes:
+        stages: how many passes there are after which something is exchanged, whatever this process has to run.
+    """
+
+    stages: int
+
+    def reduce(self, stage: int, launches: Sequence[Any]) -> None:
+        """Make of what a pass's launches reduced over their parts what it is over the whole parameters."""
+        ...
+
+    def totals(self, order: int) -> list[Any]:
+        """What parameters that are spread add to a reduction over all of them, after the pass that computes it."""
+        ...
