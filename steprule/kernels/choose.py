@@ -100,6 +100,7 @@ def launches(
             p, g = entry.param, entry.grad
             dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in (*program.slots, *program.line_slots))]
             kind = (kernel, reason, id(program), tuple(dtypes), p.device, g.layout, options[1])
+            kind += () if entry.part is None else (entry.part.axes,)
             entry.settle(program, options, kind)
         # a parameter that stands twice in a group is updated twice, one after the other
         times = seen[id(entry.param)] = seen.get(id(entry.param), 0) + 1

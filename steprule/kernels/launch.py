@@ -361,7 +361,8 @@ class Launch:
         tail = len(columns) - len(self.line_views)
         own: list[list[torch.Tensor]] = [list(column) for column in columns]
         for k, slot in (*enumerate(slots), *enumerate(self.program.line_slots, tail)):
-            own[k] = [part.joined(tensor, slot) for part, tensor in zip(self.parts, columns[k], strict=True)]
+            known = [state.get(slot.name) for state in self.states]
+            own[k] = [part.joined(*of) for part, *of in zip(self.parts, columns[k], repeat(slot), known, strict=False)]
         for i, entry in enumerate(self.entries):
             entry.kept = [own[k][i] for k in range(len(slots))]
         return own

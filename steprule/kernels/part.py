@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +21,7 @@ class Part(Protocol):
         grad: what of its gradient is here; None where it has none, and outside of a step.
         shape: that of the whole parameter.
         where: how it is spread, for a person to read.
+        axes: the processes over which it is cut; what is reduced of it is reduced over these too.
     """
 
     whole: torch.Tensor
@@ -28,6 +29,7 @@ class Part(Protocol):
     grad: torch.Tensor | None
     shape: tuple[int, ...]
     where: str
+    axes: tuple[Hashable, ...]
 
     def held(self, value: torch.Tensor, slot: Slot, name: str) -> torch.Tensor:
         """What of a state's tensor is here.
@@ -37,8 +39,9 @@ class Part(Protocol):
         """
         ...
 
-    def joined(self, tensor: torch.Tensor, slot: Slot) -> torch.Tensor:
-        """A tensor of the state of which what is here is ``tensor``: that whose part it is already, or a new one."""
+    def joined(self, tensor: torch.Tensor, slot: Slot, known: Any) -> torch.Tensor:
+        """A tensor of the state of which ``tensor`` is what is here: what the state has already, if it is, or a new
+        one."""
         ...
 
 
@@ -50,6 +53,10 @@ class Exchange(Protocol):
     """
 
     stages: int
+
+    def begin(self) -> None:
+        """A step begins, for which all is prepared."""
+        ...
 
     def reduce(self, stage: int, launches: Sequence[Any]) -> None:
         """Make of what a pass's launches reduced over their parts what it is over the whole parameters."""

@@ -56,7 +56,7 @@ class Plan:
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
         if exchange is not None:
             self.stages = max(self.stages, exchange.stages)
-        self.simple = exchange is None and all(
+        self.simple = (exchange is None or not exchange.stages) and all(
             len(x.program.phases) == 1 and not x.program.reductions and not any(x.program.between) for x in launches
         )
         self.known: list[Any] | None = None
@@ -101,6 +101,8 @@ class Plan:
         for launch in self.launches:
             launch.inputs = inputs
             launch.advance(groups)
+        if self.exchange is not None:
+            self.exchange.begin()
         if self.simple:
             for launch in self.launches:
                 launch.run(0)

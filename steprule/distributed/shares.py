@@ -1,0 +1,157 @@
+"""A DTensor as the kernels see it: this process's part of it, a plain tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from steprule.rule.program import Slot
+
+__all__ = ["Axis", "Share", "look_up", "share_of"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The processes along one dimension of a mesh: those among which a tensor is cut.
+
+    Attributes:
+        name: that of the process group.
+        size: how many processes there are.
+        rank: which of them this one is.
+        group: the process group.
+    """
+
+    name: str
+    size: int
+    rank: int
+    group: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Axis) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+def axis_of(mesh: Any, dim: int) -> Axis:
+    group = mesh.get_group(dim)
+    return Axis(group.group_name, mesh.size(dim), mesh.get_local_rank(dim), group)
+
+
+def is_cut(placement: Any) -> bool:
+    """Whether a placement gives each process another part: as Shard does, and FSDP's Shard within tensor parallel."""
+    return not placement.is_replicate() and not placement.is_partial()
+
+
+class Share:
+    """This process's part of a parameter that is a DTensor; see :class:`steprule.kernels.part.Part`.
+
+    Args:
+        whole: the parameter.
+
+    Attributes:
+        cuts: for each dimension of the mesh along which it is cut, the tensor's dimension and the processes.
+    """
+
+    def __init__(self, whole: Any) -> None:
+        self.whole: Any = whole
+        self.spec = whole._spec
+        self.param: torch.Tensor = whole._local_tensor
+        self.grad: torch.Tensor | None = None
+        self.shape = tuple(whole.shape)
+        mesh, placements = whole.device_mesh, whole.placements
+        found = [(p.dim, axis_of(mesh, i)) for i, p in enumerate(placements) if is_cut(p) and mesh.size(i) > 1]
+        self.cuts: list[tuple[int, Axis]] = found
+        self.axes = tuple(axis for _, axis in found)
+        self.where = words(mesh, placements)
+        self.partial = any(p.is_partial() for p in placements)
+
+    def expected(self, slot: Slot) -> tuple[tuple[int, ...], list[Any]]:
+        """The whole shape of a slot, and its placements: those of the parameter, but that of a dimension in which the
+        slot has a single number every process has all."""
+        from torch.distributed.tensor import Replicate
+
+        if slot.kind == "scalar":
+            return (), [Replicate() for _ in self.whole.placements]
+        shape = slot.shape(self.shape)
+        single = [i for i in range(len(shape)) if slot.kind != "array" and shape[i] != self.shape[i]]
+        single += {"row": [len(shape) - 1], "column": [len(shape) - 2]}.get(slot.kind, [])
+        placements = [Replicate() if is_cut(p) and p.dim in single else p for p in self.whole.placements]
+        return shape, placements
+
+    def held(self, value: torch.Tensor, slot: Slot, name: str) -> torch.Tensor:
+        found: Any = value
+        shape, placements = self.expected(slot)
+        if tuple(value.shape) == shape and hasattr(value, "device_mesh"):
+            if found.device_mesh == self.whole.device_mesh and list(found.placements) == placements:
+                local: torch.Tensor = found._local_tensor
+                return local
+        elif slot.kind == "scalar" and not hasattr(value, "device_mesh"):
+            return value
+        elif tuple(value.shape) == shape:
+            return self.cut(value.detach(), placements)
+        spread = words(found.device_mesh, found.placements) if hasattr(value, "device_mesh") else "a plain tensor"
+        raise RuntimeError(
+            f"state {slot.name!r} of parameter {name} is {spread} of shape {tuple(value.shape)}, but the parameter is "
+            f"{self.where}; replace it with a DTensor of shape {shape} placed {tuple(placements)}, or delete it to "
+            "start anew"
+        )
+
+    def cut(self, value: torch.Tensor, placements: Sequence[Any]) -> torch.Tensor:
+        """This process's part of a whole tensor that every process has; nothing is exchanged."""
+        from torch.distributed.tensor import distribute_tensor
+
+        spread: Any = distribute_tensor(value, self.whole.device_mesh, placements, src_data_rank=None)
+        local: torch.Tensor = spread._local_tensor
+        return local.clone()
+
+    def joined(self, tensor: torch.Tensor, slot: Slot, known: Any) -> torch.Tensor:
+        from torch.distributed.tensor import DTensor
+
+        if hasattr(known, "device_mesh") and known._local_tensor is tensor:
+            same: torch.Tensor = known
+            return same
+        shape, placements = self.expected(slot)
+        stride = self.whole.stride() if slot.kind == "array" else torch.empty(shape, device="meta").stride()
+        with torch.no_grad():
+            return DTensor.from_local(
+                tensor,
+                self.whole.device_mesh,
+                placements,
+                run_check=False,
+                shape=torch.Size(shape),
+                stride=tuple(stride),
+            )
+
+
+def words(mesh: Any, placements: Sequence[Any]) -> str:
+    """How a tensor is spread, for a person to read."""
+    sizes = " x ".join(map(str, mesh.shape))
+    names = f" ({', '.join(mesh.mesh_dim_names)})" if mesh.mesh_dim_names else ""
+    shown = str(placements[0]) if len(placements) == 1 else f"({', '.join(map(repr, placements))})"
+    return f"{shown} over a mesh of {sizes}{names}"
+
+
+def share_of(param: torch.Tensor) -> Share | None:
+    """What of a parameter is here, if it is a DTensor.
+
+    Raises:
+        RuntimeError: it is one whose parts still have to be added up.
+    """
+    return Share(param) if hasattr(param, "device_mesh") and hasattr(param, "placements") else None
+
+
+def look_up(shares: Iterable[Share]) -> None:
+    """Note which tensors parameters and gradients are now."""
+    for share in shares:
+        share.param = share.whole._local_tensor
+        grad: Any = share.whole.grad
+        if grad is None:
+            share.grad = None
+        elif grad._spec is share.spec or (grad.placements == share.spec.placements and grad.device_mesh == share.spec.mesh):
+            share.grad = grad._local_tensor
+        else:
+            share.grad = grad.redistribute(share.spec.mesh, share.spec.placements)._local_tensor
