@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test distributed bench lint clean
 
 demo: $(READY)
 	$(BIN)/steprule demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/distributed
+
+distributed: $(READY)
+	$(BIN)/pytest tests/distributed
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.display.table import group_table, plain_text, terminal_width
+from steprule.distributed.flat import is_flat
 from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check
 from steprule.grouping.membership import Members, missing, refuse_members
@@ -252,6 +253,9 @@ class Optimizer(torch.optim.Optimizer):
             self._scheduled = True
         self._members.keep_names(self.param_groups)
         self._planner.plan = None
+        if any(map(is_flat, self.param_groups[-1]["params"])):
+            index = len(self.param_groups) - 1
+            self._planner.check_flat(self._algorithm(), self.param_groups[-1], index, self._asked())
 
     def _validate(self, hyper: Mapping[str, Any]) -> None:
         """:meth:`validate` hyperparameters among which there may be schedules."""
@@ -289,16 +293,21 @@ class Optimizer(torch.optim.Optimizer):
         if self._scheduled:
             write(groups, self._steps)
         asked, planner = self._asked(scale is not None), self._planner
-        plan = planner.plan
-        if plan is None or asked != planner.asked or not plan.current(groups, self.state):
-            plan = self._make_plan(asked)
-            if self._skips(plan):
-                return
-        inputs = {} if scale is None else {"grad_scale": scale}
-        found_inf = self.__dict__.get("found_inf") if plan.asynchronous else None
-        if found_inf is not None:
-            inputs["found_inf"] = found_inf
-        plan.run(groups, inputs, self.state)
+        planner.begin()
+        try:
+            plan = planner.plan
+            if plan is None or asked != planner.asked or not plan.current(groups, self.state):
+                plan = self._make_plan(asked)
+                if self._skips(plan):
+                    return
+            inputs = {} if scale is None else {"grad_scale": scale}
+            found_inf = self.__dict__.get("found_inf") if plan.asynchronous else None
+            if found_inf is not None:
+                inputs["found_inf"] = found_inf
+            plan.run(groups, inputs, self.state)
+        except Exception as error:
+            planner.abandon(error)
+            raise
         increment_version(plan.updated)
         self._steps += 1
 

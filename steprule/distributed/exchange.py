@@ -45,12 +45,12 @@ class Vector:
         self, axes: Sequence[tuple[Axis, ...]], largest: Sequence[bool], every: Sequence[Axis], device: torch.device
     ) -> None:
         self.size = len(axes)
-        self.rounds = []
+        self.rounds: list[tuple[Axis, torch.Tensor, torch.Tensor]] = []
         for axis in every:
             own = [i for i, among in enumerate(axes) if axis in among]
-            both = [torch.tensor([i for i in own if largest[i] is kind], device=device).long() for kind in (False, True)]
+            sums, maxima = ([i for i in own if largest[i] is kind] for kind in (False, True))
             if own:
-                self.rounds.append((axis, *both))
+                self.rounds.append((axis, indices(sums, device), indices(maxima, device)))
 
     def reduce(self, values: torch.Tensor) -> None:
         """Reduce numbers in place. Sums and maxima travel together: in what is summed up, every process has a place of
@@ -64,6 +64,10 @@ class Vector:
             values[sums] = sent[: len(sums)]
             if len(maxima):
                 values[maxima] = places.amax(0)
+
+
+def indices(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.long, device=device)
 
 
 class Stage:
@@ -159,8 +163,11 @@ class Exchange:
     # -- the course of a step ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """A step begins, for which all is prepared."""
+        """A step begins."""
         self.left, self.failed = list(self.order), None
+
+    def agree(self) -> None:
+        """Make sure, once, that the others are about to do the same; all is prepared."""
         if self.unknown:
             description = self.description()
             text = "\n".join(description)
@@ -174,21 +181,21 @@ class Exchange:
         if layout is None:
             return
         values = torch.zeros(len(layout.axes), dtype=torch.float64, device=self.device)
-        own = [launch for launch in launches if launch.parts]
+        own = [launch for launch in launches if launch.shares]
         for launch in own:
             for row, order in rows_of(launch.program, stage):
                 if order is not None:
-                    self.add(layout, layout.totals[order][launch.parts[0].axes], launch.total(row), values)
-                elif launch.parts[0].axes:
+                    self.add(layout, layout.totals[order][launch.shares[0].axes], launch.total(row), values)
+                elif launch.shares[0].axes:
                     values[self.places_of(launch, row, layout)] = launch.reduced(row).to(self.device)
-            here = [layout.present[id(part)] for part in launch.parts if id(part) in layout.present]
+            here = [layout.present[id(part)] for part in launch.shares if id(part) in layout.present]
             if here:
                 values[here] = 1.0
         if stage in self.order:
             self.collect(stage, values)
         for launch in own:
             for row, order in rows_of(launch.program, stage):
-                if order is None and launch.parts[0].axes:
+                if order is None and launch.shares[0].axes:
                     own_values = values[self.places_of(launch, row, layout)]
                     launch.put_each(row, own_values.to(launch.params[0].device))
         for order, numbers in layout.totals.items():
@@ -201,8 +208,8 @@ class Exchange:
     def places_of(self, launch: Launch, row: int, layout: Stage) -> torch.Tensor:
         key = id(launch), row
         if key not in self.places:
-            found = [layout.tensors[id(part), row] for part in launch.parts]
-            self.places[key] = torch.tensor(found, device=self.device)
+            found = [layout.tensors[id(part), row] for part in launch.shares]
+            self.places[key] = indices(found, self.device)
         return self.places[key]
 
     def totals(self, order: int) -> list[Any]:
@@ -242,6 +249,8 @@ class Exchange:
 
     def abandon(self, error: BaseException) -> None:
         """Take part in what is still to be exchanged in this step, which has failed here, and let the others know."""
+        if self.left:
+            self.agree()
         for stage in list(self.left):
             values = torch.zeros(len(self.layout[stage].axes), dtype=torch.float64, device=self.device)
             self.collect(stage, values, error)

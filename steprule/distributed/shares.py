@@ -65,7 +65,7 @@ class Share:
         mesh, placements = whole.device_mesh, whole.placements
         found = [(p.dim, axis_of(mesh, i)) for i, p in enumerate(placements) if is_cut(p) and mesh.size(i) > 1]
         self.cuts: list[tuple[int, Axis]] = found
-        self.axes = tuple(axis for _, axis in found)
+        self.axes: tuple[Any, ...] = tuple(axis for _, axis in found)
         self.where = words(mesh, placements)
         self.partial = any(p.is_partial() for p in placements)
 
@@ -151,7 +151,14 @@ def look_up(shares: Iterable[Share]) -> None:
         grad: Any = share.whole.grad
         if grad is None:
             share.grad = None
-        elif grad._spec is share.spec or (grad.placements == share.spec.placements and grad.device_mesh == share.spec.mesh):
+        elif grad._spec is share.spec or (
+            grad.placements == share.spec.placements and grad.device_mesh == share.spec.mesh
+        ):
             share.grad = grad._local_tensor
         else:
             share.grad = grad.redistribute(share.spec.mesh, share.spec.placements)._local_tensor
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two tensors of one shape are spread in the same way."""
+    return bool(a.placements == b.placements and a.mesh == b.mesh)

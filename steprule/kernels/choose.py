@@ -99,8 +99,8 @@ def launches(
                 reason = f"{reason}, {entry.part.where}"
             p, g = entry.param, entry.grad
             dtypes = [p.dtype, g.dtype, *(kept_in(slot, entry) for slot in (*program.slots, *program.line_slots))]
-            kind = (kernel, reason, id(program), tuple(dtypes), p.device, g.layout, options[1])
-            kind += () if entry.part is None else (entry.part.axes,)
+            axes = None if entry.part is None else entry.part.axes
+            kind = (kernel, reason, id(program), tuple(dtypes), p.device, g.layout, options[1], axes)
             entry.settle(program, options, kind)
         # a parameter that stands twice in a group is updated twice, one after the other
         times = seen[id(entry.param)] = seen.get(id(entry.param), 0) + 1
@@ -132,6 +132,11 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
         raise RuntimeError(f"parameter {entry.name} is a conjugate view; optimize its resolve_conj()")
     if g.device != p.device:
         raise RuntimeError(f"parameter {entry.name} is on {p.device}, its gradient on {g.device}")
+    if entry.part is not None and group.get("differentiable"):
+        raise RuntimeError(
+            f"differentiable=True: autograd can't follow the step over parameter {entry.name}, {entry.part.where}, of "
+            "which this process updates its part alone"
+        )
     if program.by_lines:
         check_lines(program, entry, group)
     if g.layout == torch.sparse_coo and not sparse_ready(program):

@@ -255,7 +255,7 @@ class Launch:
         self.reason = reason
         self.params = [e.param for e in entries]
         self.owners = [e.owner for e in entries]
-        self.parts = [e.part for e in entries if e.part is not None]
+        self.shares = [e.part for e in entries if e.part is not None]
         self.states = [e.state for e in entries]
         self.sparse = entries[0].grad.layout == torch.sparse_coo
         counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
@@ -341,7 +341,7 @@ class Launch:
         others = [s.name for s in (*self.program.reduced_slots, *self.program.line_slots)]
         names = [*self.slot_names, *self.counted, *others]
         columns = [*self.slots, *self.counter_views, *self.kept_views, *self.line_views]
-        if self.parts:
+        if self.shares:
             columns = self.joined(columns)
         for name, tensors in zip(names, columns, strict=True):
             for own, tensor in zip(self.states, tensors, strict=True):
@@ -362,7 +362,7 @@ class Launch:
         own: list[list[torch.Tensor]] = [list(column) for column in columns]
         for k, slot in (*enumerate(slots), *enumerate(self.program.line_slots, tail)):
             known = [state.get(slot.name) for state in self.states]
-            own[k] = [part.joined(*of) for part, *of in zip(self.parts, columns[k], repeat(slot), known, strict=False)]
+            own[k] = [s.joined(t, slot, old) for s, t, old in zip(self.shares, columns[k], known, strict=True)]
         for i, entry in enumerate(self.entries):
             entry.kept = [own[k][i] for k in range(len(slots))]
         return own
@@ -419,10 +419,10 @@ class Launch:
 
     def looked_up(self) -> tuple[list[torch.Tensor], list[torch.Tensor | None], list[torch.Tensor]]:
         """Parameters and gradients as they are now, and all tensors that must lie where they did."""
-        if not self.parts:
+        if not self.shares:
             return self.params, [p.grad for p in self.params], self.held
-        params = [part.param for part in self.parts]
-        return params, [part.grad for part in self.parts], params + self.held[len(params) :]
+        params = [part.param for part in self.shares]
+        return params, [part.grad for part in self.shares], params + self.held[len(params) :]
 
     def states_are_kept(self) -> bool:
         """Whether the states hold the very tensors that this launch works on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -29,7 +29,7 @@ class Part(Protocol):
     grad: torch.Tensor | None
     shape: tuple[int, ...]
     where: str
-    axes: tuple[Hashable, ...]
+    axes: tuple[Any, ...]
 
     def held(self, value: torch.Tensor, slot: Slot, name: str) -> torch.Tensor:
         """What of a state's tensor is here.
@@ -54,8 +54,8 @@ class Exchange(Protocol):
 
     stages: int
 
-    def begin(self) -> None:
-        """A step begins, for which all is prepared."""
+    def agree(self) -> None:
+        """Make sure that the others are about to do the same; all is prepared."""
         ...
 
     def reduce(self, stage: int, launches: Sequence[Any]) -> None:

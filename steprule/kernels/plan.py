@@ -51,7 +51,7 @@ class Plan:
         self.exchange = exchange
         served = {id(p) for launch in launches for p in launch.owners}
         self.updated = [p for launch in launches for p in launch.owners]
-        self.updated += [p for launch in launches if launch.parts for p in launch.params]
+        self.updated += [p for launch in launches if launch.shares for p in launch.params]
         self.idle = [p for p in self.params if id(p) not in served]
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
         if exchange is not None:
@@ -102,7 +102,7 @@ class Plan:
             launch.inputs = inputs
             launch.advance(groups)
         if self.exchange is not None:
-            self.exchange.begin()
+            self.exchange.agree()
         if self.simple:
             for launch in self.launches:
                 launch.run(0)
@@ -157,7 +157,7 @@ class Plan:
         for order, places in shared.items():
             first, row = places[0]
             kind = first.program.reductions[row - len(first.program.inputs)].kind
-            values = [launch.total(row) for launch, row in places if not (self.exchange and launch.parts)]
+            values = [launch.total(row) for launch, row in places if not (self.exchange and launch.shares)]
             if self.exchange is not None:
                 values += self.exchange.totals(order)
             value = combine(kind, values)
@@ -186,6 +186,11 @@ class PlanInTurns(Plan):
             self.turns.setdefault(seen[id(launch.params[0])], []).append(launch)
             seen.update(map(id, launch.params))
         twice = [entry.name for launch in self.turns.get(1, ()) for entry in launch.entries]
+        if twice and self.exchange is not None and self.exchange.stages:
+            raise RuntimeError(
+                f"parameter {twice[0]} stands more than once in a group, and processes exchange what is reduced of "
+                "parameters, each once; list it once"
+            )
         if twice and any(over_all(launch.program) for launch in launches):
             raise RuntimeError(
                 f"parameter {twice[0]} stands more than once in a group, and the step reduces over all parameters (as "

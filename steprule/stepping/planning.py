@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from steprule.distributed.exchange import Exchange, Member
+from steprule.distributed.flat import is_flat, refuse_flat
+from steprule.distributed.shares import Share, look_up, share_of
 from steprule.kernels.choose import choose, launches
 from steprule.kernels.launch import NO_GRAD, Entry
 from steprule.kernels.plan import Plan, PlanInTurns
@@ -60,6 +63,23 @@ class Planner:
         """What the plan was made for."""
         self.programs: list[tuple[Asked, Program]] = []
         self.entries: list[Entry] = []
+        self.shares: list[Share] = []
+        """What is here of the parameters that several processes hold."""
+        self.exchange: Exchange | None = None
+        """What they tell each other in a step."""
+        self.agreed: set[str] = set()
+
+    def begin(self) -> None:
+        """A step begins."""
+        if self.shares:
+            look_up(self.shares)
+        if self.exchange is not None:
+            self.exchange.begin()
+
+    def abandon(self, error: Exception) -> None:
+        """The step has failed: let the processes know that wait for this one."""
+        if self.exchange is not None:
+            self.exchange.abandon(error)
 
     def make(
         self, algorithm: Algorithm, groups: Sequence[Group], state: MutableMapping[torch.Tensor, Any], asked: Asked
@@ -71,42 +91,64 @@ class Planner:
             RuntimeError, AssertionError: a parameter, gradient or state can't be served; it is named.
         """
         entries = self.present(groups, state)
+        known = [self.by_dimensions(algorithm, group, asked) for group in groups]
+        self.exchange = self.exchanged(known)
         for entry in entries:
-            algorithm.refuse(entry.param)
+            algorithm.refuse(entry.owner)
             if groups[entry.group]["capturable"]:
                 check_capturable(entry)
             if groups[entry.group]["fused"] and algorithm.fused:
                 check_fused(entry)
         if groups and not entries:
             self.program(algorithm, groups[0], asked, 1)  # a rule that is wrong says so without a gradient
-        known = [self.by_dimensions(algorithm, group, asked) for group in groups]
         programs = [known[entry.group](entry.param.ndim) for entry in entries]
         served: list[dict[int, Program]] = [{} for _ in groups]
         for entry, program in zip(entries, programs, strict=True):
+            refuse_flat(entry.owner, program, entry.name)
             served[entry.group][id(program)] = program
         params = [id(p) for group in groups for p in group["params"]]
         kind = Plan if len(set(params)) == len(params) else PlanInTurns
-        plan = kind(launches(programs, entries, groups), groups, [list(own.values()) for own in served])
+        found = [list(own.values()) for own in served]
+        plan = kind(launches(programs, entries, groups), groups, found, self.exchange)
         self.plan, self.asked = plan, asked
         return plan
 
     def present(self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> list[Entry]:
         """The parameters that have a gradient."""
         params = [p for group in groups for p in group["params"]]
-        known = [entry.param for entry in self.entries]
+        known = [entry.owner for entry in self.entries]
         if len(known) != len(params) or not all(map(operator.is_, known, params)):
-            self.entries = [Entry(p, NO_GRAD, {}, 0, "") for p in params]
+            self.entries = [entry_of(p) for p in params]
+            self.shares = [entry.part for entry in self.entries if isinstance(entry.part, Share)]
+            look_up(self.shares)
         places = ((index, i) for index, group in enumerate(groups) for i in range(len(group["params"])))
         present = []
         for entry, (index, position) in zip(self.entries, places, strict=True):
-            grad = entry.param.grad
+            part = entry.part
+            if part is not None:
+                entry.param, entry.group, entry.name = part.param, index, called(groups[index], index, position)
+            grad = entry.param.grad if part is None else part.grad
             if grad is not None:
                 entry.grad, entry.group, entry.name = grad, index, called(groups[index], index, position)
-                found = state.get(entry.param)
+                found = state.get(entry.owner)
                 if found is not None or entry.state:
                     entry.state = {} if found is None else found
                 present.append(entry)
         return present
+
+    def exchanged(self, programs: Sequence[Callable[[int], Program]]) -> Exchange | None:
+        """What processes tell each other of the parameters that they share, with and without gradients."""
+        if not self.shares:
+            return None
+        shared = [entry for entry in self.entries if isinstance(entry.part, Share)]
+        members = [Member(e.part, programs[e.group](e.param.ndim), e.name) for e in shared]  # type: ignore[arg-type]
+        return Exchange(members, self.agreed)
+
+    def check_flat(self, algorithm: Algorithm, group: Group, index: int, asked: Asked) -> None:
+        """Refuse flat parameters of FSDP for a rule that has to know more than their elements."""
+        for position, p in enumerate(group["params"]):
+            if is_flat(p):
+                refuse_flat(p, self.program(algorithm, group, asked, p.ndim), called(group, index, position))
 
     def by_dimensions(self, algorithm: Algorithm, group: Group, asked: Asked) -> Callable[[int], Program]:
         """The Programs for a group's parameters, by the number of their dimensions; most rules have one for all."""
@@ -137,11 +179,11 @@ class Planner:
     def kernels(self, algorithm: Algorithm, group: Group, state: Mapping[torch.Tensor, Any], asked: Asked) -> list[str]:
         """The kernels that serve a group's parameters; those without a gradient as if it were like them."""
         program = self.by_dimensions(algorithm, group, asked)
-        entries = [
-            Entry(p, p if p.grad is None else p.grad, state.get(p, {}), 0, "")
-            for p in group["params"]
-            if not is_lazy(p)
-        ]
+        entries = [entry_of(p, state.get(p, {})) for p in group["params"] if not is_lazy(p)]
+        look_up(entry.part for entry in entries if isinstance(entry.part, Share))
+        for entry in entries:
+            grad = entry.param.grad if entry.part is None else entry.part.grad
+            entry.grad = entry.param if grad is None else grad
         return list(dict.fromkeys(choose(program(e.param.ndim), e, group)[0].backend for e in entries))
 
 
@@ -158,6 +200,12 @@ def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[
         *([links.TakenOver(own)] if own else []),
         *([links.MeasureUpdate(after)] if after else []),
     ]
+
+
+def entry_of(param: torch.Tensor, state: dict[str, Any] | None = None) -> Entry:
+    """A parameter that has no gradient yet."""
+    part = share_of(param)
+    return Entry(param if part is None else part.param, NO_GRAD, {} if state is None else state, 0, "", part=part)
 
 
 def called(group: Mapping[str, Any], index: int, position: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from steprule.kernels.launch import Entry, Group, SharedNumbers, real, scalar_dtype, size_along
+from steprule.kernels.launch import Entry, Group, SharedNumbers, scalar_dtype, size_along
 from steprule.kernels.upload import upload
 from steprule.rule.program import Program
 
