@@ -37,7 +37,12 @@ LAYOUTS = {
     "tensor parallel": Layout((2,), (((8, 6), [ROWS]), ((6, 8), [COLUMNS]), ((8,), None), ((6,), [R]), ((8,), [ROWS]))),
     "both": Layout(
         (2, 2),
-        (((8, 6), [ROWS, COLUMNS]), ((6, 9), [_StridedShard(0, split_factor=2), ROWS]), ((7,), [ROWS, R]), ((5,), None)),
+        (
+            ((8, 6), [ROWS, COLUMNS]),
+            ((6, 9), [_StridedShard(0, split_factor=2), ROWS]),
+            ((7,), [ROWS, R]),
+            ((5,), None),
+        ),
     ),
     "replicated": Layout((2, 2), (((8, 6), [R, ROWS]), ((3, 4), [R, ROWS]), ((6,), [R, ROWS]))),
     "half": Layout((2,), (((5, 6), [ROWS]), ((6, 4), None), ((4,), [ROWS]), ((3,), None))),

@@ -29,7 +29,7 @@ STARTING = 120.0
 """Seconds in which processes have to be there: this machine may have others at work."""
 
 
-class Failed(AssertionError):
+class RanksFailedError(AssertionError):
     """Something raised on some rank, or took longer than its deadline."""
 
 
@@ -96,7 +96,7 @@ class Group:
         if failures or hanging:
             self.stop()
             said = [f"rank {rank}: {message}" for rank, message in sorted(failures.items())]
-            raise Failed("\n".join([*said, *(f"rank {r} has not answered in time" for r in hanging)]))
+            raise RanksFailedError("\n".join([*said, *(f"rank {r} has not answered in time" for r in hanging)]))
         return [answers[rank] for rank in range(len(self.commands))]
 
     def stop(self) -> None:
@@ -129,7 +129,7 @@ def on_ranks(size: int, function: Callable[..., Any], *args: Any, deadline: floa
         deadline: seconds after which the processes are killed.
 
     Raises:
-        Failed: with what was raised, and on which ranks.
+        RanksFailedError: with what was raised, and on which ranks.
     """
     if size not in GROUPS:
         GROUPS[size] = Group(size)

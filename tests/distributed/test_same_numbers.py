@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from distributed.layouts import LAYOUTS, plain, spread, train, whole
+from distributed.processes import on_ranks
 from every_algorithm import RULES
 
 import steprule
-from distributed.layouts import LAYOUTS, plain, spread, train, whole
-from distributed.processes import on_ranks
 
 OPTIONS: list[dict[str, Any]] = [{}, {"clip_norm": 0.3}]
 REDUCING = {"Lamb", "Adafactor", "Muon"}
