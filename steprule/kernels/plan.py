@@ -117,6 +117,8 @@ class Plan:
             if not launch.installed:
                 launch.install(state)
             launch.grads = []  # they may be freed before the next step
+            for share in launch.shares:
+                share.grad = None
         if self.known is None:
             self.known = list(state.values())
 
