@@ -209,4 +209,8 @@ def vanishes(o: Operation, zero: Sequence[bool]) -> bool:
         return all(zero)
     if o.op == "where":
         return all(zero[1:])
-    return o.op in ("div", "neg", "abs", "sqrt", "sign", "floor", "ceil", "tanh", "sin") and zero[0]
+    return o.op in KEEP_ZERO and zero[0]
+
+
+KEEP_ZERO = frozenset({"div", "mod", "neg", "abs", "sqrt", "sign", "floor", "ceil", "round", "tanh", "sin", "erf"})
+"""Operations that give zero where their first operand is zero."""

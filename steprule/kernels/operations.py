@@ -27,6 +27,11 @@ def _both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     return call
 
 
+def _sqrt(x: torch.Tensor) -> torch.Tensor:
+    """The root, rounded correctly: torch's of float32 is not on a CPU."""
+    return x.double().sqrt().to(x.dtype) if x.dtype == torch.float32 and x.device.type == "cpu" else x.sqrt()
+
+
 def _where(condition: Any, a: Any, b: Any) -> Any:
     if not isinstance(condition, torch.Tensor):
         return a if condition else b
@@ -39,16 +44,20 @@ OPERATORS = ("add", "sub", "mul", "neg", "lt", "le", "gt", "ge", "eq", "ne")
 OPERATIONS: dict[str, Callable[..., Any]] = {
     **{op: HOST[op] for op in OPERATORS},
     "div": _both(torch.div),
+    "mod": lambda a, b: a - b * torch.floor(OPERATIONS["div"](a, b)),
     "pow": lambda a, b: a**b,
     "abs": torch.abs,
-    "sqrt": torch.sqrt,
+    "sqrt": _sqrt,
     "exp": torch.exp,
     "log": torch.log,
     "tanh": torch.tanh,
     "sin": torch.sin,
     "cos": torch.cos,
+    "atan2": _both(torch.atan2),
+    "erf": torch.erf,
     "floor": torch.floor,
     "ceil": torch.ceil,
+    "round": torch.round,
     "sign": torch.sign,
     "minimum": _both(torch.minimum),
     "maximum": _both(torch.maximum),

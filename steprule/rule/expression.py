@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from enum import IntEnum
 from typing import Any, NoReturn
 
-__all__ = ["LINES", "Expression", "Level", "Operand", "RuleError", "as_expression", "asking", "joint"]
+__all__ = ["LINES", "Expression", "Level", "Operand", "RuleError", "as_expression", "asking", "joint", "ordered"]
 
 Operand = "Expression | float | int | bool"
 
@@ -50,9 +50,9 @@ asking = _Asking()
 """Answers ``if`` questions of the rule that is being traced in this thread, and records them."""
 
 PRECEDENCE = {"or": 1, "and": 2, "not": 3, "lt": 4, "le": 4, "gt": 4, "ge": 4, "eq": 4, "ne": 4}
-PRECEDENCE |= {"add": 5, "sub": 5, "mul": 6, "div": 6, "neg": 7, "pow": 8}
+PRECEDENCE |= {"add": 5, "sub": 5, "mul": 6, "div": 6, "mod": 6, "neg": 7, "pow": 8}
 SYMBOL = {"or": "or", "and": "and", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-SYMBOL |= {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
+SYMBOL |= {"add": "+", "sub": "-", "mul": "*", "div": "/", "mod": "%", "pow": "**"}
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 NOT_LEFT = COMPARISONS | {"pow"}
 """Operators of which a first operand of the same rank needs parentheses."""
@@ -115,10 +115,10 @@ class Expression:
         return combine("pow", other, self)
 
     def __mod__(self, other: Any) -> Expression:
-        return remainder(self, other)
+        return combine("mod", self, other)
 
     def __rmod__(self, other: Any) -> Expression:
-        return remainder(other, self)
+        return combine("mod", other, self)
 
     def __neg__(self) -> Expression:
         return combine("neg", self)
@@ -163,15 +163,19 @@ class Expression:
         return combine("not", self)
 
     def __bool__(self) -> bool:
+        return self._holds(self)
+
+    def _holds(self, asked: Expression) -> bool:
+        """Whether it is not zero, which is what ``asked`` asks."""
         if self.op == "constant":
             return bool(self.detail)
         if self.op in ("eq", "ne"):
             zero = [a.op == "constant" and a.detail == 0 for a in self.args]
             if any(zero):
-                return bool(self.args[zero.index(True) - 1]) == (self.op == "ne")
+                return self.args[zero.index(True) - 1]._holds(asked) == (self.op == "ne")
         if self.level is not Level.SCALAR or self.op in CONDITIONS or self.varies:
             raise RuleError(
-                f"an update rule can't decide by `if` whether ({self}) holds: the rule runs once, on symbols. "
+                f"an update rule can't decide by `if` whether ({asked}) holds: the rule runs once, on symbols. "
                 "Use where(condition, a, b); `if` may only ask a flag, or whether a hyperparameter is zero"
             )
         if asking.answer is None:
@@ -303,9 +307,21 @@ def combine(op: str, *operands: Any) -> Expression:
     return Expression(op, args)
 
 
-def remainder(a: Any, b: Any) -> Expression:
-    """What is left of ``a`` beyond a whole number of times ``b``, with the sign of ``b``."""
-    return combine("sub", a, combine("mul", b, combine("floor", combine("div", a, b))))
+def ordered(roots: Iterable[Expression]) -> Iterator[Expression]:
+    """Every subexpression once, operands before what uses them."""
+    seen: set[int] = set()
+    for root in roots:
+        waiting = [(root, iter(root.args))]
+        while waiting:
+            e, rest = waiting[-1]
+            following = next(rest, None)
+            if following is None:
+                waiting.pop()
+                if id(e) not in seen:
+                    seen.add(id(e))
+                    yield e
+            elif id(following) not in seen:
+                waiting.append((following, iter(following.args)))
 
 
 def precedence(e: Expression) -> int:

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from .expression import LINES, VOCABULARY, Expression, Level, RuleError, as_expression, asking, combine
+from .program import float_name
 
 __all__ = [
     "abs",
+    "atan2",
     "ceil",
     "clip",
     "cos",
     "eps",
+    "erf",
     "exp",
     "floor",
     "isnan",
@@ -26,6 +29,7 @@ __all__ = [
     "ndim",
     "norm",
     "power",
+    "round",
     "rsqrt",
     "sign",
     "sin",
@@ -89,6 +93,21 @@ def ceil(x: Any) -> Expression:
     return combine("ceil", x)
 
 
+def atan2(y: Any, x: Any) -> Expression:
+    """The angle of each point ``(x, y)``, in radians from -pi to pi, as :func:`torch.atan2`."""
+    return combine("atan2", y, x)
+
+
+def erf(x: Any) -> Expression:
+    """The error function of each element, as :func:`torch.erf`."""
+    return combine("erf", x)
+
+
+def round(x: Any) -> Expression:
+    """The nearest whole number to each element, of two equally near the even one, as :func:`torch.round`."""
+    return combine("round", x)
+
+
 def abs(x: Any) -> Expression:
     """The absolute value of each element."""
     return combine("abs", x)
@@ -149,28 +168,31 @@ def stored(x: Any) -> Expression:
 
 
 def size(p: Expression, dim: int | None = None) -> Expression:
-    """The number of elements of the parameter, or its extent along ``dim``: a scalar."""
-    _refuse_all_but_the_parameter(p, "size", "size(p) or size(p, dim)")
+    """The number of elements of the parameter, or its extent along ``dim``: a scalar.
+
+    ``p`` is the parameter or any array, such as a slot: all have its shape.
+    """
+    _refuse_all_but_arrays(p, "size", "size(p) or size(p, dim)")
     return Expression("size", detail=dim)
 
 
 def eps(p: Expression) -> Expression:
     """The rounding unit of the parameter's dtype, as ``torch.finfo(p.dtype).eps``: a scalar."""
-    _refuse_all_but_the_parameter(p, "eps", "eps(p)")
+    _refuse_all_but_arrays(p, "eps", "eps(p)")
     return Expression("size", detail="eps")
 
 
 def ndim(p: Expression) -> int:
     """How many dimensions the parameter has: a plain number, which ``if`` may ask (``if ndim(p) > 1:``)."""
-    _refuse_all_but_the_parameter(p, "ndim", "ndim(p)")
+    _refuse_all_but_arrays(p, "ndim", "ndim(p)")
     if asking.ndim is None:
         raise RuleError("ndim(p) is known only while a rule is traced")
     return asking.ndim()
 
 
-def _refuse_all_but_the_parameter(p: Any, name: str, instead: str) -> None:
-    if getattr(p, "op", None) != "param":
-        raise RuleError(f"{name}() is a property of the parameter: write {instead}")
+def _refuse_all_but_arrays(p: Any, name: str, instead: str) -> None:
+    if not isinstance(p, Expression) or p.level is not Level.ARRAY:
+        raise RuleError(f"{name}() is a property of the parameter, or of an array of its shape: write {instead}")
 
 
 LEFT: dict[tuple[Level, Any], Level] = {
@@ -236,7 +258,7 @@ def max_abs(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expre
     return _reduce("max_abs", "max_abs", x, scope, dim)
 
 
-def matrix(function: Callable[..., Any], x: Expression, *numbers: Any, dtype: str | None = None) -> Expression:
+def matrix(function: Callable[..., Any], x: Expression, *numbers: Any, dtype: Any = None) -> Expression:
     """``function`` applied to the array as a whole matrix: a step between two fused passes.
 
     Args:
@@ -251,4 +273,4 @@ def matrix(function: Callable[..., Any], x: Expression, *numbers: Any, dtype: st
     for argument in arguments:
         if argument.level is not Level.SCALAR:
             raise RuleError(f"({argument}) is not a scalar: matrix() hands on numbers that the host knows")
-    return Expression("matrix", (as_expression(x), *arguments), (function, dtype), Level.ARRAY)
+    return Expression("matrix", (as_expression(x), *arguments), (function, float_name(dtype)), Level.ARRAY)

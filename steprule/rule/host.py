@@ -73,6 +73,18 @@ def _div(a: float, b: float) -> float:
         return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
 
 
+def _whole(function: Callable[[float], int]) -> Callable[[float], float]:
+    """A function to whole numbers, with the sign of zero as torch has it."""
+    return lambda a: math.copysign(float(function(a)), a) if math.isfinite(a) else a
+
+
+_floor = _whole(math.floor)
+
+
+def _mod(a: float, b: float) -> float:
+    return a - b * _floor(_div(a, b))
+
+
 def _minimum(a: float, b: float) -> float:
     return a if a != a or a < b else b
 
@@ -86,6 +98,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "div": _div,
+    "mod": _mod,
     "pow": _pow,
     "neg": lambda a: -a,
     "abs": abs,
@@ -95,8 +108,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "tanh": math.tanh,
     "sin": _guarded(math.sin),
     "cos": _guarded(math.cos),
-    "floor": lambda a: float(math.floor(a)) if math.isfinite(a) else a,
-    "ceil": lambda a: float(math.ceil(a)) if math.isfinite(a) else a,
+    "atan2": math.atan2,
+    "erf": math.erf,
+    "floor": _floor,
+    "ceil": _whole(math.ceil),
+    "round": _whole(round),
     "sign": lambda a: float((a > 0) - (a < 0)),
     "minimum": _minimum,
     "maximum": _maximum,

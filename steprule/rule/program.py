@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from .expression import LINES, Expression, Level, text
+from .expression import LINES, Expression, Level, RuleError, text
 from .host import NUMBER, Guard, compile_guards, compile_scalars
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Store",
     "array",
     "column",
+    "float_name",
     "row",
     "scalar",
 ]
@@ -49,35 +51,57 @@ class Slot:
         return tuple(param) if self.kind == "array" else ()
 
 
-def array(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
+FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2")
+"""What arrays of a rule may be kept in."""
+
+
+def float_name(dtype: Any) -> str | None:
+    """The name of a dtype, given as that or as torch has it.
+
+    >>> float_name("float32")
+    'float32'
+
+    Raises:
+        RuleError: for what holds no fractions, and for what is no dtype.
+    """
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in FLOATS:
+        near = "".join(f"; did you mean {n!r}?" for n in difflib.get_close_matches(name, FLOATS, 1))
+        raise RuleError(f"dtype={dtype!r:.60} holds no numbers of a rule; it is one of {', '.join(FLOATS)}{near}")
+    return name
+
+
+def array(initial: float | str = 0.0, dtype: Any = None) -> Slot:
     """A slot like the parameter.
 
     Args:
         initial: its first value: a number, the name of the hyperparameter that holds it, or ``"parameter"`` for a
             copy of the parameter.
-        dtype: its dtype, such as ``"bfloat16"``; None means the parameter's.
+        dtype: its dtype, such as ``"bfloat16"`` or ``torch.bfloat16``; None means the parameter's.
     """
-    return Slot("array", initial, dtype)
+    return Slot("array", initial, float_name(dtype))
 
 
-def row(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
+def row(initial: float | str = 0.0, dtype: Any = None) -> Slot:
     """A slot with one number for each row of the matrices that the last two dimensions are: of shape (..., n, 1).
 
     Args:
         initial: its first value: a number, or the name of the hyperparameter that holds it.
         dtype: its dtype, such as ``"float32"``; None means the parameter's.
     """
-    return Slot("row", initial, dtype)
+    return Slot("row", initial, float_name(dtype))
 
 
-def column(initial: float | str = 0.0, dtype: str | None = None) -> Slot:
+def column(initial: float | str = 0.0, dtype: Any = None) -> Slot:
     """A slot with one number for each column of the matrices that the last two dimensions are: of shape (..., 1, m).
 
     Args:
         initial: its first value: a number, or the name of the hyperparameter that holds it.
         dtype: its dtype, such as ``"float32"``; None means the parameter's.
     """
-    return Slot("column", initial, dtype)
+    return Slot("column", initial, float_name(dtype))
 
 
 def scalar(initial: float | str = 0.0) -> Slot:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from .chain import chained
-from .expression import LINES, Expression, Level, RuleError, asking
+from .expression import LINES, Expression, Level, RuleError, asking, joint, ordered
 from .host import NUMBER, Guard, evaluate, number
 from .modifier import Modifier, declared
 from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Slot, Store
@@ -141,15 +142,40 @@ class State:
 
     def _slots(self) -> dict[str, Slot]:
         """Every slot the rule used, with its shape: by declaration, by a read, or by what is written."""
-        slots = {}
+        slots, least = {}, self._least_levels()
         for name in dict.fromkeys((*self._reads, *self._writes)):
             written = self._writes.get(name)
+            if written is not None and least.get(name, written.level) < written.level is Level.ARRAY:
+                raise RuleError(
+                    f"s.{name} is not declared, and so an array, but it is given {GIVEN[least[name]]} and itself, "
+                    f"({written}); {DECLARE.format(name=KIND[least[name]])}, or as array() if it is meant to be one"
+                )
             found = Level.ARRAY if name in self._reads or written is None else written.level
             slot = self._declared.get(name, Slot(KIND[found]))  # type: ignore[arg-type]
             if written is not None:
                 self._refuse_misfit(name, slot, written)
             slots[name] = replace(slot, name=name)
         return slots
+
+    def _least_levels(self) -> dict[str, Level]:
+        """Of each slot that is read and written but not declared, what it would have to be if it were no more than
+        what it is given."""
+        free = {
+            n for n in self._reads.keys() & self._writes.keys() if n not in self._declared and n not in self._reduced
+        }
+        every = list(ordered(self._writes[name] for name in sorted(free)))
+        # what is reduced, or made a matrix of, is meant to be an array
+        whole = ordered(e.args[0] for e in every if e.op in ("reduce", "matrix"))
+        free -= {str(e.detail) for e in whole if e.op == "slot"}
+        least, before = dict.fromkeys(free, Level.SCALAR), None
+        while least != before:
+            before, known = dict(least), dict[int, Level]()
+            for e in every:
+                fixed = not e.args or e.op in ("reduce", "matrix")
+                own = least.get(str(e.detail), e.level) if e.op == "slot" else e.level
+                known[id(e)] = own if fixed else joint(known[id(a)] for a in e.args)
+            least = {name: known[id(self._writes[name])] for name in free}
+        return least
 
     def _refuse_misfit(self, name: str, slot: Slot, written: Expression) -> None:
         """A slot that is given what it can't hold."""
@@ -205,12 +231,31 @@ def trace(
     whole = chained(rule, modifiers, name)
     while True:
         h, s = Hyper(hyper), State(slots, reduced)
+        before = drawn()
         new = run(whole, h, s, shape)
+        if drawn() != before:
+            raise RuleError(
+                f"{name}.update draws a random number: it runs once, and every step would use that one; draw it "
+                "outside of the rule, in each step, and make it a hyperparameter"
+            )
         found = s._given_reductions()
         if found <= reduced:
             program = _Layout(name, s, h, reduced).program(new, s._measured)
             return replace(program, ndim=ndim) if shape.asked else program
         reduced |= found  # what is read of them, too, is known only where reductions are
+
+
+GENERATORS: dict[str, Callable[[Any], Any]] = {
+    "random": lambda module: module.getstate(),
+    "numpy.random": lambda module: module.get_state()[1].tobytes(),
+    "torch.random": lambda module: module.get_rng_state().numpy().tobytes(),
+}
+"""The states of the random generators that a rule might draw from, by module."""
+
+
+def drawn() -> list[Any]:
+    """How far those generators are whose modules are in use."""
+    return [state(sys.modules[name]) for name, state in GENERATORS.items() if name in sys.modules]
 
 
 def refuse_slot(name: str, slot: Any, hyper: Mapping[str, Any]) -> None:

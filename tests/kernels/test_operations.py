@@ -28,6 +28,7 @@ EXACT: dict[str, tuple[Callable[..., Any], Callable[..., Tensor]]] = {
     "square": (lambda a, b: rule.square(a), lambda a, b: a * a),
     "floor": (lambda a, b: rule.floor(a), lambda a, b: a.floor()),
     "ceil": (lambda a, b: rule.ceil(a), lambda a, b: a.ceil()),
+    "round": (lambda a, b: rule.round(a), lambda a, b: a.round()),
     "sign": (lambda a, b: rule.sign(a), lambda a, b: a.sign()),
     "minimum": (rule.minimum, torch.minimum),
     "maximum": (rule.maximum, torch.maximum),
@@ -73,6 +74,8 @@ ROUNDED: dict[str, tuple[Callable[..., Any], Callable[..., Tensor]]] = {
     "tanh": (lambda a, b: rule.tanh(a), lambda a, b: a.tanh()),
     "sin": (lambda a, b: rule.sin(a), lambda a, b: a.sin()),
     "cos": (lambda a, b: rule.cos(a), lambda a, b: a.cos()),
+    "atan2": (rule.atan2, torch.atan2),
+    "erf": (lambda a, b: rule.erf(a), lambda a, b: a.erf()),
     "power": (rule.power, torch.pow),
     "lerp": (lambda a, b: rule.lerp(a, b, 0.25), lambda a, b: a + 0.25 * (b - a)),
 }

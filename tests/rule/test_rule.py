@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import random
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -22,6 +23,7 @@ from steprule.rule import (
     array,
     ceil,
     clip,
+    column,
     exp,
     floor,
     isnan,
@@ -33,6 +35,7 @@ from steprule.rule import (
     minimum,
     norm,
     power,
+    row,
     rsqrt,
     scalar,
     sign,
@@ -95,7 +98,8 @@ def weight(value: float = 1.0, grad: float = 1.0, dtype: torch.dtype = torch.flo
         (lambda p, g, s, h: s.is_new, "is_new"),
         (lambda p, g, s, h: s.step - 1, "step - 1"),
         (lambda p, g, s, h: h.lr == 0.1, "lr == 0.1"),
-        (lambda p, g, s, h: s.m == 0, "m"),
+        (lambda p, g, s, h: s.m == 0, "m == 0"),
+        (lambda p, g, s, h: s.step % h.k == 0, "step % k == 0"),
         (lambda p, g, s, h: norm(g), "sqrt(sum_of_squares(g))"),
         (lambda p, g, s, h: (h.lr == 0) & (h.l1 == 0), "lr == 0 and l1 == 0"),
         (lambda p, g, s, h: isnan(h.lr), "isnan(lr)"),
@@ -109,7 +113,7 @@ def test_a_comparison_in_an_if_says_to_use_where(question: Callable[..., Any], s
     def rule(p: Any, g: Any, s: Any, h: Any) -> Any:
         return p - g if question(p, g, s, h) else p
 
-    message = refused(rule)
+    message = refused(rule, k=3.0)
 
     assert f"({shown}) holds" in message
     assert "use where(condition, a, b)" in message.lower()
@@ -167,6 +171,50 @@ def test_a_slot_under_two_shapes() -> None:
     assert "is given an array, (eta * g)" in refused(array_to_scalar, {"eta": scalar(1.0)})
 
 
+def test_a_slot_that_adds_up_numbers_must_be_declared() -> None:
+    def total(p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.total = 0.9 * s.total + norm(g)
+        return p - g / s.total
+
+    def in_turns(p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.one, s.two = s.two + mean(g, dim=-1), 0.5 * s.one
+        return p - g * s.one
+
+    def shifted(p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.before, s.last = s.last, g
+        return p - s.before
+
+    message = refused(total)
+    assert "s.total is not declared, and so an array, but it is given one number and itself" in message
+    assert 'slots = {"name": scalar(0.0)}, or as array() if it is meant to be one' in message
+    assert "given one number for each row and itself" in refused(in_turns)
+    assert {slot.kind for slot in traced(shifted).state} == {"array"}
+    assert traced(total, {"total": array()}).slots
+    assert traced(total, {"total": scalar()}).reduced_slots
+
+
+@pytest.mark.parametrize("dtype", ["int8", torch.int32, "bool", "flaot32", 3])
+def test_slots_and_stacks_hold_numbers_with_fractions(dtype: Any) -> None:
+    for declare in (array, row, column, lambda initial, dtype: matrix(abs, traced_array(), dtype=dtype)):
+        with pytest.raises(RuleError, match="holds no numbers of a rule; it is one of float16, bfloat16, float32"):
+            declare(0.0, dtype)
+
+
+def traced_array() -> Expression:
+    return Expression("param", level=Level.ARRAY)
+
+
+def test_dtypes_are_named_as_torch_has_them_too() -> None:
+    assert array(dtype=torch.float32) == array(dtype="float32")
+    with pytest.raises(RuleError, match="did you mean 'float32'"):
+        row(dtype="flaot32")
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_a_number_drawn_in_a_rule_is_refused(draw: Callable[[], float]) -> None:
+    assert "Rule.update draws a random number: it runs once" in refused(lambda p, g, s, h: p - draw() * g)
+
+
 def test_slots_hold_expressions_and_step_is_counted_by_the_optimizer() -> None:
     def assign(name: str, value: Any) -> Callable[..., Any]:
         return lambda p, g, s, h: (setattr(s, name, value), p)[1]
@@ -187,7 +235,7 @@ def test_slots_hold_expressions_and_step_is_counted_by_the_optimizer() -> None:
         (lambda p, g: torch.add(p, g), "torch.add is not .*; use \\+"),
         (lambda p, g: torch.linalg.vector_norm(g), "use norm\\(x\\)"),
         (lambda p, g: torch.nn.functional.relu(g), "use maximum\\(x, 0\\)"),
-        (lambda p, g: torch.erf(g), "torch.erf is not .*; the functions are abs, ceil, clip, cos"),
+        (lambda p, g: torch.lgamma(g), "torch.lgamma is not .*; the functions are abs, atan2, ceil, clip, cos"),
         (lambda p, g: torch.tensor(2.0) * g, "plain numbers, not with Tensor .*make a hyperparameter of a number"),
         (lambda p, g: g * torch.ones(3), "plain numbers, not with Tensor .*a slot \\(s.name\\) of an array"),
         (lambda p, g: p + g.sqrt(), r"\(g\) is a symbol .* and has no .sqrt; use steprule.rule.sqrt"),
@@ -207,7 +255,7 @@ def test_slots_hold_expressions_and_step_is_counted_by_the_optimizer() -> None:
         (lambda p, g: p - g * None, "not with NoneType None"),
         (lambda p, g: sum(0.5), "sum\\(\\) reduces an array, but \\(0.5\\) is a single number"),
         (lambda p, g: norm(p, "group"), "scope is 'tensor' .*, not 'group'"),
-        (lambda p, g: size(g), "size\\(\\) is a property of the parameter"),
+        (lambda p, g: size(norm(g)), "size\\(\\) is a property of the parameter, or of an array of its shape"),
         (lambda p, g: stored(g), "stored\\(\\) is for the numbers that the host computes"),
         (lambda p, g: matrix(abs, g, norm(g)), "is not a scalar: matrix\\(\\) hands on numbers that the host knows"),
     ],
@@ -219,7 +267,7 @@ def test_what_is_not_of_the_language_names_what_is(call: Callable[..., Any], ins
 
 @pytest.mark.parametrize("name", sorted(set(functions) & set(dir(torch))))
 def test_each_function_that_torch_has_too_is_named(name: str) -> None:
-    given = {"where": 3, "lerp": 3, "clip": 1}.get(name, 2 if name in ("minimum", "maximum") else 1)
+    given = {"where": 3, "lerp": 3, "clip": 1}.get(name, 2 if name in ("minimum", "maximum", "atan2") else 1)
 
     message = refused(lambda p, g, s, h: getattr(torch, name)(*[g > 0, g, g][-given:]))
 
@@ -237,9 +285,6 @@ def test_a_remainder_has_the_sign_of_the_divisor_as_in_python() -> None:
         program = traced(lambda p, g, s, h: p - (h.lr % h.other) * (s.step % 3) * g, lr=a, other=b)
         values = program.host({"lr": a, "other": b}, 5.0, False, [], lambda _: 0.0, float)
         assert a % b * 2.0 in values
-    assert str(traced(lambda p, g, s, h: p % 2).phases[0]) == str(
-        traced(lambda p, g, s, h: p - 2 * floor(p / 2)).phases[0]
-    )
 
 
 def test_an_unknown_hyperparameter_names_the_nearest() -> None:

@@ -15,6 +15,9 @@ INFIX = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 INTRINSIC = {"abs": "fabs", "pow": "pow"} | {
     name: name for name in ("sqrt", "exp", "log", "tanh", "sin", "cos", "floor", "ceil")
 }
+INTRINSIC["round"] = "roundeven"
+LIBRARY = ("erf", "atan2")
+"""What LLVM has no intrinsic for: the functions of the C library."""
 COMPARE = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 
 
@@ -107,6 +110,15 @@ def compute(out: Emitter, op: str, args: Sequence[tuple[str, str]], kind: str) -
         function = f"@llvm.{INTRINSIC[op]}.{suffix}"
         out.declared.add(f"declare {kind} {function}({', '.join([kind] * len(names))})")
         return out.let(f"call {kind} {function}({', '.join(f'{kind} {n}' for n in names)})"), kind
+    if op in LIBRARY:
+        function = f"@{op}" if kind == "double" else f"@{op}f"
+        out.declared.add(
+            f"declare {kind} {function}({', '.join([kind] * len(names))}) memory(none) nounwind willreturn"
+        )
+        return out.let(f"call {kind} {function}({', '.join(f'{kind} {n}' for n in names)})"), kind
+    if op == "mod":
+        floor = compute(out, "floor", [compute(out, "div", [(n, kind) for n in names], kind)], kind)
+        return compute(out, "sub", [(names[0], kind), compute(out, "mul", [(names[1], kind), floor], kind)], kind)
     if op == "neg":
         return out.let(f"fneg {kind} {names[0]}"), kind
     if op == "sign":

@@ -27,7 +27,7 @@ NAMES = {
 }
 INFIX = {"add": "+", "sub": "-", "mul": "*"}
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-LIBRARY = ("pow", "exp", "log", "tanh", "sin", "cos")
+LIBRARY = {name: name for name in ("pow", "exp", "log", "tanh", "sin", "cos", "erf", "atan2")} | {"round": "nearbyint"}
 PLAIN = ("abs", "floor", "ceil")
 
 Value = tuple[str, bool]
@@ -80,13 +80,14 @@ class Text:
         a, b = names[0], names[-1]
         if op in INFIX:
             return f"{a} {INFIX[op]} {b}"
-        if op == "div":
+        if op in ("div", "mod"):
             # the plain operators are approximations in float32
-            return f"tl.div_rn({a}, {b})" if kind == "float32" else f"{a} / {b}"
+            quotient = f"tl.div_rn({a}, {b})" if kind == "float32" else f"{a} / {b}"
+            return quotient if op == "div" else f"{a} - {b} * tl.floor({quotient})"
         if op == "sqrt":
             return f"tl.sqrt_rn({a})" if kind == "float32" else f"tl.sqrt({a})"
         if op in LIBRARY:
-            return f"libdevice.{op}({', '.join(names)})"
+            return f"libdevice.{LIBRARY[op]}({', '.join(names)})"
         if op in PLAIN:
             return f"tl.{op}({a})"
         if op == "neg":
@@ -462,7 +463,9 @@ class Interpreted:
         return cls.wrap(rounded.view(torch.int16).numpy().view(np.uint16), x, tl.bfloat16)
 
     def __getattr__(self, name: str) -> Any:
-        function = getattr(np, {"pow": "power"}.get(name, name))
+        if name == "erf":
+            return lambda x: self.wrap(torch.erf(torch.from_numpy(np.array(x.handle.data))).numpy(), x, x.dtype)
+        function = getattr(np, {"pow": "power", "atan2": "arctan2", "nearbyint": "rint"}.get(name, name))
         return lambda *x: self.wrap(function(*(a.handle.data for a in x)), x[0], x[0].dtype)
 
 

@@ -60,6 +60,7 @@ class Everything(Optimizer):
             both = (x < y) & (x <= y) | ~(x > y) | (x >= y) & (x == y) | (x != y) & ~rule.isnan(x)
             one = rule.sqrt(x) + rule.exp(x) + rule.log(x) + rule.tanh(x) + rule.sin(x) + rule.cos(x) + rule.sign(x)
             two = rule.power(x, y) * rule.minimum(x, y) - rule.maximum(x, y) / y + rule.floor(x) - rule.ceil(x)
+            two = two + rule.atan2(x, y) * rule.round(x) + rule.erf(x % y)
             # each of them counts, or the compiler would leave it out
             return rule.where(x < y, one, -two) + rule.where(both, abs(x), 0.0) + float("inf") * y + (x < 1)
 

@@ -187,7 +187,22 @@ def test_a_parameter_that_stands_twice_in_a_group(name: str, number: int, on_dev
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -2.25, 3.7, 1e-30, -1e30, 1e-45, math.inf, -math.inf, math.nan]
 UNARY: dict[str, Callable[[Any], Any]] = {
     name: getattr(rule, name)
-    for name in ("sqrt", "exp", "log", "tanh", "sin", "cos", "floor", "ceil", "abs", "sign", "isnan", "square")
+    for name in (
+        "sqrt",
+        "exp",
+        "log",
+        "tanh",
+        "sin",
+        "cos",
+        "erf",
+        "floor",
+        "ceil",
+        "round",
+        "abs",
+        "sign",
+        "isnan",
+        "square",
+    )
 }
 UNARY |= {"neg": lambda x: -x, "reciprocal": lambda x: 1 / x, "negative reciprocal": lambda x: 1 / -x}
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
@@ -196,6 +211,8 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "pow": lambda a, b: rule.power(a, b),
+    "atan2": rule.atan2,
+    "mod": lambda a, b: a % b,
     "minimum": rule.minimum,
     "maximum": rule.maximum,
     "where": lambda a, b: rule.where(a > b, a, -b),
