@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,15 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from steprule.saving.encoding import Encoder, decode
-from steprule.saving.fit import LoadResult, Misshapen
+from steprule.saving.encoding import Encoder, as_complex, decode
+from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters, refuse_choice
-from steprule.saving.loading import prepare
-from steprule.saving.saved import form, highest_count
+from steprule.saving.loading import prepare, restoring
+from steprule.saving.saved import highest_count
 from steprule.saving.state_dict import StateDict, describe
-from steprule.saving.tensor_file import CheckpointError, read_header, read_tensors, write
+from steprule.saving.tensor_file import CheckpointError, opened, read_header, read_tensors, write
+from steprule.saving.weights import fitting_weights, restoring_model
 
-from .names import Rename, match, part_for, refuse_unknown, unwrapped
+from .names import Rename, part_for, refuse_unknown, unwrapped
 from .optimizer import Optimizer
 from .replacing import replacing
 from .saving import saved as saved_state
@@ -167,10 +169,13 @@ def _check_random_state(state: Mapping[str, Any] | None) -> None:
 
 def _restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
-    devices = torch.cuda.device_count()
-    for device, saved in enumerate(state["cuda"][:devices]):
+    for device, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(saved, device)
-    if state["cuda"] and len(state["cuda"]) != devices:
+
+
+def _warn_of_other_devices(state: Mapping[str, Any] | None) -> None:
+    devices = torch.cuda.device_count()
+    if state and state["cuda"] and len(state["cuda"]) != devices:
         what = f"{len(state['cuda'])} CUDA devices was saved, and there are {devices}"
         warnings.warn(f"the random state of {what} here", stacklevel=3)
 
@@ -216,10 +221,10 @@ def load(
     own = () if optimizer is None else [name for g in optimizer.param_groups for name in g.get("param_names", ())]
     weights = {} if model is None else model.state_dict()
     _refuse_unused(rename, resize, [*names, *(content["model"] or ())], [*own, *weights])
-    problems: list[str] = []
+    problems: list[Exception] = []
     if model is not None:
         with _gathering(problems):
-            weights, loaded.model = _fitting_weights(model, content["model"], strict, rename, resize)
+            weights, loaded.model = fitting_weights(model, content["model"], strict, rename, resize)
     if optimizer is not None:
         with _gathering(problems):
             plan = optimizer._plan_load if isinstance(optimizer, Optimizer) else partial(prepare, optimizer)
@@ -229,19 +234,21 @@ def load(
                 hyperparameters=hyperparameters,
                 rename=part_for(rename, names),
                 resize=[name for name in resize if unwrapped(name) in {unwrapped(known) for known in own}],
-                copy=False,
+                given=lambda tensor: id(tensor) not in content.shared,
             )
             loaded.optimizer = new.result
     if problems:
-        raise CheckpointError(f"{path}: " + "\n".join(problems))
-    if model is not None:
-        model.load_state_dict(weights, strict=strict)
-    if optimizer is not None:
-        optimizer._load(new) if isinstance(optimizer, Optimizer) else new.install(optimizer)
-        for line in new.replaced:
-            warnings.warn(line, stacklevel=2)
-    if content["random"] is not None:
-        _restore_random_state(content["random"])
+        raise CheckpointError(f"{path}: " + "\n".join(map(_said, problems))) from problems[0]
+    for line in () if optimizer is None else new.replaced:
+        warnings.warn(line, stacklevel=2)
+    _warn_of_other_devices(content["random"])
+    with _whole(path, optimizer, model):
+        if model is not None:
+            model.load_state_dict(weights, strict=strict)
+        if optimizer is not None:
+            optimizer._load(new) if isinstance(optimizer, Optimizer) else new.install(optimizer)
+        if content["random"] is not None:
+            _restore_random_state(content["random"])
     return loaded
 
 
@@ -250,17 +257,38 @@ def _naming(path: Path) -> Iterator[None]:
     """Errors about what is in a file, with the name of the file."""
     try:
         yield
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: nested too deep to be read") from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error.args[0]}") from error
 
 
 @contextmanager
-def _gathering(problems: list[str]) -> Iterator[None]:
-    """Errors as lines, so that the next thing is checked too."""
+def _whole(path: Path, optimizer: torch.optim.Optimizer | None, model: nn.Module | None) -> Iterator[None]:
+    """Everything in the block happens, or nothing: whatever raises, everything is put back."""
+    random = _random_state()
+    try:
+        with restoring_model(model), restoring(optimizer):
+            yield
+    except BaseException as error:
+        _restore_random_state(random)
+        if not isinstance(error, Exception):
+            raise
+        raise CheckpointError(f"{path}: nothing was loaded: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _gathering(problems: list[Exception]) -> Iterator[None]:
+    """Collects errors, those of people's hooks too, so that the next thing is checked all the same."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:
-        problems.append(str(error.args[0]))
+    except Exception as error:
+        problems.append(error)
+
+
+def _said(error: Exception) -> str:
+    ours = isinstance(error, (KeyError, TypeError, ValueError)) and error.args
+    return str(error.args[0]) if ours else f"{type(error).__name__}: {error}"
 
 
 def _refuse_absent(content: Mapping[str, Any], **wanted: Any) -> None:
@@ -286,70 +314,39 @@ def _refuse_unused(
         refuse_unknown("rename=", rename, heads, "what is loaded")
 
 
-def _fitting_weights(
-    model: nn.Module,
-    saved: Mapping[str, Any],
-    strict: bool,
-    rename: Rename | None,
-    resize: Collection[str],
-) -> tuple[dict[str, Any], LoadResult]:
-    """What ``model.load_state_dict`` is to load, under the names that the model has now, and what did not fit."""
-    own = model.state_dict()
-    names = list(saved)
-    places = match(list(own), names, part_for(rename, names))
-    resized = {unwrapped(name) for name in resize}
-    weights: dict[str, Any] = {}
-    result = LoadResult([], [], [])
-    for (name, value), place in zip(own.items(), places, strict=True):
-        if place is None:
-            result.missing.append(name)
-        elif _fits(value, saved[names[place]], resize=unwrapped(name) in resized):
-            weights[name] = _resized(value, saved[names[place]])
-        else:
-            result.misshapen.append(Misshapen(name, form(saved[names[place]]), form(value)))
-    result.unexpected.extend(name for i, name in enumerate(names) if i not in places)
-    if strict and any(result):
-        raise ValueError(f"the saved model does not fit this {type(model).__name__}:\n{result}")
-    return weights, result
+class Content(dict[str, Any]):
+    """The parts of a checkpoint.
+
+    Attributes:
+        shared: the identities of the tensors that stand in it more than once.
+    """
+
+    shared: frozenset[int] = frozenset()
 
 
-def _fits(value: Any, saved: Any, resize: bool) -> bool:
-    if not isinstance(value, torch.Tensor) or not isinstance(saved, torch.Tensor):
-        return type(value) is type(saved)
-    alike = value.is_complex() == saved.is_complex() and value.is_floating_point() == saved.is_floating_point()
-    return alike and (value.ndim == saved.ndim if resize else value.shape == saved.shape)
-
-
-def _resized(value: Any, saved: Any) -> Any:
-    if not isinstance(value, torch.Tensor) or value.shape == saved.shape:
-        return saved
-    new = value.detach().clone()
-    overlap = tuple(slice(min(a, b)) for a, b in zip(saved.shape, new.shape, strict=True))
-    new[overlap] = saved[overlap].to(new)
-    return new
-
-
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Content:
     """Everything in a checkpoint, checked: ``optimizer``, ``model``, ``random`` and ``extra``.
 
     Raises:
         CheckpointError: the file is cut short, damaged, of an unknown version or not a checkpoint.
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         header = read_header(file, path)
         tensors = read_tensors(file, header, path)
-    given: set[str] = set()
+    found: dict[tuple[str, bool], list[torch.Tensor]] = {}
 
     def find(name: str, is_complex: bool) -> torch.Tensor:
-        tensor = tensors[name].clone() if name in given else tensors[name]
-        given.add(name)
-        return torch.view_as_complex(tensor) if is_complex else tensor
+        known = found.setdefault((name, is_complex), [])
+        known.append(known[0] if known else as_complex(tensors[name]) if is_complex else tensors[name])
+        return known[0]
 
     with _naming(path):
-        content = {part: decode(header.document.get(part), find) for part in PARTS}
+        content = Content({part: decode(header.document.get(part), find) for part in PARTS})
         for part, value in content.items():
             if not isinstance(value, dict) and (value is not None or part == "extra"):
                 raise ValueError(f"damaged: its {part} is a {type(value).__name__}")
         _check_random_state(content["random"])
+    times = Counter(name for (name, _), known in found.items() for _ in known)
+    content.shared = frozenset(id(known[0]) for (name, _), known in found.items() if times[name] > 1)
     return content

@@ -25,7 +25,7 @@ from steprule.kernels.tracking import check_tracked, read_tracked, total_norm
 from steprule.rule.program import Slot
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
-from steprule.saving.loading import Loading, prepare
+from steprule.saving.loading import Loading, prepare, restoring
 from steprule.saving.state_dict import StateDict, pack
 from steprule.schedules import plateaus, separate, write
 from steprule.stepping.hooks import counted, hooked, not_compiled
@@ -158,9 +158,8 @@ class Optimizer(torch.optim.Optimizer):
             <class 'steprule.algorithms.adamw.AdamW'>
         """
         new = namesake(cls, optimizer)([dict(group, params=named(group)) for group in optimizer.param_groups])
-        plan = new._plan_load(optimizer.state_dict(), hyperparameters="current", copy=False)
-        new._steps = plan.step
-        plan.install(new)
+        plan = new._plan_load(optimizer.state_dict(), hyperparameters="current", given=lambda _: True)
+        new._load(plan)
         return new
 
     # -- what a subclass writes ----------------------------------------------------------------------------------
@@ -576,9 +575,9 @@ class Optimizer(torch.optim.Optimizer):
             TypeError, KeyError: it is not a state dictionary.
         """
         plan = self._plan_load(state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=resize)
-        self._load(plan)
         for line in plan.replaced:
             warnings.warn(line, stacklevel=4)  # two frames are those of not_compiled
+        self._load(plan)
         return plan.result
 
     def _plan_load(self, state_dict: Mapping[str, Any], **options: Any) -> Loading:
@@ -591,8 +590,9 @@ class Optimizer(torch.optim.Optimizer):
         )
 
     def _load(self, plan: Loading) -> None:
-        self._steps = plan.step
-        plan.install(self)
+        with restoring(self):
+            self._steps = plan.step
+            plan.install(self)
 
     def _check_loaded(self, group: Mapping[str, Any]) -> None:
         self._validate({**self.defaults, **group})

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from steprule.checkpoint import CheckpointError
-from steprule.saving.encoding import decode
+from steprule.saving.encoding import as_complex, decode
 from steprule.saving.saved import Saved, read
-from steprule.saving.tensor_file import Header, read_header
+from steprule.saving.tensor_file import Header, opened, read_header
 
 __all__ = ["StateFile", "StoredTensor", "open_state"]
 
@@ -121,7 +121,7 @@ def open_state(path: Path, key: str | None = None) -> StateFile:
         CheckpointError: it is neither, damaged, or holds no state of an optimizer.
         OSError: it cannot be read.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         start = file.read(16)
     try:
         if start[8:9] != b"{" and start.startswith((b"PK", b"\x80")):
@@ -132,7 +132,7 @@ def open_state(path: Path, key: str | None = None) -> StateFile:
 
 
 def _our_file(path: Path) -> StateFile:
-    with open(path, "rb") as file:
+    with opened(path) as file:
         header = read_header(file, path)
 
     def find(name: str, is_complex: bool) -> StoredTensor:
@@ -150,8 +150,8 @@ def _stored(header: Header, name: str, is_complex: bool, path: Path) -> StoredTe
     info = header.tensors[name]
     dtype, shape = info.dtype, info.shape
     if is_complex:
-        dtype = torch.complex64 if dtype == torch.float32 else torch.complex128
-        shape = shape[:-1]
+        whole = as_complex(torch.empty(shape, dtype=dtype, device="meta"))
+        dtype, shape = whole.dtype, tuple(whole.shape)
     stride = torch.empty(shape, device="meta").stride()
     return StoredTensor(dtype, shape, path, len(header.raw) + info.begin, stride)
 

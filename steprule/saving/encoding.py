@@ -9,11 +9,18 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-__all__ = ["Encoder", "Find", "decode"]
+__all__ = ["DEEPEST", "DIGITS", "Encoder", "Find", "as_complex", "decode"]
 
 Find: TypeAlias = Callable[[str, bool], Any]
 
+DEEPEST = 100
+"""How deep lists, tuples and dictionaries may stand in one another, so that every stack has room to read them."""
+
+DIGITS = 4300
+"""How many digits a whole number may have: as many as Python reads."""
+
 _TAG = "$"
+_TOO_LARGE = 10**DIGITS
 
 
 class Encoder:
@@ -44,13 +51,23 @@ class Encoder:
 
         Raises:
             TypeError: there is something in it that a checkpoint cannot hold; the message says where.
+            ValueError: it is nested too deep, or a number is too long.
         """
+        if len(path) > DEEPEST:
+            raise ValueError(
+                f"{'.'.join(map(str, path[:3]))}... is nested more than {DEEPEST} deep, which a checkpoint cannot hold "
+                f"(does it contain itself?)"
+            )
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, bool):
             return value
-        if isinstance(value, (int, str)):
-            return int(value) if isinstance(value, int) else str(value)
+        if isinstance(value, str):
+            return str(value)
+        if isinstance(value, int):
+            if abs(value) >= _TOO_LARGE:
+                raise ValueError(f"{'.'.join(map(str, path))} is a number of more than {DIGITS:,} digits")
+            return int(value)
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else {_TAG: "float", "value": repr(float(value))}
         if isinstance(value, torch.Tensor):
@@ -79,10 +96,9 @@ class Encoder:
     def _tensor(self, tensor: torch.Tensor, path: tuple[Any, ...]) -> dict[str, Any]:
         plain: dict[str, Any] = {_TAG: "tensor"}
         if tensor.is_complex():
-            tensor = torch.view_as_real(tensor.detach().resolve_conj())
             plain["complex"] = True
         strided = tensor.layout is torch.strided and not tensor.is_meta and tensor.numel() > 0
-        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if strided else path
+        place = _memory(tensor) if strided else path
         if place not in self._seen:
             name = wanted = self._name(path)
             copies = 1
@@ -92,6 +108,23 @@ class Encoder:
             self._seen[place] = name
             self.tensors[name] = tensor
         return plain | {"name": self._seen[place]}
+
+
+def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What two tensors agree in that are the same numbers at the same place."""
+    bits = tensor.is_conj(), tensor.is_neg()
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, *bits
+
+
+def as_complex(real: torch.Tensor) -> torch.Tensor:
+    """The complex tensor of which this is the real view.
+
+    Raises:
+        ValueError: it is the real view of none.
+    """
+    if real.shape[-1:] != (2,) or real.dtype not in (torch.float16, torch.float32, torch.float64):
+        raise ValueError(f"a tensor of shape {list(real.shape)} and {real.dtype} holds no complex numbers")
+    return torch.view_as_complex(real)
 
 
 def decode(plain: Any, find: Find) -> Any:
@@ -116,7 +149,9 @@ def decode(plain: Any, find: Find) -> Any:
         return {key: decode(item, find) for key, item in plain.items()}
     try:
         return _DECODERS[plain[_TAG]](plain, find)
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, RecursionError):
+            raise
         raise ValueError(f"cannot make sense of {str(plain)[:80]}: {error!r}") from error
 
 

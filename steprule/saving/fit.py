@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -90,13 +90,13 @@ class Common:
         kinds: what each slot is.
         numbers: how many numbers all parameters hold together.
         fresh: the value that a slot begins with, for the rows that a resized one gains; zeros where None.
-        copy: whether the saved tensors belong to someone else.
+        given: whether a saved tensor may be taken as it is; none where None.
     """
 
     kinds: Mapping[str, Kind]
     numbers: int
     fresh: Fresh | None
-    copy: bool
+    given: Callable[[torch.Tensor], bool] | None
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,8 @@ class Fit:
             )
             if value.shape == target:
                 same = (value.dtype, value.device, value.stride()) == (dtype, new.device, new.stride())
-                return value if same and not self.common.copy else new.copy_(value)
+                given = same and self.common.given is not None and self.common.given(value)
+                return value if given else new.copy_(value)
             slot = (self.slots or {}).get(name)
             new.copy_(self.common.fresh(slot, param, self.group)) if self.common.fresh and slot else new.zero_()
             overlap = tuple(slice(min(a, b)) for a, b in zip(value.shape, target, strict=True))
@@ -277,4 +278,4 @@ def _moved(value: Any, param: torch.Tensor) -> Any:
         return {key: _moved(item, param) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(_moved(item, param) for item in value)
-    return copy.deepcopy(value)
+    return deepcopy(value)

@@ -7,22 +7,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from steprule.names import Rename
-from steprule.schedules import Schedule
+from steprule.schedules import Schedule, plateaus
 
 from .fit import Common, Fit, Fresh, LoadResult, Slots, is_flat, kinds
 from .groups import Group, Hyperparameters, merge, params_of, refuse_choice
 from .places import names_of, places_of, resized_names
 from .saved import Parameter, Saved, highest_count, read
 
-__all__ = ["Loading", "Options", "Receiver", "fit", "prepare"]
+__all__ = ["Loading", "Options", "Receiver", "fit", "prepare", "restoring"]
 
 Matched = Sequence[tuple[torch.Tensor, Mapping[str, Any]]]
 
@@ -61,14 +61,14 @@ class Options:
         rename: saved name -> name here, see :func:`steprule.names.match`.
         resize: names of parameters whose saved state may have other sizes: the common part is taken, the
             rest begins as new state does.
-        copy: False gives the saved tensors away instead of copying them.
+        given: whether a saved tensor may be taken as it is, without a copy; none where left out.
     """
 
     strict: bool = True
     hyperparameters: Hyperparameters = "saved"
     rename: Rename | None = None
     resize: Collection[str] = ()
-    copy: bool = True
+    given: Callable[[torch.Tensor], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,43 @@ class Loading:
     replaced: list[str]
 
     def install(self, optimizer: torch.optim.Optimizer) -> None:
-        """Makes the optimizer what was planned, and runs its hooks for after loading."""
-        for schedule, saved in self.schedules:
-            schedule.load_state(saved)
-        optimizer.__setstate__({"state": self.state, "param_groups": self.groups})
-        for hook in optimizer._optimizer_load_state_dict_post_hooks.values():
-            hook(optimizer)
+        """Makes the optimizer what was planned, and runs its hooks for after loading.
+
+        Its group dictionaries stay the same objects. When a hook raises, the optimizer is as it was.
+        """
+        with restoring(optimizer):
+            for schedule, saved in self.schedules:
+                schedule.load_state(saved)
+            for group, new in zip(optimizer.param_groups, self.groups, strict=True):
+                group.update(new)
+            optimizer.__setstate__({"state": self.state, "param_groups": optimizer.param_groups})
+            for hook in optimizer._optimizer_load_state_dict_post_hooks.values():
+                hook(optimizer)
+
+
+@contextmanager
+def restoring(optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
+    """Whatever raises in the block, the optimizer is as it was, but for tensors that were changed in place."""
+    if optimizer is None:
+        yield
+        return
+    attributes, groups = dict(vars(optimizer)), list(optimizer.param_groups)
+    contents = [dict(group) for group in groups]
+    schedules = [schedule for group in groups for schedule in (group.get("schedules") or {}).values()]
+    trackers = [(tracker, dict(vars(tracker))) for tracker in plateaus(schedules)]
+    try:
+        yield
+    except BaseException:
+        vars(optimizer).clear()
+        vars(optimizer).update(attributes)
+        optimizer.param_groups[:] = groups
+        for group, content in zip(groups, contents, strict=True):
+            group.clear()
+            group.update(content)
+        for tracker, seen in trackers:
+            vars(tracker).clear()
+            vars(tracker).update(seen)
+        raise
 
 
 def prepare(
@@ -127,9 +158,12 @@ def prepare(
     """
     chosen = Options(**options)
     refuse_choice(chosen.hyperparameters)
-    source = read(_hooked(optimizer, saved))
-    algorithm = type(optimizer).__name__
-    return fit(source, Receiver(algorithm, optimizer.param_groups, optimizer.state, step, check, slots, fresh), chosen)
+    given, name = _hooked(optimizer, saved), type(optimizer).__name__
+    here = Receiver(name, optimizer.param_groups, optimizer.state, step, check, slots, fresh)
+    try:
+        return fit(read(given), here, chosen)
+    except RecursionError as error:
+        raise ValueError("the state dictionary is nested too deep, or contains itself") from error
 
 
 def _hooked(optimizer: torch.optim.Optimizer, saved: Any) -> Any:
@@ -155,7 +189,7 @@ def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
         _check_group(i, group, here.check)
     fits = _fits(saved, here, options, places, merged.groups, resized)
     result = _unmatched(here, saved, places)
-    state: defaultdict[Any, Any] = defaultdict(dict, deepcopy(saved.loose))
+    state: defaultdict[Any, Any] = defaultdict(dict, saved.loose)
     for param, found in zip(params_of(here.groups), fits, strict=True):
         entry = None if found is None else found.state(result)
         entry = here.state.get(param) if entry is None else entry
@@ -209,7 +243,7 @@ def _fits(
     matched = [(p, saved.parameters[at].entry) for p, at in zip(params, places, strict=True) if at is not None]
     _refuse_reordered(matched, places, saved, here.algorithm)
     numbers = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
-    common = Common(kinds(matched, together), numbers, here.fresh, options.copy)
+    common = Common(kinds(matched, together), numbers, here.fresh, options.given)
     peers = _slot_sets(saved)
 
     def one(i: int, label: str, of: Parameter) -> Fit:

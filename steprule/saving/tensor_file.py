@@ -6,25 +6,47 @@ Under ``__metadata__`` stand the checksum and a document, JSON in which tensors 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import torch
 
-__all__ = ["VERSION", "CheckpointError", "Header", "TensorInfo", "read_header", "read_tensor", "read_tensors", "write"]
+from .encoding import DIGITS
+
+__all__ = [
+    "VERSION",
+    "CheckpointError",
+    "Header",
+    "TensorInfo",
+    "opened",
+    "read_header",
+    "read_tensor",
+    "read_tensors",
+    "write",
+]
 
 VERSION = 1
 
 Document: TypeAlias = dict[str, Any]
 
-_LONGEST_HEADER = 100_000_000  # what safetensors itself accepts
+# A header beyond these is refused, in writing and in reading, before it takes memory and time.
+_LONGEST_HEADER = 100_000_000  # bytes: what safetensors itself accepts
+_MOST_VALUES = 2_000_000  # commas and opening brackets in the header and in the document; more in a larger file:
+_BYTES_A_VALUE = 32
+_SIZE_DIGITS = 19  # of a number in the header: as many as 64 bits have
+_MOST_DIMENSIONS = 64  # of a tensor: as many as torch's operations take
+
 _PIECE = 1 << 24
 _WORTH_A_THREAD = 1 << 20
 _BLANK = "0" * 64
@@ -144,40 +166,74 @@ def write(file: BinaryIO, document: Document, tensors: Mapping[str, torch.Tensor
 
 
 def _refuse_strange(name: str, tensor: torch.Tensor) -> None:
-    if tensor.dtype not in _DTYPES:
-        raise TypeError(f"{name} is of {tensor.dtype}, which a checkpoint cannot hold")
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        kind = "a meta tensor" if tensor.is_meta else f"of layout {tensor.layout}"
+    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        kind = "a meta tensor" if tensor.is_meta else "nested" if tensor.is_nested else f"of layout {tensor.layout}"
         raise TypeError(f"{name} is {kind}; a checkpoint holds dense tensors only")
+    if tensor.dtype.to_real() not in _DTYPES:
+        raise TypeError(f"{name} is of {tensor.dtype}, which a checkpoint cannot hold")
+    if tensor.ndim + tensor.is_complex() > _MOST_DIMENSIONS:
+        raise TypeError(f"{name} has {tensor.ndim} dimensions, and a checkpoint holds at most {_MOST_DIMENSIONS}")
 
 
 def _header(document: Document, tensors: Mapping[str, torch.Tensor]) -> bytes:
-    metadata = {"checksum": f"sha256:{_BLANK}", "version": str(VERSION), "steprule": json.dumps(document)}
+    described = json.dumps(document)
+    metadata = {"checksum": f"sha256:{_BLANK}", "version": str(VERSION), "steprule": described}
     entries: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.numel() * tensor.element_size()
-        shape = list(tensor.shape)
-        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": shape, "data_offsets": [offset, end]}
+        shape = [*tensor.shape, 2] if tensor.is_complex() else list(tensor.shape)
+        entries[name] = {"dtype": _DTYPES[tensor.dtype.to_real()], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > _LONGEST_HEADER:
         raise ValueError(f"the description of the tensors takes {len(text):,} bytes, more than safetensors reads")
+    most = _most_values(8 + len(text) + offset)
+    if max(_values(text), _values(described.encode())) > most:
+        raise ValueError(f"there are more than {most:,} values beside the tensors: make tensors of long lists")
     return len(text).to_bytes(8, "little") + text
 
 
+def _values(text: bytes) -> int:
+    """At least how many values there are in JSON; commas in strings count too."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def _most_values(size: int) -> int:
+    """How many values there may be in a file of so many bytes: each takes about 100 bytes of memory when read."""
+    return max(_MOST_VALUES, size // _BYTES_A_VALUE)
+
+
 def _pieces(tensor: torch.Tensor) -> Iterator[memoryview]:
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().cpu().reshape(-1)
-    data = flat.view(torch.uint8).numpy().data
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    data = real.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
     return (data[i : i + _PIECE] for i in range(0, len(data), _PIECE))
 
 
 # ---------------------------------------------------------------------------------------------- reading
 
 
+def opened(path: Path) -> BinaryIO:
+    """The file, open for reading; of a pipe nothing is waited for.
+
+    Raises:
+        CheckpointError: it is no file.
+        OSError: it cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+    raise CheckpointError(f"{path}: not a checkpoint of steprule, nor any other regular file")
+
+
 def read_header(file: BinaryIO, path: Path) -> Header:
-    """The header, checked against the size of the file: nothing larger than the file is ever asked for.
+    """The header, checked against the size of the file and against the limits that stand in docs/checkpoints.md.
 
     Raises:
         CheckpointError: the file is something else, cut short, of an unknown version, or malformed.
@@ -192,7 +248,8 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     if length > size - 8:
         raise CheckpointError(f"{path}: cut short: {size:,} bytes, and the header alone takes {length:,}")
     raw = file.read(length)
-    entries = _parsed(raw, path)
+    _refuse_many(raw, size, path)
+    entries = _parsed(raw, path, _SIZE_DIGITS)
     metadata = entries.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get("steprule"), str):
         raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of steprule")
@@ -205,7 +262,9 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     if checksum is None:
         raise CheckpointError(f"{path}: damaged: the header does not begin with a checksum")
     tensors = _tensors(entries, size - 8 - length, path)
-    document = _parsed(metadata["steprule"], path)
+    text = metadata["steprule"].encode(errors="surrogatepass")
+    _refuse_many(text, size, path)
+    document = _parsed(text, path, DIGITS)
     return Header(document, tensors, checksum[1], start + raw)
 
 
@@ -220,14 +279,31 @@ def _guess(start: bytes, size: int) -> str:
     return "not a checkpoint of steprule"
 
 
-def _parsed(text: str | bytes, path: Path) -> dict[str, Any]:
+def _refuse_many(text: bytes, size: int, path: Path) -> None:
+    if _values(text) > _most_values(size):
+        raise CheckpointError(f"{path}: its header has more than {_most_values(size):,} values; damaged or harmful")
+
+
+def _parsed(text: bytes, path: Path, digits: int) -> dict[str, Any]:
+    short = partial(_short, digits)
     try:
-        parsed = json.loads(text)
+        parsed = json.loads(text.decode(errors="surrogatepass"), parse_int=short(int), parse_float=short(float))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged: the header is not JSON ({error})") from error
     if not isinstance(parsed, dict):
         raise CheckpointError(f"{path}: damaged: the header is not a dictionary")
     return parsed
+
+
+def _short(digits: int, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``kind`` for texts that are no longer than this: the time that it takes grows with the square."""
+
+    def read(text: str) -> Any:
+        if len(text) > digits + 1:
+            raise ValueError(f"a number of {len(text):,} digits, {text[:10]}...")
+        return kind(text)
+
+    return read
 
 
 def _tensors(entries: Mapping[str, Any], size: int, path: Path) -> dict[str, TensorInfo]:
@@ -250,15 +326,17 @@ def _info(name: str, entry: Any, path: Path) -> TensorInfo:
         dtype, shape, (begin, end) = _NAMED[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged: the entry of {name} in the header: {error!r}") from error
+    if len(shape) > _MOST_DIMENSIONS:
+        raise CheckpointError(f"{path}: damaged: {name} has {len(shape):,} dimensions")
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*shape, begin, end)):
         raise CheckpointError(f"{path}: damaged: {name} has shape {list(shape)} at bytes {begin} to {end}")
-    claimed = dtype.itemsize
-    for n in shape:
-        claimed *= n
+    claimed = dtype.itemsize * math.prod(shape)
     if claimed != end - begin:
         raise CheckpointError(
             f"{path}: damaged: {name} of shape {list(shape)} takes {claimed:,} bytes and has {end - begin:,}"
         )
+    if math.prod(max(n, 1) for n in shape) >= 1 << 63:  # strides are counted without the zeros
+        raise CheckpointError(f"{path}: damaged: {name} has shape {list(shape)}")
     return TensorInfo(dtype, shape, begin, end)
 
 

@@ -149,15 +149,19 @@ def test_shared_tensors_are_stored_once_and_views_alone(tmp_path: Path) -> None:
     assert same(dict(extra), {"whole": base[:10], "again": base[:10], "other": base[10:20]})
 
 
-def test_what_was_shared_is_not_shared_after_loading(tmp_path: Path) -> None:
+def test_what_was_shared_is_shared_again_but_not_with_the_optimizer_or_the_model(tmp_path: Path) -> None:
     model, optimizer = made()
     train(model, optimizer)
-    slot = optimizer.state[model.norm.weight]["exp_avg"]
-    save(tmp_path / "run", optimizer, model, slot=slot, again=slot)
+    slot, weight = optimizer.state[model.norm.weight]["exp_avg"], model.norm.weight.detach()
+    save(tmp_path / "run", optimizer, model, slot=slot, again=[slot], weight=weight)
     extra = load(tmp_path / "run", optimizer, model)
-    found = [extra["slot"], extra["again"], optimizer.state[model.norm.weight]["exp_avg"]]
-    assert len({tensor.data_ptr() for tensor in found}) == 3
-    assert all(torch.equal(tensor, slot) for tensor in found)
+    assert extra["slot"] is extra["again"][0]
+    now = optimizer.state[model.norm.weight]["exp_avg"]
+    assert len({t.data_ptr() for t in (extra["slot"], now, extra["weight"], model.norm.weight)}) == 4
+    assert torch.equal(extra["slot"], now)
+    assert torch.equal(extra["weight"], model.norm.weight)
+    train(model, optimizer)
+    assert torch.equal(extra["slot"], slot)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -330,13 +334,21 @@ class TestFiles:
         assert self.contents(tmp_path) == {"run": 1, "latest": 1}
 
     def test_files_of_killed_processes_are_removed_once_they_are_old(self, tmp_path: Path) -> None:
-        old, new, other = (tmp_path / name for name in (".run.aa.tmp", ".run.bb.tmp", ".other.aa.tmp"))
-        for path in (old, new, other):
-            path.write_bytes(b"x")
-        for path in (old, other):
-            os.utime(path, (0, 0))
+        old, new = f".run.{'a' * 32}.tmp", f".run.{'b' * 32}.tmp"
+        others = [
+            f".other.{'a' * 32}.tmp",
+            ".run.notes.tmp",
+            ".run.tmp",
+            f".run.{'A' * 32}.tmp",
+            f".run.{'a' * 31}.tmp",
+        ]
+        for name in (old, new, *others):
+            (tmp_path / name).write_bytes(b"x")
+        (tmp_path / f".run.{'c' * 32}.tmp").symlink_to(others[0])
+        for name in (old, *others):
+            os.utime(tmp_path / name, (0, 0))
         save(tmp_path / "run", None)
-        assert sorted(os.listdir(tmp_path)) == [".other.aa.tmp", ".run.bb.tmp", "run"]
+        assert set(os.listdir(tmp_path)) == {new, *others, f".run.{'c' * 32}.tmp", "run"}
 
     def test_a_failed_write_leaves_nothing_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         save(tmp_path / "run", None, n=0)
@@ -456,15 +468,18 @@ class TestFit:
             load(tmp_path / "run", unfit, fits)
         assert same(before, snapshot(fits, unfit))
 
-    def test_a_model_that_refuses_leaves_the_optimizer(self, tmp_path: Path) -> None:
+    def test_a_model_that_refuses_leaves_everything(self, tmp_path: Path) -> None:
         model, optimizer = made(seed=1)
         train(model, optimizer)
         save(tmp_path / "run", optimizer, model)
         twin, other = made(seed=2)
         twin.set_extra_state = lambda state: 1 / 0
-        with pytest.raises(ZeroDivisionError):
+        before = copy.deepcopy(twin.state_dict())
+        with pytest.raises(CheckpointError, match="nothing was loaded: ZeroDivisionError") as error:
             load(tmp_path / "run", other, twin)
+        assert isinstance(error.value.__cause__, ZeroDivisionError)
         assert not other.state
+        assert same(twin.state_dict(), before)
 
     def test_what_fits_is_loaded_when_not_strict(self, tmp_path: Path) -> None:
         model, optimizer = made(seed=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import random
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from files import sealed, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import HOW, JUNK, changed, places
@@ -23,8 +23,6 @@ from torch import nn
 import steprule
 from steprule.checkpoint import CheckpointError, load, save
 from steprule.saving.encoding import decode
-
-BLANK = "0" * 64
 
 
 class Run:
@@ -122,23 +120,6 @@ def test_bytes_that_changed_are_noticed(
     if damaged == raw:
         assert same(saved.run.content(), saved.content)
         saved.renew()
-
-
-def split(raw: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """The header, the document in it, and the tensors."""
-    length = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + length])
-    return header, json.loads(header["__metadata__"]["steprule"]), raw[8 + length :]
-
-
-def sealed(header: Any, data: bytes) -> bytes:
-    """A file with this header, whatever it says, and with the checksum that goes with it."""
-    if isinstance(header, dict) and isinstance(header.get("__metadata__"), dict):
-        rest = {key: value for key, value in header["__metadata__"].items() if key != "checksum"}
-        header = {**header, "__metadata__": {"checksum": f"sha256:{BLANK}", **rest}}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    raw = len(text).to_bytes(8, "little") + text + data
-    return raw.replace(BLANK.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
 
 
 def test_sealing_gives_a_file_that_loads(saved: Saved) -> None:
