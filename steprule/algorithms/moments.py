@@ -26,5 +26,6 @@ def adam_step(g: Any, s: Any, h: Any, rate: Any, amsgrad: bool = False) -> Any:
     s.exp_avg_sq = square = mean_square_of(s.exp_avg_sq, g, beta2)
     if amsgrad:
         s.max_exp_avg_sq = square = maximum(s.max_exp_avg_sq, square)
-    denominator = sqrt(square) / sqrt(1 - beta2**s.step) + h.eps
+    # a number of the host is divided by there, once
+    denominator = sqrt(square) * (1 / sqrt(1 - beta2**s.step)) + h.eps
     return rate / (1 - beta1**s.step) * s.exp_avg / denominator

@@ -86,7 +86,7 @@ class NAdam(Optimizer):
         product = s.mu_product = stored(s.mu_product * stored(mu))
         s.exp_avg = mean_of(s.exp_avg, g, beta1)
         s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
-        denominator = sqrt(s.exp_avg_sq / (1 - beta2**s.step)) + h.eps
+        denominator = sqrt(s.exp_avg_sq * (1 / (1 - beta2**s.step))) + h.eps
         of_gradient = h.lr * (1 - mu) / (1 - product)
         of_mean = h.lr * mu_next / (1 - product * mu_next)
         return p - (of_gradient * g + of_mean * s.exp_avg) / denominator

@@ -5,11 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from steprule.rule.host import OPERATIONS as HOST
 
-__all__ = ["MIXED", "apply"]
+__all__ = ["MIXED", "apply", "root"]
+
+
+class _WideRoot(torch.autograd.Function):
+    """The root of a float64 tensor on the CPU, as the processor computes it; torch's own may be a library's that is off
+    by a rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        with np.errstate(invalid="ignore"):
+            found = torch.as_tensor(np.sqrt(x.detach().numpy(force=True)))
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (found,) = ctx.saved_tensors
+        slope: torch.Tensor = grad / (2 * found)
+        return slope
+
+
+def root(x: torch.Tensor) -> torch.Tensor:
+    """The correctly rounded square root of each element, which ``torch.sqrt`` need not give on a CPU.
+
+    Args:
+        x: of float32 or float64.
+    """
+    if x.dtype == torch.float32:
+        return x.double().sqrt().to(torch.float32)
+    plain = type(x).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+    if not plain or x.device.type != "cpu":
+        return torch.sqrt(x)
+    found: torch.Tensor = _WideRoot.apply(x)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
@@ -27,11 +61,6 @@ def _both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     return call
 
 
-def _sqrt(x: torch.Tensor) -> torch.Tensor:
-    """The root, rounded correctly: torch's of float32 is not on a CPU."""
-    return x.double().sqrt().to(x.dtype) if x.dtype == torch.float32 and x.device.type == "cpu" else x.sqrt()
-
-
 def _where(condition: Any, a: Any, b: Any) -> Any:
     if not isinstance(condition, torch.Tensor):
         return a if condition else b
@@ -47,7 +76,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "mod": lambda a, b: a - b * torch.floor(OPERATIONS["div"](a, b)),
     "pow": lambda a, b: a**b,
     "abs": torch.abs,
-    "sqrt": _sqrt,
+    "sqrt": root,
     "exp": torch.exp,
     "log": torch.log,
     "tanh": torch.tanh,

@@ -10,6 +10,7 @@ import torch
 
 from steprule.names import nearest
 
+from .operations import root
 from .plan import Plan
 
 __all__ = ["TRACKED", "check_tracked", "parts", "read_tracked", "total_norm"]
@@ -63,8 +64,7 @@ def total_norm(plan: Plan | None) -> torch.Tensor:
     if not found:
         raise RuntimeError("grad_norm is computed where clip_norm is set, in a step; neither is so yet")
     _, squares = found[0]
-    norm: torch.Tensor = squares[0].sqrt()
-    return norm
+    return root(squares[0])
 
 
 def keys_by(groups: Sequence[Mapping[str, Any]], by: str) -> dict[int, str]:

@@ -23,7 +23,7 @@ class Unscale(Link):
     """Divide by the input ``grad_scale``."""
 
     def gradient(self, p: Any, g: Any, s: Any, h: Any) -> Any:
-        return g / Expression("input", detail="grad_scale", level=Level.REDUCED)
+        return g * (1 / Expression("input", detail="grad_scale", level=Level.REDUCED))
 
 
 class MeasureGradient(Link):

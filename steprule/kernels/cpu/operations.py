@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 __all__ = ["Emitter", "accumulate", "compute", "convert", "literal", "load", "store"]
 
-# contract stays out so that roundings are those of torch and of the eager reference; nnan, ninf and reassoc, so that
-# NaN and Inf are what they are and a rule that compensates its rounding errors keeps them.
-FAST = "nsz arcp"
+# No fast-math flags: contract and arcp would round otherwise than the eager reference, nsz lose the sign of zero, nnan
+# and ninf what NaN and Inf are, and reassoc what a rule keeps that compensates its rounding errors.
 INFIX = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 INTRINSIC = {"abs": "fabs", "pow": "pow"} | {
     name: name for name in ("sqrt", "exp", "log", "tanh", "sin", "cos", "floor", "ceil")
@@ -102,7 +101,7 @@ def compute(out: Emitter, op: str, args: Sequence[tuple[str, str]], kind: str) -
         else [name for name, _ in args]
     )
     if op in INFIX:
-        return out.let(f"{INFIX[op]} {FAST} {kind} {names[0]}, {names[1]}"), kind
+        return out.let(f"{INFIX[op]} {kind} {names[0]}, {names[1]}"), kind
     if op in COMPARE:
         return out.let(f"fcmp {COMPARE[op]} {kind} {names[0]}, {names[1]}"), "i1"
     if op in INTRINSIC:
