@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import scalar, sqrt
 
-from .arguments import PENALTY, Number, Params, Range, epsilon, rate
+from .arguments import PENALTY, Number, Params, Range, usually
 from .moments import mean_square_of
 from .weight_decay import penalized
 
@@ -52,12 +52,9 @@ class Adadelta(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar()}
-    ranges: ClassVar = {
-        "lr": rate("1"),
-        "rho": Range(least=0, most=1, usual="0.9 to 0.99"),
-        "eps": epsilon("1e-8 to 1e-4"),
-        "weight_decay": PENALTY,
-    }
+    ranges: ClassVar = usually(
+        lr="1", rho=Range(least=0, most=1, usual="0.9 to 0.99"), eps="1e-8 to 1e-4", weight_decay=PENALTY
+    )
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from steprule.kernels.launch import fresh, scalar_dtype
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, sqrt
 
-from .arguments import PENALTY, Number, Params, Range, epsilon, rate
+from .arguments import PENALTY, Number, Params, usually
 from .weight_decay import penalized
 
 __all__ = ["Adagrad"]
@@ -58,13 +58,9 @@ class Adagrad(Optimizer):
 
     switches = SWITCHES - {"capturable"}
     slots: ClassVar = {"sum": array("initial_accumulator_value")}
-    ranges: ClassVar = {
-        "lr": rate("1e-3 to 1"),
-        "lr_decay": Range(least=0, usual="0"),
-        "weight_decay": PENALTY,
-        "initial_accumulator_value": Range(least=0, usual="0 to 0.1"),
-        "eps": epsilon("1e-10 to 1e-7"),
-    }
+    ranges: ClassVar = usually(
+        lr="1e-3 to 1", lr_decay="0", weight_decay=PENALTY, initial_accumulator_value="0 to 0.1", eps="1e-10 to 1e-7"
+    )
 
     def __init__(
         self,

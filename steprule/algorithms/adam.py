@@ -7,7 +7,7 @@ import torch
 
 from steprule.optimizer import Optimizer
 
-from .arguments import PENALTY, Number, Params, betas, epsilon, rate
+from .arguments import PENALTY, Number, Params, usually
 from .moments import adam_step
 from .weight_decay import decayed
 
@@ -57,12 +57,9 @@ class Adam(Optimizer):
         tensor([   0.7500, -199.7500])
     """
 
-    ranges: ClassVar = {
-        "lr": rate("1e-5 to 1e-2"),
-        "eps": epsilon("1e-10 to 1e-6"),
-        "betas": betas("0.8 to 0.95", "0.95 to 0.9999"),
-        "weight_decay": PENALTY,
-    }
+    ranges: ClassVar = usually(
+        lr="1e-5 to 1e-2", eps="1e-10 to 1e-6", betas=("0.8 to 0.95", "0.95 to 0.9999"), weight_decay=PENALTY
+    )
 
     def __init__(
         self,

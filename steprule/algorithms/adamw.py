@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from .adam import Adam
-from .arguments import Number, Params, Range, betas, epsilon, rate
+from .arguments import Number, Params, usually
 
 __all__ = ["AdamW"]
 
@@ -48,12 +48,9 @@ class AdamW(Adam):
         tensor([   0.6500, -179.7500])
     """
 
-    ranges: ClassVar = {
-        "lr": rate("1e-5 to 1e-2"),
-        "eps": epsilon("1e-10 to 1e-6"),
-        "betas": betas("0.9", "0.95 to 0.999"),
-        "weight_decay": Range(least=0, usual="0 to 0.3"),
-    }
+    ranges: ClassVar = usually(
+        lr="1e-5 to 1e-2", eps="1e-10 to 1e-6", betas=("0.9", "0.95 to 0.999"), weight_decay="0 to 0.3"
+    )
 
     def __init__(
         self,

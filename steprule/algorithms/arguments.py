@@ -1,4 +1,4 @@
-"""What the constructors of many algorithms take: the types of their arguments, and the ranges with words of torch's."""
+"""What many algorithms take: the types of their arguments, and what these may be, in words of torch."""
 
 from __future__ import annotations
 
@@ -7,31 +7,46 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from steprule.grouping.hyperparameters import Choice, Number, Range
+from steprule.grouping.hyperparameters import Choice, Declared, Number, Range
 
-__all__ = ["PENALTY", "Choice", "Number", "Params", "Range", "betas", "epsilon", "rate", "should_be"]
+__all__ = ["PENALTY", "Choice", "Number", "Params", "Range", "should_be", "usually"]
 
 Params: TypeAlias = nn.Module | Iterable[Any]
 
-PENALTY = Range(least=0, usual="0, or 1e-6 to 1e-2")
-"""The strength of an L2 penalty."""
+PENALTY = "0, or 1e-6 to 1e-2"
+"""What is usual of the strength of an L2 penalty."""
+
+CALLED = {"lr": "learning rate", "eps": "epsilon value"}
+"""What torch's messages call hyperparameters that they do not call by name."""
 
 
-def rate(usual: str) -> Range:
-    """A learning rate."""
-    return Range(least=0, called="learning rate", usual=usual)
+def usually(**hyperparameters: str | tuple[str | Range, ...] | Declared) -> dict[str, Declared]:
+    """What hyperparameters may be, for the ``ranges`` of an algorithm.
+
+    Args:
+        **hyperparameters: in the order in which torch checks them. A text says what is usual of a number that must
+            not be negative; a tuple of texts, of parts of running means that are kept from step to step (betas).
+            Everything else is declared as it stands.
+
+    Example:
+        >>> {name: str(declared) for name, declared in usually(lr="1e-4 to 1e-2", rho=Range(most=1)).items()}
+        {'lr': '>= 0', 'rho': '<= 1'}
+    """
+    return {name: declared(name, given) for name, given in hyperparameters.items()}
 
 
-def epsilon(usual: str) -> Range:
-    """What keeps a denominator from 0."""
-    return Range(least=0, called="epsilon value", usual=usual)
+def declared(name: str, given: str | tuple[str | Range, ...] | Declared) -> Declared:
+    """What one of them may be."""
+    if isinstance(given, str):
+        return Range(least=0, called=CALLED.get(name, ""), usual=given)
+    if isinstance(given, tuple):
+        return tuple(beta(index, one) if isinstance(one, str) else one for index, one in enumerate(given))
+    return given
 
 
-def betas(*usual: str) -> tuple[Range, ...]:
-    """How much of each running mean is kept from step to step."""
-    return tuple(
-        Range(least=0, below=1, called=f"beta parameter at index {index}", usual=one) for index, one in enumerate(usual)
-    )
+def beta(index: int, usual: str) -> Range:
+    """How much of a running mean is kept from step to step."""
+    return Range(least=0, below=1, called=f"beta parameter at index {index}", usual=usual)
 
 
 def should_be(called: str, usual: str, **bounds: Any) -> Range:

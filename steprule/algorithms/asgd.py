@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import isnan, maximum, power, scalar, where
 
-from .arguments import PENALTY, Number, Params, Range, rate
+from .arguments import PENALTY, Number, Params, Range, usually
 from .weight_decay import penalized
 
 __all__ = ["ASGD"]
@@ -55,13 +55,9 @@ class ASGD(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"eta": scalar("lr"), "mu": scalar(1.0)}
-    ranges: ClassVar = {
-        "lr": rate("1e-3 to 0.1"),
-        "weight_decay": PENALTY,
-        "lambd": Range(usual="1e-4"),
-        "alpha": Range(usual="0.5 to 1"),
-        "t0": Range(),
-    }
+    ranges: ClassVar = usually(
+        lr="1e-3 to 0.1", weight_decay=PENALTY, lambd=Range(usual="1e-4"), alpha=Range(usual="0.5 to 1"), t0=Range()
+    )
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from steprule.optimizer import Optimizer
 from steprule.rule import norm, where
 
-from .arguments import Number, Params, Range, betas, epsilon, rate
+from .arguments import Number, Params, usually
 from .moments import adam_step
 
 __all__ = ["Lamb"]
@@ -49,12 +49,7 @@ class Lamb(Optimizer):
         tensor([ 2.2929, -4.7071])
     """
 
-    ranges: ClassVar = {
-        "lr": rate("1e-4 to 1e-2"),
-        "eps": epsilon("1e-8 to 1e-6"),
-        "betas": betas("0.9", "0.999"),
-        "weight_decay": Range(least=0, usual="0 to 0.1"),
-    }
+    ranges: ClassVar = usually(lr="1e-4 to 1e-2", eps="1e-8 to 1e-6", betas=("0.9", "0.999"), weight_decay="0 to 0.1")
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import torch
 
 from steprule.optimizer import Optimizer
 
-from .arguments import Number, Params, Range, rate
+from .arguments import Number, Params, Range, usually
 from .line_search import Trial, strong_wolfe
 
 __all__ = ["LBFGS"]
@@ -61,14 +61,14 @@ class LBFGS(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    ranges: ClassVar = {
-        "lr": rate("1"),
-        "max_iter": Range(),
-        "max_eval": Range(),
-        "tolerance_grad": Range(),
-        "tolerance_change": Range(),
-        "history_size": Range(usual="5 to 100"),
-    }
+    ranges: ClassVar = usually(
+        lr="1",
+        max_iter=Range(),
+        max_eval=Range(),
+        tolerance_grad=Range(),
+        tolerance_change=Range(),
+        history_size=Range(usual="5 to 100"),
+    )
 
     def __init__(
         self,

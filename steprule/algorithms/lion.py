@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from steprule.optimizer import Optimizer
 from steprule.rule import sign
 
-from .arguments import Number, Params, Range, betas, rate
+from .arguments import Number, Params, usually
 from .moments import mean_of
 
 __all__ = ["Lion"]
@@ -48,11 +48,7 @@ class Lion(Optimizer):
         tensor([   0.7500, -199.7500])
     """
 
-    ranges: ClassVar = {
-        "lr": rate("1e-5 to 1e-3"),
-        "betas": betas("0.9 to 0.95", "0.98 to 0.99"),
-        "weight_decay": Range(least=0, usual="0 to 1"),
-    }
+    ranges: ClassVar = usually(lr="1e-5 to 1e-3", betas=("0.9 to 0.95", "0.98 to 0.99"), weight_decay="0 to 1")
 
     def __init__(
         self,

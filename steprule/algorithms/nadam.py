@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import scalar, sqrt, stored
 
-from .arguments import PENALTY, Number, Params, Range, betas, epsilon, rate
+from .arguments import PENALTY, Number, Params, usually
 from .moments import mean_of, mean_square_of
 from .weight_decay import decayed
 
@@ -57,13 +57,13 @@ class NAdam(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"mu_product": scalar(1.0)}
-    ranges: ClassVar = {
-        "lr": rate("1e-5 to 1e-2"),
-        "eps": epsilon("1e-10 to 1e-6"),
-        "betas": betas("0.9", "0.99 to 0.9999"),
-        "weight_decay": PENALTY,
-        "momentum_decay": Range(least=0, usual="0.004"),
-    }
+    ranges: ClassVar = usually(
+        lr="1e-5 to 1e-2",
+        eps="1e-10 to 1e-6",
+        betas=("0.9", "0.99 to 0.9999"),
+        weight_decay=PENALTY,
+        momentum_decay="0.004",
+    )
 
     def __init__(
         self,

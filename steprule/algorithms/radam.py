@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import sqrt, where
 
-from .arguments import PENALTY, Number, Params, betas, epsilon, rate
+from .arguments import PENALTY, Number, Params, usually
 from .moments import mean_of, mean_square_of
 from .weight_decay import decayed
 
@@ -55,12 +55,9 @@ class RAdam(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    ranges: ClassVar = {
-        "lr": rate("1e-5 to 1e-2"),
-        "eps": epsilon("1e-10 to 1e-6"),
-        "betas": betas("0.9", "0.99 to 0.9999"),
-        "weight_decay": PENALTY,
-    }
+    ranges: ClassVar = usually(
+        lr="1e-5 to 1e-2", eps="1e-10 to 1e-6", betas=("0.9", "0.99 to 0.9999"), weight_decay=PENALTY
+    )
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import scalar, sqrt
 
-from .arguments import PENALTY, Number, Params, Range, epsilon, rate
+from .arguments import PENALTY, Number, Params, usually
 from .moments import mean_of, mean_square_of
 from .weight_decay import penalized
 
@@ -57,13 +57,9 @@ class RMSprop(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar()}
-    ranges: ClassVar = {
-        "lr": rate("1e-5 to 1e-2"),
-        "eps": epsilon("1e-8 to 1e-3"),
-        "momentum": Range(least=0, usual="0, or 0.5 to 0.95"),
-        "weight_decay": PENALTY,
-        "alpha": Range(least=0, usual="0.9 to 0.999"),
-    }
+    ranges: ClassVar = usually(
+        lr="1e-5 to 1e-2", eps="1e-8 to 1e-3", momentum="0, or 0.5 to 0.95", weight_decay=PENALTY, alpha="0.9 to 0.999"
+    )
 
     def __init__(
         self,

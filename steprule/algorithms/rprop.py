@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, clip, scalar, sign, where
 
-from .arguments import Number, Params, Range, rate
+from .arguments import Number, Params, Range, usually
 
 __all__ = ["Rprop"]
 
@@ -54,11 +54,11 @@ class Rprop(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar(), "step_size": array("lr")}
-    ranges: ClassVar = {
-        "lr": rate("1e-4 to 0.1"),
-        "etas": (Range(above=0, below=1, usual="0.5", message=ETAS), Range(above=1, usual="1.2", message=ETAS)),
-        "step_sizes": (Range(), Range()),
-    }
+    ranges: ClassVar = usually(
+        lr="1e-4 to 0.1",
+        etas=(Range(above=0, below=1, usual="0.5", message=ETAS), Range(above=1, usual="1.2", message=ETAS)),
+        step_sizes=(Range(), Range()),
+    )
 
     def __init__(
         self,

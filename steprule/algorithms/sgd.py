@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import where
 
-from .arguments import Number, Params, Range, rate
+from .arguments import Number, Params, Range, usually
 from .weight_decay import penalized
 
 __all__ = ["SGD"]
@@ -58,12 +58,9 @@ class SGD(Optimizer):
     """
 
     switches = SWITCHES - {"capturable"}
-    ranges: ClassVar = {
-        "lr": rate("0.001 to 1"),
-        "momentum": Range(least=0, usual="0, or 0.8 to 0.99"),
-        "weight_decay": Range(least=0, usual="0, or 1e-5 to 1e-3"),
-        "dampening": Range(usual="0"),
-    }
+    ranges: ClassVar = usually(
+        lr="0.001 to 1", momentum="0, or 0.8 to 0.99", weight_decay="0, or 1e-5 to 1e-3", dampening=Range(usual="0")
+    )
 
     def __init__(
         self,

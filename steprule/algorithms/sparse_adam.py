@@ -6,7 +6,7 @@ from steprule.optimizer import Optimizer
 from steprule.rule import sqrt
 from steprule.saving.state_dict import StateDict
 
-from .arguments import Number, Params, Range, betas
+from .arguments import Number, Params, Range, usually
 from .moments import mean_of
 
 __all__ = ["SparseAdam"]
@@ -51,11 +51,11 @@ class SparseAdam(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    ranges: ClassVar = {
-        "lr": Range(above=0, called="learning rate", usual="1e-4 to 1e-2"),
-        "eps": Range(above=0, called="epsilon value", usual="1e-10 to 1e-6"),
-        "betas": betas("0.9", "0.99 to 0.9999"),
-    }
+    ranges: ClassVar = usually(
+        lr=Range(above=0, called="learning rate", usual="1e-4 to 1e-2"),
+        eps=Range(above=0, called="epsilon value", usual="1e-10 to 1e-6"),
+        betas=("0.9", "0.99 to 0.9999"),
+    )
 
     def __init__(
         self,
