@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +33,7 @@ from steprule.stepping.options import (
     NOT_HYPER,
     OPTIONS,
     SWITCHES,
+    check_nonfinite,
     check_options,
     refuse_hyper,
     refuse_options,
@@ -60,6 +61,10 @@ class Optimizer(torch.optim.Optimizer):
         l1 (float): L1 penalty: ``l1 * sign(p)`` is added to the gradient.
         clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it; None
             or 0 leaves them as they are.
+        nonfinite (str): what a step does about gradients that are not finite: ``"propagate"`` takes it all the same;
+            ``"skip"`` leaves parameters, state, count and schedules as they are and counts in :attr:`skipped`;
+            ``"raise"`` does so too and raises RuntimeError, naming the parameters. It holds for the whole optimizer
+            and costs one read of the gradients, none where ``clip_norm`` reads them already.
         backend (str): ``"auto"``, or the kernel to insist on: ``"llvm"``, ``"triton"``, ``"eager"``.
         foreach, fused (bool, optional): accepted for torch's sake; every step is fused. With ``fused=True`` a step
             refuses complex parameters, as torch's does.
@@ -117,6 +122,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults: Mapping[str, Any] | None = None,
         *,
         overrides: Mapping[Any, Mapping[str, Any]] | None = None,
+        nonfinite: str = "propagate",
         **options: Any,
     ) -> None:
         defaults = dict(defaults or {})
@@ -127,6 +133,7 @@ class Optimizer(torch.optim.Optimizer):
         self._validate(defaults)
         self._steps = 0
         self._tracked: tuple[str, ...] = ()
+        self.nonfinite, self._skipped = nonfinite, 0
         self._members = Members(params)
         self._planner = Planner()
         self._scheduled = False
@@ -206,13 +213,14 @@ class Optimizer(torch.optim.Optimizer):
             type(self).step = hooked(counted(step))  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_own_options", "_steps", "_tracked")
+        own = ("_own_options", "_steps", "_tracked", "_nonfinite", "_skipped")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults = {**OPTIONS, **self.defaults}
-        self.__dict__.update({"_own_options": frozenset(), "_steps": 0, "_tracked": (), **self.__dict__})
+        absent = {"_own_options": frozenset(), "_steps": 0, "_tracked": (), "_nonfinite": "propagate", "_skipped": 0}
+        self.__dict__.update({**absent, **self.__dict__})
         if "_members" not in self.__dict__:
             self._members = Members()
         self._planner = Planner()
@@ -238,6 +246,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         if isinstance(param_group, dict) and "params" in param_group:
             params = param_group["params"]
+            if "nonfinite" in param_group:
+                raise TypeError("nonfinite is an option of the whole optimizer, not of a group")
             if not isinstance(params, (torch.Tensor, set)):
                 param_group["params"] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
                 refuse_members(param_group["params"], self.param_groups, self.defaults["differentiable"])
@@ -261,6 +271,16 @@ class Optimizer(torch.optim.Optimizer):
         present = {name: value for name, value in hyper.items() if name not in NOT_HYPER}
         separate(present, self.__dict__.get("_steps", 0))
         self.validate(present)
+
+    @property
+    def nonfinite(self) -> str:
+        """What a step does about gradients that are not finite: ``"propagate"``, ``"skip"`` or ``"raise"``."""
+        return self._nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: str) -> None:
+        check_nonfinite(value, rule=type(self).update is not Optimizer.update)
+        self._nonfinite = value
 
     # -- a step --------------------------------------------------------------------------------------------------
 
@@ -298,17 +318,34 @@ class Optimizer(torch.optim.Optimizer):
             if plan is None or asked != planner.asked or not plan.current(groups, self.state):
                 plan = self._make_plan(asked)
                 if self._skips(plan):
-                    return
+                    return None
             inputs = {} if scale is None else {"grad_scale": scale}
             found_inf = self.__dict__.get("found_inf") if plan.asynchronous else None
             if found_inf is not None:
                 inputs["found_inf"] = found_inf
-            plan.run(groups, inputs, self.state)
+            bad = plan.run(groups, inputs, self.state)
         except Exception as error:
             planner.abandon(error)
             raise
+        if bad:
+            return self._leave(bad)
         increment_version(plan.updated)
         self._steps += 1
+        return None
+
+    def _leave(self, names: Sequence[str]) -> None:
+        """A step that was not done, for gradients are not finite."""
+        if self._nonfinite == "raise":
+            raise RuntimeError(
+                f"gradients are not finite: of parameter {', '.join(names)}. Nothing has changed; nonfinite='skip' "
+                "leaves such steps out, 'propagate' takes them"
+            )
+        self._skipped += 1
+
+    @property
+    def skipped(self) -> int:
+        """How many steps ``nonfinite="skip"`` left out."""
+        return self._skipped
 
     def _make_plan(self, asked: Asked) -> Plan:
         self._members.keep_names(self.param_groups)
@@ -319,7 +356,8 @@ class Optimizer(torch.optim.Optimizer):
         return Algorithm(cls.__name__, self.update, self.slots, self._own_options, fused, self.refuse)
 
     def _asked(self, scaled: bool = False) -> Asked:
-        return scaled, any([group["clip_norm"] for group in self.param_groups]), self._tracked  # noqa: C419 (a list is faster)
+        clipped = any([group["clip_norm"] for group in self.param_groups])  # noqa: C419 (a list is faster)
+        return scaled, clipped, self._tracked, self._nonfinite != "propagate"
 
     @not_compiled
     def explain(self, source: bool = False) -> str:

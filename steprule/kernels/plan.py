@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
@@ -59,6 +60,8 @@ class Plan:
         self.simple = (exchange is None or not exchange.stages) and all(
             len(x.program.phases) == 1 and not x.program.reductions and not any(x.program.between) for x in launches
         )
+        self.awaits = any("awaited" in dict(launch.program.tracked) for launch in launches)
+        """Whether the step is left, once the first pass has found that gradients are not finite."""
         self.known: list[Any] | None = None
         """The states of all parameters after the first step."""
         self.asynchronous = bool(launches) and all(launch.asynchronous for launch in launches)
@@ -94,8 +97,12 @@ class Plan:
         groups: Sequence[Mapping[str, Any]],
         inputs: dict[str, Any],
         state: MutableMapping[torch.Tensor, Any],
-    ) -> None:
-        """Do the step. The launches have just been made or refreshed."""
+    ) -> list[str]:
+        """Do the step. The launches have just been made or refreshed.
+
+        Returns:
+            Nothing; or, if the step was left and nothing has changed, the parameters whose gradients are not finite.
+        """
         if self.on_gpu and torch.cuda.is_current_stream_capturing():
             self.check_capture(groups)
         for launch in self.launches:
@@ -109,6 +116,9 @@ class Plan:
         else:
             for stage in range(self.stages):
                 self.run_stage(stage)
+                if stage == 0 and self.awaits and (found := self.not_finite()):
+                    self.leave()
+                    return found
             for launch in self.launches:
                 launch.drop_temporaries()
                 between(launch, len(launch.program.phases))
@@ -121,6 +131,26 @@ class Plan:
                 share.grad = None
         if self.known is None:
             self.known = list(state.values())
+        return []
+
+    def not_finite(self) -> list[str]:
+        """The names of the parameters whose gradients are not finite, if the norm of all says that there are any."""
+        _, norm = self.tracked("awaited")[0]
+        if math.isfinite(norm[0]):
+            return []
+        found = [
+            e.name for launch in self.launches for e, g in zip(launch.entries, launch.grads, strict=True) if bad(g)
+        ]
+        return found or (["of another process"] if self.exchange is not None else [])
+
+    def leave(self) -> None:
+        """Let go of what a step holds that is not done."""
+        for launch in self.launches:
+            launch.drop_temporaries()
+            launch.small.clear()
+            launch.grads = []
+            for share in launch.shares:
+                share.grad = None
 
     def check_capture(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Refuse to be captured in a CUDA graph where a replay would not do what the step does.
@@ -202,13 +232,14 @@ class PlanInTurns(Plan):
     def current(self, groups: Any, state: Any) -> bool:
         return False
 
-    def run(self, groups: Sequence[Any], inputs: dict[str, Any], state: MutableMapping[torch.Tensor, Any]) -> None:
+    def run(self, groups: Sequence[Any], inputs: dict[str, Any], state: MutableMapping[torch.Tensor, Any]) -> list[str]:
         done: list[Launch] = []
         for turn, launches in self.turns.items():
             now = [again(launch, groups, state) for launch in launches] if turn else launches
             Plan(now, groups, self.programs).run(groups, inputs, state)
             done += now
         self.launches = done
+        return []
 
 
 def again(launch: Launch, groups: Sequence[Any], state: Mapping[torch.Tensor, Any]) -> Launch:
@@ -232,6 +263,11 @@ def combine(kind: str, values: Sequence[Any]) -> Any:
         return functools.reduce(maximum if kind == "max_abs" else operator.add, values)
     tensors = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values]
     return functools.reduce(torch.maximum if kind == "max_abs" else torch.add, tensors)
+
+
+def bad(gradient: torch.Tensor) -> bool:
+    values = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
+    return not bool(torch.isfinite(values).all())
 
 
 def maximum(a: float, b: float) -> float:

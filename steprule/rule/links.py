@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
 from .expression import Expression, Level
-from .functions import minimum, norm, sign
+from .functions import minimum, norm, sign, where
 from .modifier import Modifier
 
-__all__ = ["Clip", "MeasureGradient", "MeasureUpdate", "Negate", "Penalize", "Settled", "TakenOver", "Unscale"]
+__all__ = ["Await", "Clip", "MeasureGradient", "MeasureUpdate", "Negate", "Penalize", "Settled", "TakenOver", "Unscale"]
 
 
 class Link(Modifier):
@@ -48,6 +49,17 @@ class Clip(Link):
     def gradient(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         total = s._measured["total_norm"] = norm(g, scope="all")
         return g * minimum(1.0, h.clip_norm / (total + 1e-6)) if self.applied and h.clip_norm else g
+
+
+class Await(Link):
+    """The norm of all gradients together is known before anything is written, so that a step can still be left."""
+
+    def gradient(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        total = s._measured.get("total_norm")
+        if total is None:
+            total = s._measured["total_norm"] = norm(g, scope="all")
+        s._measured["awaited"] = total
+        return where(total < math.inf, g, g)
 
 
 class Negate(Link):

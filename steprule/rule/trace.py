@@ -336,11 +336,14 @@ class _Layout:
         }
         for root in (*tracked.values(), *outputs.values(), *finished.values()):
             self.collect(root)
+        # a step that may still be left writes nothing before it is known
+        begin = self.depth(tracked["awaited"]) if "awaited" in tracked else 0
         last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in (*self.reduces, *self.sums)))), default=0)
+        last = max(last, begin)
         stage = dict.fromkeys(outputs, last)
         for operand, expression in outputs.items():
             if operand != PARAM:
-                stage[operand] = self.earliest(operand, self.depth(expression), last, outputs, stage)
+                stage[operand] = self.earliest(operand, max(begin, self.depth(expression)), last, outputs, stage)
         phases = tuple(self.phase(i, [(o, outputs[o]) for o in outputs if stage[o] == i]) for i in range(last + 1))
         small, between = self.small_work(len(phases), finished)
         names = {PARAM: "p"} | {o: n for n, o in self.operand.items()}

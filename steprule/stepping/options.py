@@ -20,6 +20,7 @@ __all__ = [
     "SWITCHES",
     "check_capturable",
     "check_fused",
+    "check_nonfinite",
     "check_options",
     "refuse_hyper",
     "refuse_options",
@@ -45,6 +46,9 @@ RANGES: dict[str, Declared] = {
 }
 """What options may be."""
 
+NONFINITE = ("propagate", "skip", "raise")
+"""What a step may do about gradients that are not finite."""
+
 SWITCHES = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """The options that choose between torch's implementations."""
 
@@ -57,7 +61,7 @@ def spelled_out(signature: inspect.Signature, refused: frozenset[str]) -> inspec
     parameters = [p for p in signature.parameters.values() if (p.name, p.kind) != ("options", p.VAR_KEYWORD)]
     if len(parameters) == len(signature.parameters):
         return signature
-    named = {"overrides": None, **OPTIONS}
+    named = {"overrides": None, "nonfinite": "propagate", **OPTIONS}
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         for name, default in named.items()
@@ -87,6 +91,22 @@ def refuse_hyper(hyper: Iterable[str], defaults: Mapping[str, Any], optimizer: s
         if name not in defaults:
             known = nearest(name, defaults) or f"; there are {', '.join(defaults)}"
             raise TypeError(f"{optimizer} has no hyperparameter {name!r}{known}")
+
+
+def check_nonfinite(value: object, rule: bool) -> None:
+    """Refuse what no step does about gradients that are not finite.
+
+    Args:
+        value: what was asked for.
+        rule: whether the algorithm has an update rule, of which the check is a part.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if value not in NONFINITE:
+        raise ValueError(f"Invalid nonfinite: {value!r}; it is one of {', '.join(NONFINITE)}")
+    if value != "propagate" and not rule:
+        raise ValueError(f"nonfinite={value!r} needs an update rule, which this algorithm has not")
 
 
 def check_options(h: Mapping[str, Any], own: Container[str]) -> None:

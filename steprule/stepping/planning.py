@@ -29,8 +29,9 @@ __all__ = ["Algorithm", "Asked", "Planner"]
 
 Group = dict[str, Any]
 
-Asked = tuple[bool, bool, tuple[str, ...]]
-"""What is asked of every Program of a step: whether gradients are scaled, whether any group clips, what is tracked."""
+Asked = tuple[bool, bool, tuple[str, ...], bool]
+"""What is asked of every Program of a step: whether gradients are scaled, whether any group clips, what is tracked,
+whether nothing may be written before all gradients are known to be finite."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Planner:
 
     def slots_of(self, algorithm: Algorithm, group: Group, param: torch.Tensor) -> dict[str, Slot]:
         """The slots that a parameter of this group has once it was updated."""
-        program = self.program(algorithm, group, (False, False, ()), param.ndim)
+        program = self.program(algorithm, group, (False, False, (), False), param.ndim)
         counted = {"step": Slot("scalar")} if program.uses_step else {}
         return counted | {slot.name: slot for slot in program.state}
 
@@ -187,7 +188,7 @@ class Planner:
         return list(dict.fromkeys(choose(program(e.param.ndim), e, group)[0].backend for e in entries))
 
 
-def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[str]) -> list[Modifier]:
+def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[str], awaited: bool) -> list[Modifier]:
     """What goes around a rule, in the order in which it acts."""
     own, measured = algorithm.own, parts(tracked)
     after = [name for name in measured if name != "grad_norm"]
@@ -195,6 +196,7 @@ def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[
         *([links.Unscale()] if scaled else []),
         *([links.MeasureGradient()] if "grad_norm" in measured else []),
         *([links.Clip("clip_norm" not in own)] if clipped else []),
+        *([links.Await()] if awaited else []),
         *([] if "maximize" in own else [links.Negate()]),
         *([] if "l1" in own else [links.Penalize()]),
         *([links.TakenOver(own)] if own else []),

@@ -84,7 +84,7 @@ Everything.slots = {"number": rule.scalar(1.0)}
 
 
 def program(optimizer: Optimizer) -> Program:
-    return optimizer._planner.program(optimizer._algorithm(), optimizer.param_groups[0], (False, False, ()), 2)
+    return optimizer._planner.program(optimizer._algorithm(), optimizer.param_groups[0], (False, False, (), False), 2)
 
 
 def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) -> Counter[str]:

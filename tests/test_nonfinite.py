@@ -1,0 +1,174 @@
+"""What a step does about gradients that are not finite."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from every_algorithm import CLASSES, RULES
+
+import steprule
+from steprule import schedules
+from steprule.rule import array, sign
+
+BAD = [math.nan, math.inf, -math.inf]
+
+
+class Blind(steprule.Optimizer):
+    """A rule that keeps what does not depend on the gradient."""
+
+    slots: ClassVar = {"count": array()}
+
+    def __init__(self, params: Any, lr: float = 0.1, **options: Any) -> None:
+        super().__init__(params, dict(lr=lr), **options)
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.before = p
+        s.count = s.count + 1.0
+        return p - h.lr * sign(g)
+
+
+def parameters(ndim: int = 2) -> list[torch.Tensor]:
+    torch.manual_seed(3)
+    return [torch.randn((3,) * n, requires_grad=True) for n in ([2, 2] if ndim == 2 else [2, 1, 0])]
+
+
+def give(params: list[torch.Tensor], bad: float | None = None) -> None:
+    for i, p in enumerate(params):
+        p.grad = torch.linspace(-1, 1, p.numel()).reshape(p.shape) + i
+        if bad is not None and i == 1:
+            p.grad.view(-1)[0] = bad
+
+
+def snapshot(optimizer: steprule.Optimizer) -> tuple[Any, ...]:
+    params = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
+    return params, copy.deepcopy(optimizer.state_dict())
+
+
+def made(name: str, params: list[torch.Tensor], **options: Any) -> steprule.Optimizer:
+    kind = Blind if name == "Blind" else CLASSES[name]
+    found: steprule.Optimizer = kind([(f"p{i}", p) for i, p in enumerate(params)], lr=0.1, **options)
+    return found
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("name", [name for name in (*RULES, "Blind") if name != "SparseAdam"])
+def test_a_step_that_is_skipped_changes_nothing_and_the_next_goes_on(name: str, backend: str) -> None:
+    ours, theirs = (parameters(2 if name == "Muon" else 1) for _ in range(2))
+    skipping = made(name, ours, nonfinite="skip", backend=backend)
+    plain = made(name, theirs, backend=backend)
+    for turn, bad in enumerate([math.nan, None, None, math.inf, -math.inf, None]):
+        give(ours, bad)
+        before = snapshot(skipping)
+        skipping.step()
+        assert same(snapshot(skipping), before) is (bad is not None), turn
+        if bad is None:
+            give(theirs)
+            plain.step()
+    assert skipping.skipped == 3
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}, {"l1": 0.1, "maximize": True}])
+def test_what_is_checked_is_not_changed(options: dict[str, Any]) -> None:
+    ours, theirs = parameters(1), parameters(1)
+    optimizers = [made("AdamW", ours, nonfinite="skip", **options), made("AdamW", theirs, **options)]
+    for _ in range(5):
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            give(params)
+            optimizer.step()
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q)
+    assert optimizers[0].skipped == 0
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("taken", [0, 2])
+def test_raising_names_the_parameter_and_changes_nothing(bad: float, taken: int) -> None:
+    params = parameters(1)
+    optimizer = made("Adam", params, nonfinite="raise")
+    for _ in range(taken):
+        give(params)
+        optimizer.step()
+    before = snapshot(optimizer)
+    give(params, bad)
+    with pytest.raises(RuntimeError, match=r"gradients are not finite: of parameter 'p1'\. Nothing has changed"):
+        optimizer.step()
+    assert same(snapshot(optimizer), before)
+    give(params)
+    optimizer.step()
+
+
+def test_schedules_do_not_count_a_skipped_step() -> None:
+    params = parameters(1)
+    optimizer = steprule.SGD(params, lr=1.0 * schedules.linear(10), nonfinite="skip")
+    rates = []
+    for bad in (None, math.nan, None, math.inf, None):
+        give(params, bad)
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1.0, 0.9, 0.9, 0.8, 0.8])
+
+
+def test_finite_gradients_whose_norm_is_not_are_no_reason() -> None:
+    p = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = steprule.SGD([p], lr=1e-200, nonfinite="raise")
+    p.grad = torch.full_like(p, 1e200)
+    optimizer.step()
+    assert p.tolist() == [0.0, 0.0]
+    assert optimizer.skipped == 0
+
+
+def test_sparse_and_complex_gradients_are_looked_at_too() -> None:
+    table = torch.ones(4, 2, requires_grad=True)
+    z = torch.ones(2, dtype=torch.complex64, requires_grad=True)
+    optimizer = steprule.SGD([("table", table), ("z", z)], lr=0.1, nonfinite="raise")
+    table.grad = torch.sparse_coo_tensor([[1]], [[1.0, math.nan]], (4, 2), check_invariants=True)
+    z.grad = torch.ones_like(z)
+    with pytest.raises(RuntimeError, match="'table'"):
+        optimizer.step()
+    table.grad = torch.sparse_coo_tensor([[1]], [[1.0, 2.0]], (4, 2), check_invariants=True)
+    z.grad = torch.full_like(z, complex(0.0, math.inf))
+    with pytest.raises(RuntimeError, match="'z'"):
+        optimizer.step()
+    assert bool((table == 1).all())
+
+
+def test_without_it_numbers_that_are_not_finite_go_on() -> None:
+    params = parameters(1)
+    optimizer = made("SGD", params)
+    give(params, math.nan)
+    optimizer.step()
+    assert not bool(torch.isfinite(params[1]).all())
+    optimizer.nonfinite = "skip"
+    give(params, math.nan)
+    optimizer.step()
+    assert optimizer.skipped == 1
+
+
+def test_it_is_the_whole_optimizers_and_travels_with_it() -> None:
+    params = parameters(1)
+    with pytest.raises(ValueError, match="Invalid nonfinite: 'ignore'; it is one of propagate, skip, raise"):
+        steprule.SGD(params, nonfinite="ignore")
+    with pytest.raises(ValueError, match="needs an update rule"):
+        steprule.LBFGS(params, nonfinite="skip")
+    with pytest.raises(TypeError, match="nonfinite is an option of the whole optimizer"):
+        steprule.SGD([dict(params=params, nonfinite="skip")])
+    optimizer = steprule.SGD(params, nonfinite="skip")
+    assert pickle.loads(pickle.dumps(optimizer)).nonfinite == "skip"
+    assert copy.deepcopy(optimizer).nonfinite == "skip"
