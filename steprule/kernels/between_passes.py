@@ -48,9 +48,12 @@ def leaf(launch: Launch, o: Operation) -> Any:
 
 
 def computed(launch: Launch, o: Operation) -> Any:
-    args = [expanded(launch, number, o.level) for number in o.args]
     if o.op == "reduce":
-        return launch.lines.sides[o.level].reduce(o.detail, args[0])
+        lines = launch.lines.sides[launch.program.small[o.args[0]].level]
+        return lines.reduce(o.detail, value(launch, o.args[0]), o.level)
+    args = [expanded(launch, number, o.level) for number in o.args]
+    if o.op == "rows":
+        return args[0]
     return apply(o.op, args, torch.float64)
 
 
@@ -62,5 +65,5 @@ def expanded(launch: Launch, number: int, level: Level) -> Any:
         return found
     key = (number, level)
     if key not in launch.small:
-        launch.small[key] = launch.lines.sides[level].expand(found)
+        launch.small[key] = launch.lines.sides[level].expand(found, own)
     return launch.small[key]

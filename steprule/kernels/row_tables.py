@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from steprule.rule.expression import Level
 from steprule.rule.program import Program
 
+from .tables import IntTable
 from .upload import upload
 
 __all__ = ["PLACE", "Lines", "Pieces", "matrix_chunks"]
@@ -29,37 +30,45 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 class Side:
-    """All rows, or all columns, of T tensors in one line.
+    """All rows of T tensors in one line, or all columns, channels or matrices.
 
     Args:
-        matrices: how many matrices each tensor has.
-        extents: how many rows (or columns) each of its matrices has.
+        counts: how many of them each tensor has.
+        parts: in how many matrices they stand (and channels, in the order of memory), for each tensor.
         device: where the numbers are.
     """
 
-    def __init__(self, matrices: npt.NDArray[np.int64], extents: npt.NDArray[np.int64], device: torch.device) -> None:
-        counts = matrices * extents
+    def __init__(self, counts: IntTable, parts: Mapping[Level, IntTable], device: torch.device) -> None:
         self.starts = np.concatenate([[0], np.cumsum(counts)])
         self.total = int(self.starts[-1])
-        self.lengths = upload(np.repeat(extents, matrices), device)
         tensors = np.repeat(np.arange(len(counts)), counts)
         self.owner = upload(tensors, device)
         place = np.arange(self.total) - self.starts[tensors]
-        first = np.cumsum(matrices) - matrices
-        self.matrix = upload(first[tensors] + place // np.maximum(extents[tensors], 1), device)
+        self.lengths: dict[Level, torch.Tensor] = {}
+        self.within: dict[Level, torch.Tensor] = {}
+        for level, many in parts.items():
+            extents = counts // np.maximum(many, 1)
+            self.lengths[level] = upload(np.repeat(extents, many), device)
+            first = np.cumsum(many) - many
+            self.within[level] = upload(first[tensors] + place // np.maximum(extents[tensors], 1), device)
 
-    def expand(self, values: torch.Tensor) -> torch.Tensor:
-        """What is one number for each tensor, for each line."""
-        return values[self.owner] if values.ndim else values
+    def tensors(self) -> list[torch.Tensor]:
+        """Everything that is read on the device."""
+        return [self.owner, *self.lengths.values(), *self.within.values()]
 
-    def reduce(self, kind: str, values: torch.Tensor) -> torch.Tensor:
-        """What is one number for each line, reduced over the lines of each matrix, for each line again."""
+    def expand(self, values: torch.Tensor, level: Level) -> torch.Tensor:
+        """What is one number for each tensor, matrix or channel, for each line."""
+        return values[self.within.get(level, self.owner)] if values.ndim else values
+
+    def reduce(self, kind: str, values: torch.Tensor, level: Level) -> torch.Tensor:
+        """What is one number for each line, reduced over the lines of each matrix or channel."""
+        lengths = self.lengths[level]
         if not self.total:
-            return values
+            return values.new_zeros(len(lengths))
         parts = values.abs() if kind == "max_abs" else values.square() if kind == "sum_of_squares" else values
         how = "max" if kind == "max_abs" else "sum"
-        joined: torch.Tensor = torch.segment_reduce(parts, how, lengths=self.lengths, unsafe=True, initial=0.0)
-        return joined[self.matrix]
+        joined: torch.Tensor = torch.segment_reduce(parts, how, lengths=lengths, unsafe=True, initial=0.0)
+        return joined
 
 
 class Lines:
@@ -85,7 +94,13 @@ class Lines:
         shapes = [matrix_shape(p.shape) for p in params]
         self.shapes = np.asarray(shapes, np.int64)
         matrices, rows, columns = self.shapes.T
-        self.sides = {Level.ROW: Side(matrices, rows, device), Level.COLUMN: Side(matrices, columns, device)}
+        channels = np.asarray([p.shape[0] for p in params], np.int64)
+        self.sides = {
+            Level.ROW: Side(matrices * rows, {Level.MATRIX: matrices, Level.CHANNEL: channels}, device),
+            Level.COLUMN: Side(matrices * columns, {Level.MATRIX: matrices}, device),
+            Level.CHANNEL: Side(channels, {}, device),
+            Level.MATRIX: Side(matrices, {}, device),
+        }
         self.sums = [self.table(r.level, torch.float64, device) for r in program.sums]
         self.read = [self.table(level, dtype, device) for level in program.lines]
         slots = program.line_slots
@@ -100,7 +115,7 @@ class Lines:
 
     def tensors(self) -> list[torch.Tensor]:
         """Everything that is read or written on the device."""
-        sides = [tensor for side in self.sides.values() for tensor in (side.lengths, side.owner, side.matrix)]
+        sides = [tensor for side in self.sides.values() for tensor in side.tensors()]
         return [*self.sums, *self.read, *self.kept, *sides]
 
     def part(self, table: torch.Tensor, level: Level, i: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from .expression import Expression, RuleError
 from .functions import *  # noqa: F403
 from .functions import __all__ as _functions
-from .program import Program, array, column, row, scalar
+from .program import Program, array, channel, column, row, scalar
 from .trace import trace
 
-__all__ = ["Expression", "Program", "RuleError", "array", "column", "row", "scalar", "trace", *_functions]
+__all__ = ["Expression", "Program", "RuleError", "array", "channel", "column", "row", "scalar", "trace", *_functions]

@@ -24,21 +24,29 @@ class Level(IntEnum):
     """One number for each tensor and step, computed on the host in double precision before the launch."""
     REDUCED = 1
     """One number for each tensor, known only after a reduction over an array."""
-    ROW = 2
+    MATRIX = 2
+    """One number for each matrix: what reductions over both of its dimensions leave."""
+    CHANNEL = 3
+    """One number for each index of the first dimension: what a reduction with ``scope="channel"`` leaves."""
+    ROW = 4
     """One number for each row of each matrix: what a reduction over ``dim=-1`` leaves."""
-    COLUMN = 3
+    COLUMN = 5
     """One number for each column of each matrix: what a reduction over ``dim=-2`` leaves."""
-    ARRAY = 4
+    ARRAY = 6
     """One number for each element of the parameter."""
 
 
-LINES = frozenset({Level.ROW, Level.COLUMN})
+LINES = frozenset({Level.MATRIX, Level.CHANNEL, Level.ROW, Level.COLUMN})
 
 
 def joint(levels: Iterable[Level]) -> Level:
     """How often a value is computed that is made of such: rows with columns make an array."""
     found = set(levels)
-    return Level.ARRAY if found >= LINES else max(found, default=Level.SCALAR)
+    if Level.COLUMN in found and (Level.ROW in found or Level.CHANNEL in found):
+        return Level.ARRAY
+    if Level.ROW not in found and found >= {Level.MATRIX, Level.CHANNEL}:
+        return max(Level.ROW, *found)
+    return max(found, default=Level.SCALAR)
 
 
 class _Asking(threading.local):
@@ -366,6 +374,8 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
         return "size(p)" if expression.detail is None else f"size(p, {expression.detail})"
     if op == "reduce":
         kind, scope = expression.detail
+        if scope == "channel":  # of what was reduced over rows already
+            return f"{args[0].detail[0]}({text(args[0].args[0], names)}, channel)"
         over = {"tensor": "", "all": ", all"}.get(scope, f", dim={scope}")
         return f"{kind}({text(args[0], names)}{over})"
     if op == "matrix":

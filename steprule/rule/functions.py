@@ -44,7 +44,7 @@ __all__ = [
 
 VOCABULARY.update(__all__)
 
-Scope = Literal["tensor", "all"]
+Scope = Literal["tensor", "channel", "all"]
 Dim = Literal[-1, -2] | None
 
 
@@ -198,40 +198,46 @@ def _refuse_all_but_arrays(p: Any, name: str, instead: str) -> None:
 LEFT: dict[tuple[Level, Any], Level] = {
     (Level.ARRAY, -1): Level.ROW,
     (Level.ARRAY, -2): Level.COLUMN,
-    (Level.ROW, -2): Level.ROW,
-    (Level.COLUMN, -1): Level.COLUMN,
+    (Level.ROW, -2): Level.MATRIX,
+    (Level.COLUMN, -1): Level.MATRIX,
 }
-"""What is left of a level by a reduction over a dimension; of the mean of all rows, each row has one."""
+"""What is left of a level by a reduction over a dimension."""
+
+SCOPES = "'tensor' (this parameter), 'channel' (each index of its first dimension) or 'all' (every parameter)"
 
 
 def _reduce(called: str, kind: str, x: Expression, scope: Scope, dim: Dim) -> Expression:
-    if scope not in ("tensor", "all"):
-        raise RuleError(f"scope is 'tensor' (this parameter) or 'all' (every parameter), not {scope!r}")
+    if scope not in ("tensor", "channel", "all"):
+        raise RuleError(f"scope is {SCOPES}, not {scope!r}")
     level: Any = getattr(x, "level", None)
+    what = "has been reduced over a dimension already" if level in LINES else "is a single number"
     if dim is None:
         if level is not Level.ARRAY:
-            what = "has been reduced over a dimension already" if level in LINES else "is a single number"
             raise RuleError(f"{called}() reduces an array, but ({x}) {what}")
-        return Expression("reduce", (x,), (kind, scope), Level.REDUCED)
+        if scope != "channel":
+            return Expression("reduce", (x,), (kind, scope), Level.REDUCED)
+        rows = Expression("reduce", (x,), (kind, -1), Level.ROW)
+        return Expression("reduce", (rows,), ("max_abs" if kind == "max_abs" else "sum", scope), Level.CHANNEL)
     if dim not in (-1, -2) or scope != "tensor":
         raise RuleError(
             f"{called}() over a dimension takes dim=-1 (over each row) or dim=-2 (over each column) of one parameter, "
             f"not dim={dim!r} with scope={scope!r}"
         )
     if (level, dim) not in LEFT:
-        what = "has been reduced over that dimension already" if level in LINES else "is a single number"
+        what = "has been reduced over that dimension already" if level in LINES else what
         raise RuleError(f"{called}() over dim={dim} reduces an array, but ({x}) {what}")
     return Expression("reduce", (x,), (kind, dim), LEFT[level, dim])
 
 
 def sum(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
-    """The sum over the parameter's elements (or, with ``scope="all"``, over those of every parameter).
+    """The sum over the parameter's elements, or over those of every parameter, or of a part of it.
 
     Added up in float64 in a fixed order: the same bits for any number of threads.
 
     Args:
         x: an array.
-        scope: ``"tensor"`` or ``"all"``.
+        scope: ``"tensor"``; ``"all"``, every parameter; or ``"channel"``: for each index of the first dimension, over
+            all others, which is each row of the matrix that :func:`matrix` takes a convolution for.
         dim: -1 sums each row, and -2 each column, of the matrices that the last two dimensions are; the result
             counts as an array of which all elements of a row, or of a column, are the same.
     """
@@ -239,22 +245,22 @@ def sum(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expressio
 
 
 def norm(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
-    """The Euclidean norm over the parameter's elements (or over those of every parameter, or as :func:`sum` over
-    ``dim``)."""
+    """The Euclidean norm over the parameter's elements, or over those that :func:`sum` sums."""
     return sqrt(_reduce("norm", "sum_of_squares", x, scope, dim))
 
 
 def mean(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
-    """The mean over the parameter's elements (or over those of every parameter, or as :func:`sum` over ``dim``)."""
+    """The mean over the parameter's elements, or over those that :func:`sum` sums."""
     total = _reduce("mean", "sum", x, scope, dim)
     if scope == "all":
         return total / sum(Expression("constant", detail=1.0, level=Level.ARRAY), scope)
+    if scope == "channel":
+        return total / (Expression("size") / Expression("size", detail=0))
     return total / Expression("size", detail=dim)
 
 
 def max_abs(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expression:
-    """The largest absolute value among the parameter's elements (or among those of every parameter, or as
-    :func:`sum` over ``dim``)."""
+    """The largest absolute value among the parameter's elements, or among those that :func:`sum` sums."""
     return _reduce("max_abs", "max_abs", x, scope, dim)
 
 

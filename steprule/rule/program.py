@@ -20,6 +20,7 @@ __all__ = [
     "Slot",
     "Store",
     "array",
+    "channel",
     "column",
     "float_name",
     "row",
@@ -29,10 +30,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Slot:
-    """A named piece of a parameter's state, as :func:`array`, :func:`row`, :func:`column` or :func:`scalar` declares
-    it."""
+    """A named piece of a parameter's state, as :func:`array`, :func:`row`, :func:`column`, :func:`channel` or
+    :func:`scalar` declares it."""
 
-    kind: Literal["array", "row", "column", "scalar"] = "array"
+    kind: Literal["array", "row", "column", "channel", "scalar"] = "array"
     initial: float | str = 0.0
     dtype: str | None = None
     name: str = ""
@@ -40,12 +41,14 @@ class Slot:
     @property
     def level(self) -> Level:
         """How often it has a value."""
-        return {"array": Level.ARRAY, "row": Level.ROW, "column": Level.COLUMN, "scalar": Level.SCALAR}[self.kind]
+        return LEVELS[self.kind]
 
     def shape(self, param: Sequence[int]) -> tuple[int, ...]:
         """Its shape, of that of the parameter."""
         if self.kind == "row":
             return (*param[:-1], 1)
+        if self.kind == "channel":
+            return (*param[:1], *(1 for _ in param[1:]))
         if self.kind == "column":
             return (*param[:-2], 1, *param[-1:])
         return tuple(param) if self.kind == "array" else ()
@@ -71,6 +74,10 @@ def float_name(dtype: Any) -> str | None:
         near = "".join(f"; did you mean {n!r}?" for n in difflib.get_close_matches(name, FLOATS, 1))
         raise RuleError(f"dtype={dtype!r:.60} holds no numbers of a rule; it is one of {', '.join(FLOATS)}{near}")
     return name
+
+
+LEVELS = {"array": Level.ARRAY, "row": Level.ROW, "column": Level.COLUMN, "channel": Level.CHANNEL}
+LEVELS |= {"scalar": Level.SCALAR}
 
 
 def array(initial: float | str = 0.0, dtype: Any = None) -> Slot:
@@ -104,6 +111,16 @@ def column(initial: float | str = 0.0, dtype: Any = None) -> Slot:
     return Slot("column", initial, float_name(dtype))
 
 
+def channel(initial: float | str = 0.0, dtype: Any = None) -> Slot:
+    """A slot with one number for each index of the first dimension: of shape (n, 1, ..., 1).
+
+    Args:
+        initial: its first value: a number, or the name of the hyperparameter that holds it.
+        dtype: its dtype, such as ``"float32"``; None means the parameter's.
+    """
+    return Slot("channel", initial, float_name(dtype))
+
+
 def scalar(initial: float | str = 0.0) -> Slot:
     """A slot with one number for each parameter, kept as a 0-dim tensor.
 
@@ -127,7 +144,8 @@ class Operation:
             (detail: row of the reduced table), ``"line"`` (detail: index among the Program's lines), ``"constant"``
             (detail: its value), or an elementwise operation. Between phases also ``"sums"`` (detail: index among the
             reductions over a dimension), ``"kept"`` (detail: index among the slots of rows and columns) and
-            ``"reduce"`` (detail: the kind), which reduces one number for each row to one for each matrix.
+            ``"reduce"`` (detail: the kind), which reduces one number for each row
+            to one for each matrix or channel, and ``"rows"``, which gives each row what its matrix or channel has.
         args: numbers of earlier values.
         level: ARRAY values stand inside the loop over elements, those of rows and columns where a row begins, the
             others before it.
@@ -222,7 +240,7 @@ class Program:
         slots: the array slots, in operand order.
         scalar_slots: the slots with one number for each tensor that the host knows.
         reduced_slots: those that reductions give; the rows of the reduced table after the reductions.
-        line_slots: the slots with one number for each row or column.
+        line_slots: the slots with one number for each row, column or channel.
         scalars: what the host computes for each (group, step); the columns of the scalar table.
         updates: new values of scalar slots, aligned with ``scalar_slots``; None where a slot is only read.
         inputs: names of the numbers that come from outside the rule (``"grad_scale"``): the first rows of the

@@ -185,7 +185,7 @@ class State:
             raise RuleError(f"s.{name} is read as an array but given {what}, ({written}); {declare}")
         if slot.kind == "scalar" and given > Level.REDUCED:
             raise RuleError(f"s.{name} is one number for each parameter but is given {GIVEN[given]}, ({written})")
-        if slot.level in LINES and given > Level.REDUCED and given is not slot.level:
+        if slot.level in LINES and joint((given, slot.level)) is not slot.level:
             raise RuleError(f"s.{name} is one number for each {slot.kind} but is given {GIVEN[given]}, ({written})")
 
     def _given_reductions(self) -> set[str]:
@@ -195,9 +195,10 @@ class State:
 
 
 KIND = {Level.SCALAR: "scalar", Level.REDUCED: "scalar", Level.ROW: "row", Level.COLUMN: "column"}
-KIND |= {Level.ARRAY: "array"}
+KIND |= {Level.ARRAY: "array", Level.CHANNEL: "channel", Level.MATRIX: "row"}
 GIVEN = {Level.SCALAR: "one number", Level.REDUCED: "one number", Level.ARRAY: "an array"}
 GIVEN |= {Level.ROW: "one number for each row", Level.COLUMN: "one number for each column"}
+GIVEN |= {Level.CHANNEL: "one number for each channel", Level.MATRIX: "one number for each matrix"}
 DECLARE = 'for that, declare it in the class: slots = {{"name": {name}(0.0)}}'
 
 
@@ -261,7 +262,9 @@ def drawn() -> list[Any]:
 def refuse_slot(name: str, slot: Any, hyper: Mapping[str, Any]) -> None:
     """A declaration that says nothing, or a first value that nobody knows."""
     if not isinstance(slot, Slot):
-        raise RuleError(f"slots[{name!r}] is {slot!r:.60}; declare it as array(), row(), column() or scalar()")
+        raise RuleError(
+            f"slots[{name!r}] is {slot!r:.60}; declare it as array(), row(), column(), channel() or scalar()"
+        )
     known = slot.initial in hyper or (slot.kind == "array" and slot.initial == "parameter")
     if isinstance(slot.initial, str) and not known:
         near = difflib.get_close_matches(slot.initial, hyper, 3) or sorted(hyper)
@@ -308,7 +311,7 @@ class _Layout:
         self.writes: dict[str, Expression] = state._writes
         every = state._slots()
         self.slots = tuple(s for s in every.values() if s.kind == "array")
-        self.line_slots = tuple(s for s in every.values() if s.kind in ("row", "column"))
+        self.line_slots = tuple(s for s in every.values() if s.level in LINES)
         self.scalar_slots = tuple(s for s in every.values() if s.kind == "scalar" and s.name not in reduced)
         self.reduced_slots = tuple(s for s in every.values() if s.kind == "scalar" and s.name in reduced)
         self.operand = {s.name: FIRST_SLOT + i for i, s in enumerate(self.slots)}
@@ -322,6 +325,7 @@ class _Layout:
         self.reduces: list[Expression] = []
         self.sums: list[Expression] = []
         self.lines: list[Expression] = []
+        self.spread: dict[int, Expression] = {}
         self.matrices: list[Expression] = []
 
     def program(self, new: Expression, tracks: Mapping[str, Expression]) -> Program:
@@ -441,6 +445,7 @@ class _Layout:
         values: dict[int, int] = {}
 
         def value(e: Expression) -> int:
+            e = self.by_rows(e)
             if id(e) not in values:
                 args: tuple[int, ...] = ()
                 op, detail = self.leaf(e)
@@ -516,6 +521,12 @@ class _Layout:
             found = next(i for i, m in enumerate(self.matrices) if m is e)
             return "read", FIRST_SLOT + len(self.slots) + found
         return e.op, e.detail
+
+    def by_rows(self, e: Expression) -> Expression:
+        """An expression as passes read it: what a matrix or a channel has one of, each of its rows has."""
+        if e.level not in (Level.MATRIX, Level.CHANNEL):
+            return e
+        return self.spread.setdefault(id(e), Expression("rows", (e,), level=Level.ROW))
 
     def line(self, e: Expression) -> int:
         return place(self.lines, e)
