@@ -40,6 +40,7 @@ from steprule.stepping.options import (
     spelled_out,
 )
 from steprule.stepping.planning import Algorithm, Asked, Planner
+from steprule.stepping.skipping import Verdicts
 from steprule.stepping.taking_over import named, namesake
 
 __all__ = ["SWITCHES", "Optimizer"]
@@ -67,12 +68,14 @@ class Optimizer(torch.optim.Optimizer):
             and costs one read of the gradients, none where ``clip_norm`` reads them already.
         backend (str): ``"auto"``, or the kernel to insist on: ``"llvm"``, ``"triton"``, ``"eager"``.
         foreach, fused (bool, optional): accepted for torch's sake; every step is fused. With ``fused=True`` a step
-            refuses complex parameters, as torch's does.
+            refuses what torch's does, complex parameters and devices without such kernels, and takes GradScaler's
+            scale as below.
         capturable (bool): the step can be captured in a CUDA graph.
         differentiable (bool): autograd can differentiate through the step.
 
-    Under :class:`torch.amp.GradScaler` the step divides by the scale on its way and leaves the gradients scaled, as
-    torch's fused implementations do; ``scaler.unscale_(optimizer)`` first is for those who look at them.
+    Under :class:`torch.amp.GradScaler` it is as with torch. The scaler unscales the gradients, and calls ``step`` only
+    where they are finite. With ``fused=True`` the step divides by the scale and looks at the scaler's flag in its one
+    pass, and leaves the gradients unscaled. Schedules, hooks and :attr:`steps_taken` count no step that was skipped.
 
     Example:
         >>> import torch
@@ -105,9 +108,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether the step divides by GradScaler's scale on the way: not where others look at the gradients first."""
-        hooks = self._optimizer_step_pre_hooks or torch_optimizer._global_optimizer_pre_hooks
-        return type(self).step is Optimizer.step and not hooks
+        """Whether GradScaler leaves scale and flag to the step, as it does for torch's fused implementations."""
+        return bool(self.defaults["fused"]) and type(self).step is Optimizer.step
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -132,6 +134,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {**OPTIONS, **options, **defaults}
         self._validate(defaults)
         self._steps = 0
+        self._verdicts = Verdicts()
         self._tracked: tuple[str, ...] = ()
         self.nonfinite, self._skipped = nonfinite, 0
         self._members = Members(params)
@@ -213,8 +216,8 @@ class Optimizer(torch.optim.Optimizer):
             type(self).step = hooked(counted(step))  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_own_options", "_steps", "_tracked", "_nonfinite", "_skipped")
-        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+        own = ("_own_options", "_tracked", "_nonfinite", "_skipped")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}, "_steps": self.steps_taken}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -224,6 +227,7 @@ class Optimizer(torch.optim.Optimizer):
         if "_members" not in self.__dict__:
             self._members = Members()
         self._planner = Planner()
+        self._verdicts = Verdicts()
         self._scheduled = any("schedules" in group for group in self.param_groups)
         for group in self.param_groups:
             for name, default in self.defaults.items():
@@ -256,7 +260,7 @@ class Optimizer(torch.optim.Optimizer):
                     param_group[name] = value.times(name, self.defaults.get(name))
             self._validate({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        scheduled = separate(self.param_groups[-1], self._steps)
+        scheduled = separate(self.param_groups[-1], self.steps_taken)
         if scheduled:
             self.param_groups[-1]["schedules"] = scheduled
             self._scheduled = True
@@ -269,7 +273,7 @@ class Optimizer(torch.optim.Optimizer):
     def _validate(self, hyper: Mapping[str, Any]) -> None:
         """:meth:`validate` hyperparameters among which there may be schedules."""
         present = {name: value for name, value in hyper.items() if name not in NOT_HYPER}
-        separate(present, self.__dict__.get("_steps", 0))
+        separate(present, self.steps_taken if "_verdicts" in self.__dict__ else 0)
         self.validate(present)
 
     @property
@@ -298,31 +302,35 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self._skips(self._planner.plan):
-            self._apply()
+        self._apply()
         return loss
 
-    def _skips(self, plan: Plan | None) -> bool:
-        """Whether GradScaler found infinite gradients, where the kernels don't look at its flag themselves."""
-        found_inf = self.__dict__.get("found_inf")
-        return found_inf is not None and not (plan is not None and plan.asynchronous) and bool(found_inf.item())
+    @property
+    def steps_taken(self) -> int:
+        """How many steps were taken, over all sessions: saved and loaded. A step that GradScaler skips is none.
+
+        With ``fused=True`` on a GPU it waits until the GPU has decided on the last step.
+        """
+        if self._verdicts.waiting:
+            self._steps -= self._verdicts.skipped()
+        return self._steps
 
     def _apply(self) -> None:
-        groups, scale = self.param_groups, self.__dict__.get("grad_scale")
+        groups, scale, found_inf = self.param_groups, self.__dict__.get("grad_scale"), self.__dict__.get("found_inf")
         if self._scheduled:
-            write(groups, self._steps)
+            write(groups, self.steps_taken)
         asked, planner = self._asked(scale is not None), self._planner
         planner.begin()
         try:
             plan = planner.plan
             if plan is None or asked != planner.asked or not plan.current(groups, self.state):
                 plan = self._make_plan(asked)
-                if self._skips(plan):
-                    return None
             inputs = {} if scale is None else {"grad_scale": scale}
-            found_inf = self.__dict__.get("found_inf") if plan.asynchronous else None
             if found_inf is not None:
-                inputs["found_inf"] = found_inf
+                if plan.asynchronous:
+                    inputs["found_inf"] = found_inf
+                elif found_inf.item():
+                    return None
             bad = plan.run(groups, inputs, self.state)
         except Exception as error:
             planner.abandon(error)
@@ -330,7 +338,11 @@ class Optimizer(torch.optim.Optimizer):
         if bad:
             return self._leave(bad)
         increment_version(plan.updated)
+        if scale is not None:
+            increment_version([p.grad for p in plan.updated if p.grad is not None])
         self._steps += 1
+        if found_inf is not None and plan.asynchronous:
+            self._verdicts.add(found_inf)
         return None
 
     def _leave(self, names: Sequence[str]) -> None:
@@ -378,7 +390,7 @@ class Optimizer(torch.optim.Optimizer):
         """The groups as a table that fits the terminal, as plain text."""
         self._members.keep_names(self.param_groups)
         width, kernels = terminal_width(), list(map(self._kernels, self.param_groups))
-        table = group_table(type(self).__name__, self.param_groups, kernels, OPTIONS, self._steps, width)
+        table = group_table(type(self).__name__, self.param_groups, kernels, OPTIONS, self.steps_taken, width)
         return plain_text(table, width)
 
     def _kernels(self, group: dict[str, Any]) -> str:
@@ -580,7 +592,7 @@ class Optimizer(torch.optim.Optimizer):
         self._members.keep_names(self.param_groups)
         if self._members.unchecked:
             self._members.check(self.param_groups, type(self).__name__)
-        packed = pack(self.param_groups, self.state, algorithm=type(self).__name__, step=self._steps)
+        packed = pack(self.param_groups, self.state, algorithm=type(self).__name__, step=self.steps_taken)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, packed)
             packed = packed if changed is None else changed
@@ -624,7 +636,7 @@ class Optimizer(torch.optim.Optimizer):
         ruled = type(self).update is not Optimizer.update
         slots = self._slots_of if ruled else None
         return prepare(
-            self, state_dict, step=self._steps, check=self._check_loaded, slots=slots, fresh=fresh, **options
+            self, state_dict, step=self.steps_taken, check=self._check_loaded, slots=slots, fresh=fresh, **options
         )
 
     def _load(self, plan: Loading) -> None:

@@ -170,8 +170,8 @@ def plot_schedules(optimizer: Optimizer, steps: int | None = None) -> Figure:
                 lines[f"{number}: {names[number]}"] = (at, values)
             draw_lines(axes, joined(lines))
             axes.set_title(key if index is None else f"{key}[{index}]")
-            if 0 < optimizer._steps <= last:
-                axes.axvline(optimizer._steps, color=INK, linewidth=0.8, linestyle=":")
+            if 0 < optimizer.steps_taken <= last:
+                axes.axvline(optimizer.steps_taken, color=INK, linewidth=0.8, linestyle=":")
     return figure
 
 

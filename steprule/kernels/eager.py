@@ -99,6 +99,8 @@ class EagerLaunch(Launch):
         rows = [grad.values() if o == GRAD else t[index] for o, t in enumerate(tensors)]
         values = self.compute(phase, i, [real(t) for t in rows])
         for operand, value in phase.stores:
+            if operand == GRAD:
+                continue  # the plan unscales it
             target = real(tensors[operand])
             target[index] = torch.as_tensor(values[value], dtype=target.dtype, device=target.device)
 

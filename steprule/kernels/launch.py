@@ -275,7 +275,7 @@ class Launch:
         self.rows = self.classify(new)
         self.updated = [i for i, u in enumerate(program.updates) if u is not None]
         self.inputs: dict[str, Any] = {}
-        self.grads = [e.grad for e in entries]
+        self.grads = self.given = [e.grad for e in entries]
         self.drop_temporaries()
         self.remember()
 

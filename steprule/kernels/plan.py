@@ -14,6 +14,7 @@ import torch
 from steprule.rule.program import Program
 
 from .between_passes import between
+from .gradients import leave_unscaled
 from .launch import Launch, asked_of
 from .part import Exchange
 
@@ -106,7 +107,7 @@ class Plan:
         if self.on_gpu and torch.cuda.is_current_stream_capturing():
             self.check_capture(groups)
         for launch in self.launches:
-            launch.inputs = inputs
+            launch.inputs, launch.given = inputs, launch.grads
             launch.advance(groups)
         if self.exchange is not None:
             self.exchange.agree()
@@ -122,11 +123,14 @@ class Plan:
             for launch in self.launches:
                 launch.drop_temporaries()
                 between(launch, len(launch.program.phases))
+        if "grad_scale" in inputs:
+            for launch in self.launches:
+                leave_unscaled(launch.params, launch.given, launch.grads, inputs)
         for launch in self.launches:
             launch.commit()
             if not launch.installed:
                 launch.install(state)
-            launch.grads = []  # they may be freed before the next step
+            launch.grads = launch.given = []  # they may be freed before the next step
             for share in launch.shares:
                 share.grad = None
         if self.known is None:
@@ -236,6 +240,8 @@ class PlanInTurns(Plan):
         done: list[Launch] = []
         for turn, launches in self.turns.items():
             now = [again(launch, groups, state) for launch in launches] if turn else launches
+            if turn and "grad_scale" in inputs:  # the first turn has left gradients unscaled
+                inputs = {**inputs, "grad_scale": torch.ones_like(inputs["grad_scale"])}
             Plan(now, groups, self.programs).run(groups, inputs, state)
             done += now
         self.launches = done

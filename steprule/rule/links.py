@@ -9,6 +9,7 @@ from typing import Any
 from .expression import Expression, Level
 from .functions import minimum, norm, sign, where
 from .modifier import Modifier
+from .program import GRAD
 
 __all__ = ["Await", "Clip", "MeasureGradient", "MeasureUpdate", "Negate", "Penalize", "Settled", "TakenOver", "Unscale"]
 
@@ -21,10 +22,11 @@ class Link(Modifier):
 
 
 class Unscale(Link):
-    """Divide by the input ``grad_scale``."""
+    """Divide by the input ``grad_scale``, and leave the gradient so."""
 
     def gradient(self, p: Any, g: Any, s: Any, h: Any) -> Any:
-        return g * (1 / Expression("input", detail="grad_scale", level=Level.REDUCED))
+        g = s._left[GRAD] = g * (1 / Expression("input", detail="grad_scale", level=Level.REDUCED))
+        return g
 
 
 class MeasureGradient(Link):

@@ -100,6 +100,8 @@ class State:
     _writes: dict[str, Expression]
     _measured: dict[str, Expression]
     """What is reduced for a person to read, by name."""
+    _left: dict[int, Expression]
+    """What a step leaves in operands that are no slots, by operand."""
 
     def __init__(self, declared: Mapping[str, Slot], reduced: Container[str] = ()) -> None:
         self.__dict__["_declared"] = declared
@@ -107,6 +109,7 @@ class State:
         self.__dict__["_reads"] = {}
         self.__dict__["_writes"] = {}
         self.__dict__["_measured"] = {}
+        self.__dict__["_left"] = {}
         self.__dict__["_step"] = Expression("step")
         self.__dict__["_is_new"] = Expression("is_new")
 
@@ -241,7 +244,7 @@ def trace(
             )
         found = s._given_reductions()
         if found <= reduced:
-            program = _Layout(name, s, h, reduced).program(new, s._measured)
+            program = _Layout(name, s, h, reduced).program(new, s._measured, s._left)
             return replace(program, ndim=ndim) if shape.asked else program
         reduced |= found  # what is read of them, too, is known only where reductions are
 
@@ -328,10 +331,11 @@ class _Layout:
         self.spread: dict[int, Expression] = {}
         self.matrices: list[Expression] = []
 
-    def program(self, new: Expression, tracks: Mapping[str, Expression]) -> Program:
+    def program(self, new: Expression, tracks: Mapping[str, Expression], left: Mapping[int, Expression]) -> Program:
         tracked = {key: self.unique(e) for key, e in tracks.items()}
         outputs = {PARAM: self.unique(new)}
         outputs |= {self.operand[s.name]: self.unique(self.writes[s.name]) for s in self.slots if s.name in self.writes}
+        outputs |= {operand: self.unique(e) for operand, e in left.items()}
         updates = tuple(self.unique(self.writes[s.name]) if s.name in self.writes else None for s in self.scalar_slots)
         finished = {
             s.name: self.unique(self.writes[s.name])
@@ -350,7 +354,7 @@ class _Layout:
                 stage[operand] = self.earliest(operand, max(begin, self.depth(expression)), last, outputs, stage)
         phases = tuple(self.phase(i, [(o, outputs[o]) for o in outputs if stage[o] == i]) for i in range(last + 1))
         small, between = self.small_work(len(phases), finished)
-        names = {PARAM: "p"} | {o: n for n, o in self.operand.items()}
+        names = {PARAM: "p", GRAD: "g"} | {o: n for n, o in self.operand.items()}
         return Program(
             self.name,
             self.slots,
@@ -423,16 +427,18 @@ class _Layout:
     def earliest(
         self, operand: int, ready: int, last: int, outputs: Mapping[int, Expression], stage: Mapping[int, int]
     ) -> int:
-        """The first pass that may store a slot: none after it reads what stood there before."""
+        """The first pass that may store a slot, or the gradient: none after it reads what stood there before."""
         later = [(stage[o], e) for o, e in outputs.items() if o != operand]
         later += [(self.depth(x.args[0]), x.args[0]) for x in (*self.reduces, *self.sums, *self.matrices)]
         readers = [index for index, e in later if operand in self.read_by(e)]
         return min(last, max([ready, *readers]))
 
     def read_by(self, e: Expression) -> frozenset[int]:
-        """The slots that the pass which computes an expression reads."""
+        """What may be stored to of what the pass reads that computes an expression: slots, and the gradient."""
         if id(e) not in self.slots_read:
-            if e.op == "slot" and e.level is Level.ARRAY:
+            if e.op == "grad":
+                found = frozenset({GRAD})
+            elif e.op == "slot" and e.level is Level.ARRAY:
                 found = frozenset({self.operand[str(e.detail)]})
             else:
                 args = () if e.op in ("reduce", "matrix") else e.args

@@ -12,6 +12,8 @@ from torch.optim import optimizer as torch_optimizer
 
 from steprule.schedules import write
 
+from .skipping import loss_of, skips
+
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
@@ -36,6 +38,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._inside_step:
             return step(self, *args, **kwargs)
+        if "found_inf" in self.__dict__ and skips(self):
+            return loss_of(args, kwargs)
         all_before, before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
         for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():
             result = pre_hook(self, (self, *args), kwargs)

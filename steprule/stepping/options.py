@@ -143,14 +143,13 @@ def check_capturable(entry: Entry) -> None:
 
 
 def check_fused(entry: Entry) -> None:
-    """Refuse what torch's fused implementations refuse; the devices, which they choose among too, are all served.
+    """Refuse what torch's fused implementations refuse.
 
     Raises:
         RuntimeError: as torch does.
     """
-    p = entry.param
-    if not p.is_floating_point():
-        supported = _get_fused_kernels_supported_devices()
+    p, supported = entry.param, _get_fused_kernels_supported_devices()
+    if not p.is_floating_point() or p.device.type not in supported:
         raise RuntimeError(
             "`fused=True` requires all the params to be floating point Tensors of supported devices: "
             f"{supported} but {p.dtype} and {p.device.type}: parameter {entry.name}; leave fused=True out, for every "

@@ -831,6 +831,7 @@ def test_scalar_slots_inputs_and_matrix_steps_are_shown() -> None:
         "  pass 2   t1 = m + t0 * minimum(1, clip_norm / (sqrt(r1) + 1e-06))",
         "  pass 2   m0 ← orthogonal(t1)",
         "  pass 2   m ← t1",
+        "  pass 2   g ← t0",
         "  pass 3   p ← p - c1 * m0",
         "  host     eta ← eta * 0.5",
     ]
