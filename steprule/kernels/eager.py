@@ -151,6 +151,9 @@ class EagerLaunch(Launch):
             shaped = torch.as_tensor(value, device=tensor.device).to(real(tensor).dtype).expand_as(real(tensor))
             new = torch.view_as_complex(shaped.contiguous()) if tensor.is_complex() else shaped
             self.slots[operand - 2][i] = new
+        elif operand == GRAD and 0 in tensor.stride():  # one number that stands for many is replaced
+            new = torch.as_tensor(value, device=tensor.device).to(tensor.dtype).expand_as(tensor)
+            self.grads = [new if j == i else grad for j, grad in enumerate(self.grads)]
         elif isinstance(value, torch.Tensor):
             real(tensor).copy_(value.reshape(real(tensor).shape) if value.numel() == real(tensor).numel() else value)
         else:

@@ -164,7 +164,7 @@ def test_no_algorithm_waits_for_the_gpu(name: str, numbers: str, no_waiting: Any
 
 def test_a_scaled_step_does_not_wait_either(no_waiting: Any) -> None:
     ours, theirs = parameters(), parameters()
-    optimizers = (steprule.AdamW(ours), torch.optim.AdamW(theirs, fused=True))
+    optimizers = (steprule.AdamW(ours, fused=True), torch.optim.AdamW(theirs, fused=True))
     scalers = [torch.amp.GradScaler("cuda", init_scale=8.0) for _ in optimizers]
     for step, finite in enumerate([True, False, True, False, True]):
         for params, scaler, optimizer in zip((ours, theirs), scalers, optimizers, strict=True):
@@ -177,7 +177,31 @@ def test_a_scaled_step_does_not_wait_either(no_waiting: Any) -> None:
             no_waiting(False)
             scaler.update()
     assert_same(ours, theirs)
+    assert_same([p.grad for p in ours], [p.grad for p in theirs])
     assert [float(optimizers[0].state[p]["step"]) for p in ours] == [3.0] * len(ours)
+    assert optimizers[0].steps_taken == 3
+
+
+@pytest.mark.parametrize("hooks", [False, True])
+def test_schedules_and_hooks_count_no_step_that_the_gpu_skips(hooks: bool) -> None:
+    params = parameters()
+    optimizer = steprule.AdamW(params, lr=0.5 * steprule.schedules.linear(8), fused=True)
+    calls: list[int] = []
+    if hooks:
+        optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    scaler = torch.amp.GradScaler("cuda", init_scale=8.0)
+    rates = []
+    for step, finite in enumerate([True, False, False, True, True]):
+        give_gradients(params, step, 8.0)
+        scaler.scale(torch.zeros((), device="cuda"))
+        if not finite:
+            params[0].grad[0, 0] = torch.inf  # type: ignore[index]
+        scaler.step(optimizer)
+        scaler.update(8.0)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [0.5, 0.4375 if not hooks else 0.5, 0.4375 if not hooks else 0.5, 0.4375, 0.375]
+    assert optimizer.steps_taken == 3
+    assert len(calls) == (3 if hooks else 0)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
