@@ -1,4 +1,4 @@
-"""GradScaler finds what it finds with torch's optimizers: by default it unscales and skips, with fused=True the step."""
+"""GradScaler as with torch: by default it unscales and skips, with fused=True the step does."""
 
 from __future__ import annotations
 
