@@ -826,7 +826,7 @@ def test_scalar_slots_inputs_and_matrix_steps_are_shown() -> None:
 
     assert str(program).splitlines()[1:] == [
         "  host     c1 = eta * 0.5",
-        "  pass 1   t0 = g / grad_scale",
+        "  pass 1   t0 = g * (1 / grad_scale)",
         "  pass 1   r1 = sum_of_squares(t0, all)",
         "  pass 2   t1 = m + t0 * minimum(1, clip_norm / (sqrt(r1) + 1e-06))",
         "  pass 2   m0 ← orthogonal(t1)",
