@@ -152,7 +152,7 @@ class Plan:
         for launch in self.launches:
             launch.drop_temporaries()
             launch.small.clear()
-            launch.grads = []
+            launch.grads = launch.given = []
             for share in launch.shares:
                 share.grad = None
 
