@@ -7,8 +7,16 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
+
+from steprule.names import printable
 
 console = Console()
+
+
+def say(line: str, style: str = "") -> None:
+    """Print one line as it is: no markup is read in it, and nothing in it reaches the terminal as a command."""
+    console.print(Text(printable(line), style=style))
 
 
 def fail(message: str) -> NoReturn:
@@ -20,5 +28,5 @@ def fail(message: str) -> NoReturn:
     Raises:
         typer.Exit: Always, with status 2.
     """
-    print("steprule:", " ".join(message.split()), file=sys.stderr)
+    print("steprule:", printable(" ".join(message.split())), file=sys.stderr)
     raise typer.Exit(2)

@@ -15,7 +15,7 @@ from steprule.replacing import replacing
 from steprule.saving.saved import VERSION, highest_count
 from steprule.saving.state_dict import StateDict
 
-from .console import console, fail
+from .console import fail, say
 from .state_files import StateFile, StoredTensor, open_state
 
 __all__ = ["convert"]
@@ -75,11 +75,9 @@ def convert(
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
-    console.print(
-        f"{target}: {_algorithm(file, algorithm)}, {len(file.saved.parameters):,} parameters", highlight=False
-    )
+    say(f"{target}: {_algorithm(file, algorithm)}, {len(file.saved.parameters):,} parameters")
     if left:
-        console.print(f"left out: {', '.join(left)}", highlight=False)
+        say(f"left out: {', '.join(left)}")
 
 
 def _together(content: dict[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from rich.text import Text
 import steprule.cli.inspection as inspection
 from steprule.checkpoint import CheckpointError
 from steprule.grouping.globs import compile_glob, fold
+from steprule.names import printable
 from steprule.schedules import from_dict
 
-from .console import console, fail
+from .console import console, fail, say
 from .inspection import Differences, ParameterRow
 from .state_files import StateFile, open_state
 
@@ -101,14 +102,14 @@ def _report(file: StateFile, table: Sequence[ParameterRow]) -> None:
     found = inspection.summary(file, ())
     version = "" if file.version is None else f", version {file.version}"
     step = "" if found["step"] is None else f" after {_count(found['step'], 'step')}"
-    console.print(Text(str(file.path), style="bold"))
-    console.print(f"{file.kind}{version}: {file.algorithm}{step}", highlight=False)
+    say(str(file.path), style="bold")
+    say(f"{file.kind}{version}: {file.algorithm}{step}")
     counted = f"{_count(found['parameters'], 'parameter')} in {_count(len(found['groups']), 'group')}"
     sizes = ", ".join(f"{part} {_bytes(size)}" for part, size in found["bytes"].items() if size)
-    console.print(f"{counted}, {found['numbers']:,} numbers", highlight=False)
-    console.print(sizes, highlight=False)
+    say(f"{counted}, {found['numbers']:,} numbers")
+    say(sizes)
     if file.others:
-        console.print(f"also in it: {', '.join(file.others)}", highlight=False)
+        say(f"also in it: {', '.join(map(str, file.others))}")
     _groups(file, found["groups"])
     _parameters(table)
 
@@ -125,19 +126,29 @@ def _bytes(n: float) -> str:
 
 
 def _print_table(columns: Mapping[str, Sequence[str]], names: str, notes: Sequence[str]) -> None:
-    """A table of columns; the one of names takes the room that is left, and breaks where names have dots."""
+    """A table of columns; the one of names takes the room that is left, and breaks where names have dots.
+
+    Its cells may have several lines.
+    """
+    columns = {
+        title: ["\n".join(map(printable, cell.split("\n"))) for cell in cells] for title, cells in columns.items()
+    }
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     others = {title: max(map(len, [title, *cells])) for title, cells in columns.items() if title != names}
     room = console.width - sum(others.values()) - 2 * len(columns) - 2
     for title in columns:
-        table.add_column(Text(title), justify="left" if title == names else "right", overflow="fold")
+        table.add_column(Text(printable(title)), justify="left" if title == names else "right", overflow="fold")
     for row in zip(*columns.values(), strict=True):
         named = zip(columns, row, strict=True)
         table.add_row(*(Text(_broken(cell, max(room, 20)) if title == names else cell) for title, cell in named))
     console.print(table)
     for note in notes:
-        console.print(Text(note))
+        say(note)
     console.print()
+
+
+def _printable_lines(cell: str) -> str:
+    return "\n".join(map(printable, cell.split("\n")))
 
 
 def _broken(text: str, width: int) -> str:
@@ -162,7 +173,7 @@ def _groups(file: StateFile, groups: Sequence[dict[str, Any]]) -> None:
         "group": [str(i) for i in range(len(groups))],
         "parameters": [f"{len(group['parameters']):,}" for group in groups],
         **differing,
-        "names": ["\n".join(globs) for globs in named],
+        "names": ["\n".join(map(printable, globs)) for globs in named],
     }
     notes = [f"{'in all groups: ' if len(groups) > 1 else ''}{common}"]
     followed = [(path, plain) for group in groups for path, plain in group["schedules"].items()]
@@ -186,7 +197,7 @@ def _parameters(rows: Sequence[ParameterRow]) -> None:
     """A line for each parameter; a step count that all have stands below."""
     slots = dict.fromkeys(slot for row in rows for slot in row.slots)
     columns = {
-        "parameter": [row.name for row in rows],
+        "parameter": [printable(row.name) for row in rows],
         "group": [str(row.group) for row in rows],
         "shape": ["?" if row.shape is None else _dimensions(row.shape) for row in rows],
         "step": ["" if row.step is None else f"{row.step:.0f}" for row in rows],
@@ -214,22 +225,22 @@ def _dimensions(shape: Sequence[int]) -> str:
 
 def _compare(files: Sequence[StateFile], found: Differences) -> None:
     for mark, file in zip("ab", files, strict=True):
-        console.print(f"{mark}: {file.path} ({file.algorithm}, {file.kind})", highlight=False)
+        say(f"{mark}: {file.path} ({file.algorithm}, {file.kind})")
     if found.none:
-        console.print(f"nothing differs: {_count(found.compared, 'tensor')} compared", highlight=False)
+        say(f"nothing differs: {_count(found.compared, 'tensor')} compared")
         return
     for fact, (a, b) in found.facts.items():
-        console.print(f"{fact}: {a} -> {b}", highlight=False)
+        say(f"{fact}: {a} -> {b}")
     for change, names in found.changes.items():
         whose = "all parameters" if len(names) == found.parameters else ", ".join(fold(names))
-        console.print(f"{change} ({whose})", highlight=False)
+        say(f"{change} ({whose})")
     for mark, names in zip("ab", found.only, strict=True):
         if names:
-            console.print(f"only in {mark}: {', '.join(fold(names))}", highlight=False)
+            say(f"only in {mark}: {', '.join(fold(names))}")
     if found.tensors:
         _differing(found)
     same = found.compared - len(found.tensors)
-    console.print(f"{len(found.tensors):,} of {_count(found.compared, 'tensor')} differ, {same:,} are the same")
+    say(f"{len(found.tensors):,} of {_count(found.compared, 'tensor')} differ, {same:,} are the same")
 
 
 def _differing(found: Differences) -> None:
@@ -238,7 +249,7 @@ def _differing(found: Differences) -> None:
         for d in found.tensors
     ]
     columns = {
-        "parameter": [d.name for d in found.tensors],
+        "parameter": [printable(d.name) for d in found.tensors],
         "slot": [d.slot for d in found.tensors],
         "largest": [largest for largest, _ in numbers],
         "relative": [relative for _, relative in numbers],

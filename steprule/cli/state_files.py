@@ -127,7 +127,9 @@ def open_state(path: Path, key: str | None = None) -> StateFile:
         if start[8:9] != b"{" and start.startswith((b"PK", b"\x80")):
             return _torch_file(path, key)
         return _our_file(path)
-    except (KeyError, TypeError, ValueError) as error:
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: nested too deep to be read") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error.args[0]}") from error
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from torch.nn.parameter import is_lazy
 
 from steprule.grouping.globs import fold
+from steprule.names import printable
 from steprule.schedules import Schedule, Scheduled
 
 __all__ = ["globs", "group_table", "plain_text", "terminal_width"]
@@ -128,7 +129,7 @@ def globs(groups: Groups) -> list[list[str]]:
     names = [group.get("param_names") for group in groups]
     everything = list(chain.from_iterable(filter(None, names)))
     return [
-        fold(own, everything) if own else list(dict.fromkeys(map(shape_text, group["params"])))
+        list(map(printable, fold(own, everything))) if own else list(dict.fromkeys(map(shape_text, group["params"])))
         for own, group in zip(names, groups, strict=True)
     ]
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
+from steprule.names import printable
 from steprule.rule.program import Slot
 
 from .saved import Parameter, Shape, as_number, described, form
@@ -51,7 +52,7 @@ class LoadResult(NamedTuple):
 
     def __str__(self) -> str:
         parts = (("missing", self.missing), ("unexpected", self.unexpected), ("misshapen", self.misshapen))
-        return "\n".join(f"  {kind}: {entry}" for kind, entries in parts for entry in entries)
+        return "\n".join(f"  {kind}: {printable(str(entry))}" for kind, entries in parts for entry in entries)
 
 
 def kinds(pairs: Iterable[tuple[torch.Tensor, Mapping[str, Any]]], slots: Slots | None) -> dict[str, Kind]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 
 from steprule.schedules import Schedule, Scheduled
+from steprule.schedules.schedule import is_schedule
 
 from .saved import Saved, as_number
 
@@ -19,6 +20,7 @@ Group: TypeAlias = dict[str, Any]
 Hyperparameters: TypeAlias = Literal["saved", "current"]
 
 _SWITCHES = ("foreach", "fused")  # of torch, which are True, False or None
+_NO_NUMBERS = (*_SWITCHES, "params", "param_names", "schedules")
 
 
 def params_of(groups: Iterable[Group]) -> Iterator[torch.Tensor]:
@@ -99,6 +101,7 @@ def merge(
         for key, value in values.items():
             now = group.get(key)
             optional = key in _SWITCHES or (checked and not isinstance(now, bool))
+            now = False if key in _SWITCHES and now is None else now
             group[key] = _taken(now, value, f"{key!r} of group {i}", optional)
         if sources:
             _merge_schedules(i, {} if plain is None else plain, merged)
@@ -149,6 +152,8 @@ def _taken(now: Any, then: Any, what: str, optional: bool) -> Any:
 
 
 def _of_one_kind(now: Any, then: Any) -> bool:
+    if is_schedule(then):  # schedules are saved apart from the numbers, as plain data
+        return False
     if isinstance(then, bool):
         return now is None or isinstance(now, bool)
     if isinstance(then, (int, torch.Tensor)) or as_number(now) is not None:
@@ -174,6 +179,12 @@ def _merge_schedules(i: int, saved: Any, merged: Merged) -> None:
         together = Scheduled([*Scheduled.from_dict(others, group).items(), *own.items()])
     except ValueError as error:
         raise ValueError(f"the saved schedules of group {i}: {error}") from error
+    for path in together:
+        value = group[path] if isinstance(path, str) else group[path[0]][path[1]]
+        if isinstance(value, bool) or path in _NO_NUMBERS or not (value is None or as_number(value) is not None):
+            raise ValueError(
+                f"the saved schedules of group {i} have one for {path!r}, which is no number but {value!r}"
+            )
     if together:
         group["schedules"] = together
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from steprule.names import Rename
-from steprule.schedules import Schedule, plateaus
+from steprule.schedules import Schedule, Scheduled, plateaus
 
 from .fit import Common, Fit, Fresh, LoadResult, Slots, is_flat, kinds
 from .groups import Group, Hyperparameters, merge, params_of, refuse_choice
@@ -185,8 +185,9 @@ def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
     places = places_of(here.groups, saved, options.rename)
     resized = resized_names(options.resize, here.groups)
     merged = merge(here.groups, places, saved, options.hyperparameters, checked=here.check is not None)
+    step = _steps(saved, here)
     for i, group in enumerate(merged.groups):
-        _check_group(i, group, here.check)
+        _check_group(i, group, step, here.check)
     fits = _fits(saved, here, options, places, merged.groups, resized)
     result = _unmatched(here, saved, places)
     state: defaultdict[Any, Any] = defaultdict(dict, saved.loose)
@@ -197,7 +198,7 @@ def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
             state[param] = entry
     if options.strict and any(result):
         raise ValueError(f"the saved state does not fit this {here.algorithm}:\n{result}")
-    return Loading(state, merged.groups, _steps(saved, here), result, merged.schedules, merged.replaced)
+    return Loading(state, merged.groups, step, result, merged.schedules, merged.replaced)
 
 
 def _steps(saved: Saved, here: Receiver) -> int:
@@ -208,11 +209,17 @@ def _steps(saved: Saved, here: Receiver) -> int:
     return max(highest_count(entries, default), saved.followed or 0)
 
 
-def _check_group(i: int, group: Group, check: Callable[[Group], None] | None) -> None:
+def _check_group(i: int, group: Group, step: int, check: Callable[[Group], None] | None) -> None:
+    """Checks a group as it is, and with the numbers that its schedules will write into it."""
+    if check is None:
+        return
     try:
-        if check is not None:
-            check(group)
-    except (RuntimeError, TypeError, ValueError) as error:
+        check(group)
+        if schedules := group.get("schedules"):
+            next_step = dict(group)
+            Scheduled(schedules).write(next_step, step)
+            check(next_step)
+    except Exception as error:  # a schedule may be a function of somebody's
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"group {i} as it was saved: {error}") from error
 

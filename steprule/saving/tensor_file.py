@@ -22,6 +22,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import torch
 
+from steprule.names import printable
+
 from .encoding import DIGITS
 
 __all__ = [
@@ -73,7 +75,13 @@ _NAMED = {name: dtype for dtype, name in _DTYPES.items()}
 
 
 class CheckpointError(RuntimeError):
-    """A file that is not a whole checkpoint of steprule, or not one for this optimizer and model."""
+    """A file that is not a whole checkpoint of steprule, or not one for this optimizer and model.
+
+    What the message takes from the file reaches a terminal as text, never as a command.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
 
 
 class TensorInfo(NamedTuple):

@@ -17,7 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import steprule
-from steprule.checkpoint import load, save
+from steprule.checkpoint import CheckpointError, load, save
 from steprule.cli.convert import convert
 from steprule.cli.inspect import inspect
 from steprule.saving.tensor_file import write
@@ -351,3 +351,43 @@ class TestConvert:
         (tmp_path / "bad").write_bytes(raw[:-50] + bytes([raw[-50] ^ 1]) + raw[-49:])
         assert "checksum" in run("convert", tmp_path / "bad", tmp_path / "x", "--to", "torch", status=2)
         assert not (tmp_path / "x").exists()
+
+
+HARMFUL = "fc\x1b[2J\x1b]0;title\x07\r\nfake [red]row[/red] [/x] \u202eend\ud800"
+
+
+@pytest.mark.parametrize("where", ["parameter", "slot", "key", "value", "extra", "algorithm", "not there"])
+def test_nothing_in_a_file_reaches_the_terminal_as_a_command(tmp_path: Path, where: str) -> None:
+    name = HARMFUL if where == "parameter" else "weight"
+    weight = torch.ones(3, requires_grad=True)
+    cls = type(HARMFUL[:-1], (torch.optim.SGD,), {}) if where == "algorithm" else torch.optim.SGD
+    optimizer = cls([(name, weight)], lr=0.1)
+    optimizer.state[weight] = {HARMFUL if where == "slot" else "momentum_buffer": torch.ones(3)}
+    optimizer.param_groups[0][HARMFUL if where == "key" else "key"] = HARMFUL if where == "value" else 1
+    extra = {HARMFUL: 1} if where == "extra" else {}
+    save(tmp_path / "a", optimizer, n=1, **extra)
+    optimizer.state[weight] = {slot: value + 1 for slot, value in optimizer.state[weight].items()}
+    optimizer.param_groups[0]["lr"] = 0.2
+    save(tmp_path / "b", optimizer, n=1, **extra)
+    outputs = [run("inspect", tmp_path / "a"), run("inspect", tmp_path / "a", tmp_path / "b")]
+    outputs.append(run("convert", tmp_path / "a", tmp_path / "c", "--to", "torch", columns=2000))
+    for output in outputs:
+        assert all(c.isprintable() or c == "\n" for c in output)
+    if where != "not there":
+        assert any("[2J" in output.replace("\n", "") for output in outputs)
+    assert json.loads(run("inspect", "--json", tmp_path / "a"))["groups"][0]["parameters"] == [name]
+
+
+def test_nor_does_an_error_about_it(tmp_path: Path) -> None:
+    weight = torch.ones(3, requires_grad=True)
+    save(tmp_path / "run", torch.optim.SGD([(HARMFUL, weight)], lr=0.1))
+    with pytest.raises(CheckpointError) as error:
+        load(tmp_path / "run", torch.optim.SGD([("weight", weight)], lr=0.1))
+    lines = str(error.value).split("\n")
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    run("inspect", tmp_path / "pipe", status=2)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import steprule
 from steprule import schedules
 from steprule.rule import array, scalar
 from steprule.saving.fit import LoadResult
@@ -492,6 +493,57 @@ class TestHyperparameters:
         saved["param_groups"][0][key] = value
         with pytest.raises(kind, match=f"'{key}' of group 0 was saved as"):
             load(optimizer, saved)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("clip_norm", schedules.cosine(10), r"'clip_norm' of group 0 was saved as cosine\(10\) and is None here"),
+            ("clip_norm", lambda step: 1.0, "'clip_norm' of group 0 was saved as"),
+            ("lr", schedules.cosine(10), "'lr' of group 0 was saved as"),
+            ("betas", (0.9, schedules.cosine(10)), "'betas' of group 0 was saved as"),
+            ("betas", (0.9,), "'betas' of group 0 was saved as"),
+            ("betas", (), "'betas' of group 0 was saved as"),
+            ("foreach", "x", "'foreach' of group 0 was saved as 'x'"),
+            ("fused", 1, "'fused' of group 0 was saved as 1"),
+            ("maximize", schedules.cosine(10), "'maximize' of group 0 was saved as"),
+            ("backend", None, "Invalid backend|'backend' of group 0"),
+        ],
+    )
+    def test_what_no_step_could_use_is_refused_by_name(self, key: str, value: object, message: str) -> None:
+        weight = torch.ones(2, requires_grad=True)
+        optimizer = steprule.AdamW([("w", weight)])
+        saved = optimizer.state_dict()
+        before = dict(optimizer.param_groups[0])
+        saved["param_groups"][0][key] = value
+        with pytest.raises((TypeError, ValueError), match=message):
+            optimizer.load_state_dict(saved)
+        assert optimizer.param_groups[0] == before
+
+    @pytest.mark.parametrize("key", ["params", "param_names", "betas", "backend", "maximize", "foreach"])
+    def test_a_saved_schedule_is_for_a_number(self, key: str) -> None:
+        optimizer = steprule.AdamW([("w", torch.ones(2, requires_grad=True))])
+        saved = optimizer.state_dict()
+        before = dict(optimizer.param_groups[0])
+        saved["param_groups"][0]["schedules"] = {key: schedules.cosine(10).to_dict()}
+        with pytest.raises(ValueError, match=f"saved schedules of group 0 have one for '{key}', which is no number"):
+            optimizer.load_state_dict(saved)
+        assert optimizer.param_groups[0] == before
+
+    def test_what_a_saved_schedule_gives_next_is_checked_too(self) -> None:
+        optimizer = steprule.AdamW([("w", torch.ones(2, requires_grad=True))])
+        saved = optimizer.state_dict()
+        saved["param_groups"][0]["schedules"] = {"lr": (0.1 - schedules.linear(10, 1.0, 0.0)).to_dict()}
+        with pytest.raises(ValueError, match=r"group 0 as it was saved: Invalid learning rate: -0\.9"):
+            optimizer.load_state_dict(saved)
+        assert optimizer.param_groups[0]["lr"] == 1e-3
+
+    @pytest.mark.parametrize("algorithm", ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SparseAdam", "Rprop", "Lion"])
+    def test_pairs_of_one_number_are_refused_by_every_constructor(self, algorithm: str) -> None:
+        weight = torch.ones(2, requires_grad=True)
+        for key in ("etas", "step_sizes") if algorithm == "Rprop" else ("betas",):
+            for value in ((0.5,), (), (0.5, 0.6, 0.7), 0.5, None, "ab"):
+                with pytest.raises((TypeError, ValueError), match=key):
+                    getattr(steprule, algorithm)([weight], **{key: value})
 
     def test_a_check_is_asked(self) -> None:
         model = network()
