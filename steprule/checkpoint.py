@@ -40,12 +40,14 @@ class Loaded(dict[str, Any]):
     Attributes:
         optimizer: what of the optimizer's state did not fit.
         model: what of the model did not fit.
+        frozen: the names of the parameters that were frozen, by :meth:`Optimizer.freeze`, and are now.
     """
 
     def __init__(self, extra: Mapping[str, Any]) -> None:
         super().__init__(extra)
         self.optimizer = LoadResult([], [], [])
         self.model = LoadResult([], [], [])
+        self.frozen: list[str] = []
 
 
 def save(
@@ -236,10 +238,10 @@ def load(
                 resize=[name for name in resize if unwrapped(name) in {unwrapped(known) for known in own}],
                 given=lambda tensor: id(tensor) not in content.shared,
             )
-            loaded.optimizer = new.result
+            loaded.optimizer, loaded.frozen = new.result, [name for name, _ in new.frozen]
     if problems:
         raise CheckpointError(f"{path}: " + "\n".join(map(_said, problems))) from problems[0]
-    for line in () if optimizer is None else new.replaced:
+    for line in () if optimizer is None else new.warnings:
         warnings.warn(line, stacklevel=2)
     _warn_of_other_devices(content["random"])
     with _whole(path, optimizer, model):

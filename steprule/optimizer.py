@@ -216,8 +216,10 @@ class Optimizer(torch.optim.Optimizer):
             type(self).step = hooked(counted(step))  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_own_options", "_tracked", "_nonfinite", "_skipped")
-        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}, "_steps": self.steps_taken}
+        names = ("_own_options", "_tracked", "_nonfinite", "_skipped")
+        own = {name: self.__dict__[name] for name in names}
+        frozen = list(self._members.held.values())
+        return {**super().__getstate__(), **own, "_steps": self.steps_taken, "_frozen": frozen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -226,6 +228,7 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.update({**absent, **self.__dict__})
         if "_members" not in self.__dict__:
             self._members = Members()
+        self._members.held.update((id(p), p) for p in self.__dict__.pop("_frozen", ()))
         self._planner = Planner()
         self._verdicts = Verdicts()
         self._scheduled = any("schedules" in group for group in self.param_groups)
@@ -592,7 +595,8 @@ class Optimizer(torch.optim.Optimizer):
         self._members.keep_names(self.param_groups)
         if self._members.unchecked:
             self._members.check(self.param_groups, type(self).__name__)
-        packed = pack(self.param_groups, self.state, algorithm=type(self).__name__, step=self.steps_taken)
+        name, frozen = type(self).__name__, self._members.frozen
+        packed = pack(self.param_groups, self.state, algorithm=name, step=self.steps_taken, frozen=frozen)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, packed)
             packed = packed if changed is None else changed
@@ -625,7 +629,7 @@ class Optimizer(torch.optim.Optimizer):
             TypeError, KeyError: it is not a state dictionary.
         """
         plan = self._plan_load(state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=resize)
-        for line in plan.replaced:
+        for line in plan.warnings:
             warnings.warn(line, stacklevel=4)  # two frames are those of not_compiled
         self._load(plan)
         return plan.result
@@ -635,14 +639,14 @@ class Optimizer(torch.optim.Optimizer):
         self._members.keep_names(self.param_groups)
         ruled = type(self).update is not Optimizer.update
         slots = self._slots_of if ruled else None
-        return prepare(
-            self, state_dict, step=self.steps_taken, check=self._check_loaded, slots=slots, fresh=fresh, **options
-        )
+        known: dict[str, Any] = dict(check=self._check_loaded, slots=slots, fresh=fresh, frozen=self._members.frozen)
+        return prepare(self, state_dict, step=self.steps_taken, **known, **options)
 
     def _load(self, plan: Loading) -> None:
         with restoring(self):
             self._steps = plan.step
             plan.install(self)
+        self._members.held.update((id(p), p) for _, p in plan.frozen)
 
     def _check_loaded(self, group: Mapping[str, Any]) -> None:
         self._validate({**self.defaults, **group})

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from steprule.optimizer import Optimizer
 from steprule.rule import sqrt
+from steprule.saving.saved import as_number
 from steprule.saving.state_dict import StateDict
 
 from .arguments import Number, Params, Range, usually
@@ -76,9 +77,11 @@ class SparseAdam(Optimizer):
     def state_dict(self) -> StateDict:
         """The optimizer as a dictionary, in which ``step`` is an int, as torch has it here."""
         packed = super().state_dict()
-        for entry in packed["state"].values():
-            entry["step"] = int(entry["step"])
-        for parameter in packed["steprule"]["parameters"]:
+        for key, entry in packed["state"].items():
+            step = as_number(entry.get("step")) if type(key) is int and isinstance(entry, dict) else None
+            if step is not None:
+                entry["step"] = int(step)
+        for parameter in packed["steprule"]["parameters"] or ():
             parameter["slots"].update({"step": None} if "step" in parameter["slots"] else {})
         return packed
 

@@ -34,6 +34,8 @@ class Members:
         """What ``registrations`` counted when somebody last looked for parameters that came or went."""
         self.said: set[str] = set()
         self.seen: Seen = {}
+        self.held: dict[int, torch.Tensor] = {}
+        """By identity, the members that were frozen and not trained again since."""
         self.know(params)
 
     def know(self, what: object) -> None:
@@ -71,11 +73,20 @@ class Members:
         """
         self.keep_names(groups)
         found = chosen(selector(what), known_entries(self.modules(), groups))
+        members = {id(p) for group in groups for p in group["params"]}
         for entry in found:
             entry.parameter.requires_grad_(on)
-            if not on:
-                entry.parameter.grad = None
+            if on:
+                self.held.pop(id(entry.parameter), None)
+                continue
+            entry.parameter.grad = None
+            if id(entry.parameter) in members:
+                self.held[id(entry.parameter)] = entry.parameter
         return [entry.name for entry in found]
+
+    def frozen(self, p: torch.Tensor) -> bool:
+        """Whether a member was frozen, and nobody has let it get gradients since."""
+        return id(p) in self.held and not p.requires_grad
 
     def newcomers(self, what: nn.Module | torch.Tensor | Iterable[Any], groups: Sequence[dict[str, Any]]) -> list[Any]:
         """See :func:`newcomers`."""

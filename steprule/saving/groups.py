@@ -72,7 +72,8 @@ def merge(
     """The groups with the hyperparameters they get.
 
     A group gets each value from the saved groups that its parameters were in, which must agree on it. A key
-    that was not saved stays as it is, and a schedule that is here goes before a saved one.
+    that was not saved stays as it is, and a schedule that is here goes before a saved one. Saved names are taken
+    over where there are none.
 
     Args:
         groups: ``optimizer.param_groups``.
@@ -88,11 +89,14 @@ def merge(
     merged = Merged([_copy(group) for group in groups], [], [])
     if hyperparameters == "current":
         return merged
+    unnamed = saved.names is not None and not any("param_names" in group for group in groups)
     start, conflicts = 0, []
     for i, group in enumerate(merged.groups):
         own = places[start : start + len(group["params"])]
         start += len(own)
         sources = sorted({saved.parameters[place].group for place in own if place is not None})
+        if unnamed:  # then each parameter has its place
+            group["param_names"] = [saved.parameters[place].label for place in own if place is not None]
         values, differing = _agreed([saved.groups[j] for j in sources])
         conflicts += [f"{key} of group {i} is {_listed(sources, found)}" for key, found in differing.items()]
         if differing:

@@ -24,6 +24,8 @@ from .saved import Parameter, Saved, highest_count, read
 
 __all__ = ["Loading", "Options", "Receiver", "fit", "prepare", "restoring"]
 
+_SHOWN = 8  # names in a warning
+
 Matched = Sequence[tuple[torch.Tensor, Mapping[str, Any]]]
 
 
@@ -39,6 +41,7 @@ class Receiver:
         check: refuses hyperparameters that are out of range.
         slots: the slots that a parameter of a group has, where the optimizer knows them.
         fresh: the value with which a slot of a parameter in a group begins; zeros where left out.
+        frozen: whether a parameter was frozen on purpose.
     """
 
     algorithm: str
@@ -48,6 +51,7 @@ class Receiver:
     check: Callable[[Group], None] | None = None
     slots: Callable[[Group, torch.Tensor], Slots] | None = None
     fresh: Fresh | None = None
+    frozen: Callable[[torch.Tensor], bool] = lambda _: False
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Loading:
         result: what did not fit (only with ``strict=False``).
         schedules: the schedules that stay, each with what its plateaus saw in the saved run.
         replaced: one line for each saved schedule that another one of this optimizer replaces.
+        frozen: the parameters that were frozen when they were saved, each with what it is called.
+        said: one line for what freezing changes.
     """
 
     state: defaultdict[Any, Any]
@@ -90,6 +96,13 @@ class Loading:
     result: LoadResult
     schedules: list[tuple[Schedule, Mapping[str, Any]]]
     replaced: list[str]
+    frozen: list[tuple[str, torch.Tensor]]
+    said: list[str]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know of before it is installed."""
+        return [*self.replaced, *self.said]
 
     def install(self, optimizer: torch.optim.Optimizer) -> None:
         """Makes the optimizer what was planned, and runs its hooks for after loading.
@@ -104,6 +117,9 @@ class Loading:
             optimizer.__setstate__({"state": self.state, "param_groups": optimizer.param_groups})
             for hook in optimizer._optimizer_load_state_dict_post_hooks.values():
                 hook(optimizer)
+            for _, p in self.frozen:
+                p.requires_grad_(False)
+                p.grad = None
 
 
 @contextmanager
@@ -113,6 +129,7 @@ def restoring(optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
         yield
         return
     attributes, groups = dict(vars(optimizer)), list(optimizer.param_groups)
+    training = [(p, p.requires_grad, p.grad) for p in params_of(groups)]
     contents = [dict(group) for group in groups]
     schedules = [schedule for group in groups for schedule in (group.get("schedules") or {}).values()]
     trackers = [(tracker, dict(vars(tracker))) for tracker in plateaus(schedules)]
@@ -125,6 +142,10 @@ def restoring(optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
         for group, content in zip(groups, contents, strict=True):
             group.clear()
             group.update(content)
+        for p, trains, grad in training:
+            if p.requires_grad is not trains:
+                p.requires_grad_(trains)
+                p.grad = grad
         for tracker, seen in trackers:
             vars(tracker).clear()
             vars(tracker).update(seen)
@@ -139,6 +160,7 @@ def prepare(
     check: Callable[[Group], None] | None = None,
     slots: Callable[[Group, torch.Tensor], Slots] | None = None,
     fresh: Fresh | None = None,
+    frozen: Callable[[torch.Tensor], bool] = lambda _: False,
     **options: Any,
 ) -> Loading:
     """What an optimizer becomes when it loads ``saved``, after its hooks for before loading have run.
@@ -148,7 +170,7 @@ def prepare(
     Args:
         optimizer: the optimizer.
         saved: a dictionary of :func:`steprule.saving.state_dict.pack` or of any ``torch.optim.Optimizer``.
-        step, check, slots, fresh: see :class:`Receiver`.
+        step, check, slots, fresh, frozen: see :class:`Receiver`.
         **options: see :class:`Options`.
 
     Raises:
@@ -159,7 +181,7 @@ def prepare(
     chosen = Options(**options)
     refuse_choice(chosen.hyperparameters)
     given, name = _hooked(optimizer, saved), type(optimizer).__name__
-    here = Receiver(name, optimizer.param_groups, optimizer.state, step, check, slots, fresh)
+    here = Receiver(name, optimizer.param_groups, optimizer.state, step, check, slots, fresh, frozen)
     try:
         return fit(read(given), here, chosen)
     except RecursionError as error:
@@ -198,7 +220,30 @@ def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
             state[param] = entry
     if options.strict and any(result):
         raise ValueError(f"the saved state does not fit this {here.algorithm}:\n{result}")
-    return Loading(state, merged.groups, step, result, merged.schedules, merged.replaced)
+    frozen, said = _frozen(saved, here, options, places)
+    return Loading(state, merged.groups, step, result, merged.schedules, merged.replaced, frozen, said)
+
+
+def _frozen(
+    saved: Saved, here: Receiver, options: Options, places: Sequence[int | None]
+) -> tuple[list[tuple[str, torch.Tensor]], list[str]]:
+    """The parameters that were frozen, with what they are called, and what to say where that is not so here."""
+    if saved.frozen is None or options.hyperparameters == "current":
+        return [], []
+    known = list(zip(params_of(here.groups), _labels(here.groups), places, strict=True))
+    frozen = [(label, p) for p, label, place in known if place in saved.frozen]
+    new = [label for label, p in frozen if p.requires_grad]
+    old = [label for p, label, place in known if place is not None and place not in saved.frozen and here.frozen(p)]
+    said = [
+        *([f"loading freezes {_few(new)}, as saved; unfreeze(...) trains again"] if new else []),
+        *([f"{_few(old)} trained when this was saved, and stay frozen; unfreeze(...) trains again"] if old else []),
+    ]
+    return frozen, said
+
+
+def _few(labels: Sequence[str]) -> str:
+    rest = len(labels) - _SHOWN
+    return ", ".join(labels[:_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _steps(saved: Saved, here: Receiver) -> int:
@@ -258,7 +303,7 @@ def _fits(
         needed = () if known is None or options.hyperparameters == "current" else known[i]
         return Fit(params[i], owners[i], label, of, peers[of.group], slots, needed, label in resized, common)
 
-    labelled = enumerate(zip(_labels(groups), places, strict=True))
+    labelled = enumerate(zip(_labels(here.groups), places, strict=True))
     return [None if place is None else one(i, label, saved.parameters[place]) for i, (label, place) in labelled]
 
 

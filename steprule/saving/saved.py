@@ -51,7 +51,18 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved dictionary, its structure checked; ``followed`` is for how many steps there were schedules."""
+    """A saved dictionary, its structure checked.
+
+    Attributes:
+        algorithm: the optimizer's class name, where the dictionary says it.
+        step: number of steps taken, where it says it.
+        followed: for how many steps there were schedules.
+        groups: the parameter groups.
+        parameters: the parameters in order.
+        names: their names.
+        loose: what stands in the state under no parameter.
+        frozen: the places of those that were frozen; None where the dictionary does not say it.
+    """
 
     algorithm: str | None
     step: int | None
@@ -60,6 +71,7 @@ class Saved:
     parameters: list[Parameter]
     names: list[str] | None
     loose: dict[Any, Any]
+    frozen: frozenset[int] | None
 
 
 def read(saved: Mapping[str, Any]) -> Saved:
@@ -92,7 +104,7 @@ def read(saved: Mapping[str, Any]) -> Saved:
     ]
     loose = {key: value for key, value in entries.items() if key not in listed}
     groups, followed = _without_count(groups)
-    return Saved(section.algorithm, section.step, followed, groups, parameters, names, loose)
+    return Saved(section.algorithm, section.step, followed, groups, parameters, names, loose, section.frozen)
 
 
 def _without_count(groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
@@ -154,6 +166,7 @@ class _Section(NamedTuple):
     algorithm: str | None
     step: int | None
     records: list[Record] | None
+    frozen: frozenset[int] | None
 
 
 def _section(section: Any, size: int) -> _Section:
@@ -162,7 +175,7 @@ def _section(section: Any, size: int) -> _Section:
     One that was made from torch's does not know the parameters.
     """
     if section is None:
-        return _Section(None, None, None)
+        return _Section(None, None, None, None)
     _expect(section, Mapping, "'steprule'")
     for key in ("version", "algorithm", "step", "parameters"):
         if key not in section:
@@ -174,12 +187,22 @@ def _section(section: Any, size: int) -> _Section:
         )
     algorithm = _expect(section["algorithm"], str, "'algorithm' of the state dictionary")
     step = count(section["step"], "'step' of the state dictionary")
+    frozen = _frozen(section.get("frozen"), size)
     if section["parameters"] is None:
-        return _Section(algorithm, step, None)
+        return _Section(algorithm, step, None, frozen)
     parameters = _expect(section["parameters"], (list, tuple), "'parameters' of the state dictionary")
     if len(parameters) != size:
         raise ValueError(f"the state dictionary describes {len(parameters)} parameters, its groups list {size}")
-    return _Section(algorithm, step, [_record(entry, i) for i, entry in enumerate(parameters)])
+    return _Section(algorithm, step, [_record(entry, i) for i, entry in enumerate(parameters)], frozen)
+
+
+def _frozen(places: Any, size: int) -> frozenset[int] | None:
+    if places is None:
+        return None
+    found = _expect(places, (list, tuple), "'frozen' of the state dictionary")
+    if not all(type(place) is int and 0 <= place < size for place in found):
+        raise ValueError(f"'frozen' of the state dictionary must hold numbers of its {size} parameters, got {places!r}")
+    return frozenset(found)
 
 
 def _record(entry: Any, i: int) -> Record:

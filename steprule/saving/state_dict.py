@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -16,7 +16,14 @@ __all__ = ["StateDict", "describe", "pack"]
 StateDict: TypeAlias = dict[str, Any]
 
 
-def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, step: int) -> StateDict:
+def pack(
+    groups: Sequence[Group],
+    state: Mapping[Any, Any],
+    *,
+    algorithm: str,
+    step: int,
+    frozen: Callable[[torch.Tensor], bool] = lambda _: False,
+) -> StateDict:
     """The dictionary form, which ``torch.optim`` loads too.
 
     Tensors that own their memory are the optimizer's, as in torch (``copy.deepcopy`` makes them a snapshot);
@@ -27,11 +34,13 @@ def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, s
         state: ``optimizer.state``.
         algorithm: the optimizer's class name.
         step: number of steps the optimizer has taken.
+        frozen: whether a parameter was frozen.
 
     Returns:
         ``{"state": {index: {slot: value}}, "param_groups": [...], "steprule": {"version", "algorithm",
-        "step", "parameters"}}``, where ``parameters`` gives for each index the shape and dtype of the
-        parameter and the shape of each slot.
+        "step", "parameters", "frozen"}}``, where ``parameters`` gives for each index the shape and dtype of the
+        parameter and the shape of each slot, and ``frozen`` has the indices of frozen parameters. What stands in
+        ``state`` under another key than a parameter is the very object, as in torch.
 
     Example:
         >>> parameter = torch.zeros(2, 3, requires_grad=True)
@@ -47,13 +56,19 @@ def pack(groups: Sequence[Group], state: Mapping[Any, Any], *, algorithm: str, s
     held = [(key, entry) for key, entry in state.items() if id(key) in index or not isinstance(key, torch.Tensor)]
     ordered = sorted(held, key=lambda item: index.get(id(item[0]), len(index)))
     return {
-        "state": {index.get(id(key), key): _own(entry) for key, entry in ordered},
+        "state": dict(_packed_entry(key, entry, index) for key, entry in ordered),
         "param_groups": [_packed_group(group, index, step) for group in groups],
-        "steprule": describe(groups, state, algorithm, step),
+        "steprule": describe(groups, state, algorithm, step, frozen),
     }
 
 
-def describe(groups: Sequence[Group], state: Mapping[Any, Any], algorithm: str, step: int) -> dict[str, Any]:
+def describe(
+    groups: Sequence[Group],
+    state: Mapping[Any, Any],
+    algorithm: str,
+    step: int,
+    frozen: Callable[[torch.Tensor], bool] = lambda _: False,
+) -> dict[str, Any]:
     """What the dictionary has beyond torch's form: all that is needed to know that a state fits."""
     params = dict.fromkeys(params_of(groups))
     lazy = any(map(is_lazy, params))  # modules that have seen no input know no shapes
@@ -62,12 +77,17 @@ def describe(groups: Sequence[Group], state: Mapping[Any, Any], algorithm: str, 
         "algorithm": algorithm,
         "step": step,
         "parameters": None if lazy else [_described(param, state.get(param) or {}) for param in params],
+        "frozen": [i for i, param in enumerate(params) if frozen(param)],
     }
 
 
 def _described(param: torch.Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
     slots = {slot: list(v.shape) if isinstance(v, torch.Tensor) else None for slot, v in entry.items()}
     return {"shape": list(param.shape), "dtype": str(param.dtype).removeprefix("torch."), "slots": slots}
+
+
+def _packed_entry(key: Any, entry: Any, index: Mapping[int, int]) -> tuple[Any, Any]:
+    return (index[id(key)], _own(entry)) if id(key) in index else (key, entry)
 
 
 def _packed_group(group: Group, index: Mapping[int, int], step: int) -> Group:

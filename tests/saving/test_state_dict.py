@@ -749,3 +749,53 @@ def test_no_warning_is_given() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(optimizer, packed(optimizer))
+
+
+class TestAsTorchDoes:
+    @pytest.mark.parametrize("cls", [torch.optim.AdamW, steprule.AdamW])
+    def test_saved_names_are_kept_where_there_are_none(self, cls: type[torch.optim.Optimizer]) -> None:
+        model, twin = network(), network(1)
+        params = list(model.named_parameters())
+        groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.5}]
+        optimizer = made_by(cls, groups)
+        train(model, optimizer, 1)
+        bare = list(twin.parameters())
+        other = made_by(steprule.AdamW, [{"params": bare[:2]}, {"params": bare[2:]}])
+        other.load_state_dict(optimizer.state_dict())
+        assert [group["param_names"] for group in other.param_groups] == [
+            [name for name, _ in params[:2]],
+            [name for name, _ in params[2:]],
+        ]
+        assert "param_names" in other.state_dict()["param_groups"][0]
+        third = made_by(steprule.AdamW, [{"params": bare[:2]}, {"params": bare[2:]}])
+        third.load_state_dict(optimizer.state_dict(), hyperparameters="current")
+        assert "param_names" not in third.param_groups[0]
+
+    @pytest.mark.parametrize("cls", [torch.optim.SGD, steprule.SGD])
+    def test_what_stands_under_no_parameter_is_the_very_object(self, cls: type[torch.optim.Optimizer]) -> None:
+        weight = torch.ones(3, requires_grad=True)
+        optimizer = cls([weight], lr=0.1, momentum=0.9)
+        own = {weight: weight.detach().clone(), "sigma": torch.zeros(3)[:1], "deep": [{weight: 1}]}
+        optimizer.state["trac"] = own
+        saved = optimizer.state_dict()
+        assert saved["state"]["trac"] is own
+        other = steprule.SGD([weight], lr=0.1, momentum=0.9)
+        other.load_state_dict(saved)
+        assert other.state["trac"] is own
+        assert weight in other.state["trac"]
+
+    @pytest.mark.parametrize("entry", [1, None, "x", [1], {"test": 1}, {"step": "x"}, {"step": torch.ones(2)}])
+    def test_a_hook_may_put_anything_into_the_state_of_sparse_adam(self, entry: object) -> None:
+        weight = torch.ones(3, 1, requires_grad=True)
+        optimizer = steprule.SparseAdam([weight], lr=0.1)
+        optimizer.register_state_dict_pre_hook(lambda o: o.state.update(test=entry))
+        weight.grad = torch.sparse_coo_tensor([[0]], torch.ones(1, 1), (3, 1), check_invariants=True)
+        optimizer.step()
+        saved = optimizer.state_dict()
+        assert saved["state"]["test"] is entry
+        assert type(saved["state"][0]["step"]) is int
+        assert not isinstance(entry, dict) or type(entry.get("step")) is not int
+
+
+def made_by(cls: type[torch.optim.Optimizer], groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+    return cls([dict(group) for group in groups], lr=0.01)
