@@ -137,6 +137,12 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
             f"differentiable=True: autograd can't follow the step over parameter {entry.name}, {entry.part.where}, of "
             "which this process updates its part alone"
         )
+    common = [slot.name for slot in program.reduced_slots if slot.scope == "all"]
+    if common and group.get("differentiable"):
+        raise RuntimeError(
+            f"differentiable=True: {common[0]} of {program.name} is one number of the whole optimizer, through which "
+            f"autograd can't follow it over parameter {entry.name}"
+        )
     if program.by_lines:
         check_lines(program, entry, group)
     if g.layout == torch.sparse_coo and not sparse_ready(program):

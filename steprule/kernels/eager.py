@@ -44,7 +44,7 @@ class EagerLaunch(Launch):
             for i in row.members:
                 self.values[i] = values
         self.table: list[list[Any]] = [[self.inputs[name]] * len(self.params) for name in self.program.inputs]
-        self.table += [[None] * len(self.params) for _ in self.program.reductions]
+        self.table += [[None] * len(self.params) for _ in (*self.program.reductions, *self.program.shared)]
         if self.differentiable:
             self.kept_views = [
                 [wide_number(first_number(slot, e, groups), e.param.device) for e in self.entries]

@@ -515,7 +515,7 @@ class Launch:
     def place_of(self, store: Store) -> torch.Tensor:
         """Where a value goes that was computed between passes."""
         if store.table == "reduced":
-            return self.kept_rows[store.index - len(self.program.inputs) - len(self.program.reductions)]
+            return self.kept_rows[store.index - self.program.table_rows + len(self.program.reduced_slots)]
         return (self.lines.read if store.table == "line" else self.lines.kept)[store.index]
 
     def keep(self, stores: Sequence[tuple[Store, Any]]) -> None:

@@ -14,6 +14,7 @@ import torch
 from steprule.rule.program import Program
 
 from .between_passes import between
+from .common import Common
 from .gradients import leave_unscaled
 from .launch import Launch, asked_of
 from .part import Exchange
@@ -58,8 +59,13 @@ class Plan:
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
         if exchange is not None:
             self.stages = max(self.stages, exchange.stages)
-        self.simple = (exchange is None or not exchange.stages) and all(
-            len(x.program.phases) == 1 and not x.program.reductions and not any(x.program.between) for x in launches
+        self.common = Common(launches)
+        self.simple = (
+            (exchange is None or not exchange.stages)
+            and not self.common.places
+            and all(
+                len(x.program.phases) == 1 and not x.program.reductions and not any(x.program.between) for x in launches
+            )
         )
         self.awaits = any("awaited" in dict(launch.program.tracked) for launch in launches)
         """Whether the step is left, once the first pass has found that gradients are not finite."""
@@ -115,11 +121,14 @@ class Plan:
             for launch in self.launches:
                 launch.run(0)
         else:
+            self.common.begin(self.params, state)
             for stage in range(self.stages):
+                self.common.agree(stage)
                 self.run_stage(stage)
                 if stage == 0 and self.awaits and (found := self.not_finite()):
                     self.leave()
                     return found
+            self.common.agree(self.stages)
             for launch in self.launches:
                 launch.drop_temporaries()
                 between(launch, len(launch.program.phases))
@@ -133,6 +142,7 @@ class Plan:
             launch.grads = launch.given = []  # they may be freed before the next step
             for share in launch.shares:
                 share.grad = None
+        self.common.finish(self.params, state, self.known is not None)
         if self.known is None:
             self.known = list(state.values())
         return []

@@ -366,6 +366,8 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
     if op == "hyper":
         key, *index = expression.detail
         return str(key) + "".join(f"[{i}]" for i in index)
+    if op == "shared":
+        return text(args[0], names)
     if op in ("slot", "input"):
         return str(expression.detail)
     if op == "size" and expression.detail == "eps":

@@ -17,6 +17,7 @@ __all__ = [
     "Phase",
     "Program",
     "Reduction",
+    "Shared",
     "Slot",
     "Store",
     "array",
@@ -37,11 +38,13 @@ class Slot:
     initial: float | str = 0.0
     dtype: str | None = None
     name: str = ""
+    scope: Literal["tensor", "all"] = "tensor"
+    """Whether each parameter has a scalar of its own, or the whole optimizer one."""
 
     @property
     def level(self) -> Level:
         """How often it has a value."""
-        return LEVELS[self.kind]
+        return Level.REDUCED if self.scope == "all" else LEVELS[self.kind]
 
     def shape(self, param: Sequence[int]) -> tuple[int, ...]:
         """Its shape, of that of the parameter."""
@@ -121,7 +124,7 @@ def channel(initial: float | str = 0.0, dtype: Any = None) -> Slot:
     return Slot("channel", initial, float_name(dtype))
 
 
-def scalar(initial: float | str = 0.0) -> Slot:
+def scalar(initial: float | str = 0.0, *, scope: Literal["tensor", "all"] = "tensor") -> Slot:
     """A slot with one number for each parameter, kept as a 0-dim tensor.
 
     It is of float32 on the CPU (float64 where that is the default); if it is given what a reduction gives, it is of
@@ -131,8 +134,13 @@ def scalar(initial: float | str = 0.0) -> Slot:
 
     Args:
         initial: its first value: a number, or the name of the hyperparameter that holds it.
+        scope: ``"all"`` makes it one number of the whole optimizer, of float64, whichever parameters have a gradient:
+            it is given what is the same for all of them (reductions with ``scope="all"``, hyperparameters, others of
+            its kind), with the hyperparameters of the first that has a gradient.
     """
-    return Slot("scalar", initial)
+    if scope not in ("tensor", "all"):
+        raise RuleError(f"scope is 'tensor' (each parameter has its own) or 'all' (one for all), not {scope!r}")
+    return Slot("scalar", initial, scope=scope)
 
 
 @dataclass(frozen=True)
@@ -226,6 +234,23 @@ class Store:
     value: int
 
 
+@dataclass(frozen=True)
+class Shared:
+    """The new value of a number that the whole optimizer has one of, computed between phases for the first parameter.
+
+    Attributes:
+        name: that of the slot.
+        stage: before which phase.
+        row: where in the reduced table every parameter finds it.
+        value: the number of the operation.
+    """
+
+    name: str
+    stage: int
+    row: int
+    value: int
+
+
 PARAM, GRAD, FIRST_SLOT = 0, 1, 2
 
 
@@ -239,7 +264,8 @@ class Program:
         name: that of the rule's class.
         slots: the array slots, in operand order.
         scalar_slots: the slots with one number for each tensor that the host knows.
-        reduced_slots: those that reductions give; the rows of the reduced table after the reductions.
+        reduced_slots: those that reductions give, or that the whole optimizer has one of; the last rows of the reduced
+            table.
         line_slots: the slots with one number for each row, column or channel.
         scalars: what the host computes for each (group, step); the columns of the scalar table.
         updates: new values of scalar slots, aligned with ``scalar_slots``; None where a slot is only read.
@@ -252,6 +278,7 @@ class Program:
         phases: the passes over memory, in order.
         small: what is computed of numbers for each tensor, row or column, in torch operations over all tensors.
         between: which of these values are stored before each phase, and after the last.
+        shared: which of them all parameters take from the first; the rows of the reduced table after the reductions.
         temporaries: how many operands of matrix steps there are.
         guards: the questions it was specialised on.
     """
@@ -271,6 +298,7 @@ class Program:
     phases: tuple[Phase, ...]
     small: tuple[Operation, ...]
     between: tuple[tuple[Store, ...], ...]
+    shared: tuple[Shared, ...]
     temporaries: int
     guards: tuple[Guard, ...] = field(compare=False)
     source: tuple[Any, ...] = field(compare=False, repr=False)
@@ -304,7 +332,7 @@ class Program:
     @property
     def table_rows(self) -> int:
         """How many numbers a tensor has in the reduced table."""
-        return len(self.inputs) + len(self.reductions) + len(self.reduced_slots)
+        return len(self.inputs) + len(self.reductions) + len(self.shared) + len(self.reduced_slots)
 
     @cached_property
     def by_lines(self) -> bool:

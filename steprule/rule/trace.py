@@ -13,7 +13,7 @@ from .chain import chained
 from .expression import LINES, Expression, Level, RuleError, asking, joint, ordered
 from .host import NUMBER, Guard, evaluate, number
 from .modifier import Modifier, declared
-from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Slot, Store
+from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Shared, Slot, Store
 
 __all__ = ["Rule", "trace"]
 
@@ -132,7 +132,27 @@ class State:
             raise RuleError(f"s.{name} is counted by the optimizer; a rule only reads it")
         if not isinstance(value, (Expression, int, float)):
             raise RuleError(f"s.{name} is given a {type(value).__name__}; a slot holds an expression or a number")
-        self._writes[name] = value if isinstance(value, Expression) else Expression("constant", detail=float(value))
+        value = value if isinstance(value, Expression) else Expression("constant", detail=float(value))
+        if name in self._declared and self._declared[name].scope == "all":
+            self._refuse_own(name, value)
+            value = Expression("shared", (value,), name, Level.REDUCED)
+        self._writes[name] = value
+
+    def _refuse_own(self, name: str, value: Expression) -> None:
+        """A number of the whole optimizer that is given what each parameter has its own of."""
+        waiting = [value]
+        while waiting:
+            e = waiting.pop()
+            if e.op == "reduce" and e.detail[1] == "all":
+                continue
+            common = e.op == "slot" and self._declared.get(str(e.detail), Slot()).scope == "all"
+            own = e.op in ("step", "is_new", "size", "slot", "reduce") and not common
+            if own or e.level > Level.REDUCED:
+                raise RuleError(
+                    f"s.{name} is one number of the whole optimizer but is given ({value}), where each parameter has "
+                    f"its own ({e}); reduce over all of them with scope='all'"
+                )
+            waiting += e.args
 
     def __getitem__(self, name: object) -> NoReturn:
         raise RuleError(f"write s.{name} in place of s[{name!r}]")
@@ -230,7 +250,7 @@ def trace(
     slots = {**(slots or {}), **declared(modifiers)}
     for slot_name, slot in slots.items():
         refuse_slot(slot_name, slot, hyper)
-    reduced: frozenset[str] = frozenset()
+    reduced = frozenset(slot_name for slot_name, slot in slots.items() if slot.scope == "all")
     shape = Shape(ndim)
     whole = chained(rule, modifiers, name)
     while True:
@@ -330,6 +350,7 @@ class _Layout:
         self.lines: list[Expression] = []
         self.spread: dict[int, Expression] = {}
         self.matrices: list[Expression] = []
+        self.shared: list[Expression] = []
 
     def program(self, new: Expression, tracks: Mapping[str, Expression], left: Mapping[int, Expression]) -> Program:
         tracked = {key: self.unique(e) for key, e in tracks.items()}
@@ -353,7 +374,7 @@ class _Layout:
             if operand != PARAM:
                 stage[operand] = self.earliest(operand, max(begin, self.depth(expression)), last, outputs, stage)
         phases = tuple(self.phase(i, [(o, outputs[o]) for o in outputs if stage[o] == i]) for i in range(last + 1))
-        small, between = self.small_work(len(phases), finished)
+        small, between, shared = self.small_work(len(phases), finished)
         names = {PARAM: "p", GRAD: "g"} | {o: n for n, o in self.operand.items()}
         return Program(
             self.name,
@@ -371,6 +392,7 @@ class _Layout:
             phases,
             small,
             between,
+            shared,
             len(self.matrices),
             self.guards,
             (
@@ -409,13 +431,20 @@ class _Layout:
             self.matrices.append(e)
         if e.op == "input":
             self.inputs.append(str(e.detail))
+        if e.op == "shared":
+            self.shared.append(e)
 
     def row(self, reduce: Expression) -> int:
         return len(self.inputs) + next(i for i, r in enumerate(self.reduces) if r is reduce)
 
     def kept_row(self, name: str) -> int:
         """The row of a slot that holds a reduction."""
-        return len(self.inputs) + len(self.reduces) + [s.name for s in self.reduced_slots].index(name)
+        before = len(self.inputs) + len(self.reduces) + len(self.shared)
+        return before + [s.name for s in self.reduced_slots].index(name)
+
+    def shared_row(self, e: Expression) -> int:
+        """The row of what all parameters take from the first."""
+        return len(self.inputs) + len(self.reduces) + place(self.shared, e)
 
     def depth(self, e: Expression) -> int:
         """The first pass that can compute an expression: reductions and matrix steps are ready one pass later."""
@@ -472,7 +501,7 @@ class _Layout:
 
     def small_work(
         self, phases: int, finished: Mapping[str, Expression]
-    ) -> tuple[tuple[Operation, ...], tuple[tuple[Store, ...], ...]]:
+    ) -> tuple[tuple[Operation, ...], tuple[tuple[Store, ...], ...], tuple[Shared, ...]]:
         """What is computed between phases: the lines that they read, before the first that may; at the end slots."""
         operations: list[Operation] = []
         values: dict[int, int] = {}
@@ -485,6 +514,7 @@ class _Layout:
                 values[id(e)] = len(operations) - 1
             return values[id(e)]
 
+        shared = tuple(Shared(e.detail, self.depth(e), self.shared_row(e), value(e.args[0])) for e in self.shared)
         between: list[list[Store]] = [[] for _ in range(phases + 1)]
         for index, e in enumerate(self.lines):
             between[self.depth(e)].append(Store("line", index, value(e)))
@@ -492,7 +522,7 @@ class _Layout:
         for name, e in finished.items():
             place = ("kept", kept[name]) if name in kept else ("reduced", self.kept_row(name))
             between[-1].append(Store(*place, value(e)))  # type: ignore[arg-type]
-        return tuple(operations), tuple(map(tuple, between))
+        return tuple(operations), tuple(map(tuple, between)), shared
 
     def small_leaf(self, e: Expression) -> tuple[str, Any]:
         """How an expression is come by between phases."""
@@ -513,6 +543,8 @@ class _Layout:
             return "line", self.line(e)
         if e.op == "reduce":
             return "reduced", self.row(e)
+        if e.op == "shared":
+            return "reduced", self.shared_row(e)
         if e.op == "input":
             return "reduced", self.inputs.index(str(e.detail))
         if e.op == "param":
