@@ -25,7 +25,7 @@ from steprule.grouping.layers import layer_decay
 from steprule.grouping.overrides import exclusive, groups, scale
 from steprule.grouping.selectors import biases, by_ndim, embeddings, norms
 
-from . import algorithms, report, schedules
+from . import algorithms, modifiers, report, schedules
 from .checkpoint import CheckpointError, load, save
 from .optimizer import Optimizer
 
@@ -61,6 +61,7 @@ __all__ = [
     "layer_decay",
     "load",
     "lr_scheduler",
+    "modifiers",
     "norms",
     "report",
     "save",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -16,18 +17,20 @@ from steprule.distributed.flat import is_flat
 from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check
 from steprule.grouping.membership import Members, missing, refuse_members
-from steprule.grouping.overrides import Scale, groups
+from steprule.grouping.overrides import groups, laid
 from steprule.grouping.selectors import Selectable
 from steprule.kernels.explain import explain
 from steprule.kernels.launch import fresh
 from steprule.kernels.plan import Plan
 from steprule.kernels.tracking import check_tracked, read_tracked, total_norm
+from steprule.rule.modifier import Modifier
 from steprule.rule.program import Slot
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
 from steprule.saving.loading import Loading, prepare, restoring
 from steprule.saving.state_dict import StateDict, pack
 from steprule.schedules import plateaus, separate, write
+from steprule.stepping.evaluation import ascend, back, exchange, exchanged, restore
 from steprule.stepping.hooks import counted, hooked, not_compiled
 from steprule.stepping.options import (
     NOT_HYPER,
@@ -40,6 +43,7 @@ from steprule.stepping.options import (
     spelled_out,
 )
 from steprule.stepping.planning import Algorithm, Asked, Planner
+from steprule.stepping.roles import Roles
 from steprule.stepping.skipping import Verdicts
 from steprule.stepping.taking_over import named, namesake
 
@@ -58,6 +62,7 @@ class Optimizer(torch.optim.Optimizer):
             ``torch.optim.optimizer.required`` for one without. Any number may be a
             :class:`steprule.schedules.Schedule`: it is evaluated at each step with the number of steps taken.
         overrides: selector -> hyperparameters of the parameters it means, see :mod:`steprule.grouping.selectors`.
+        modifiers (list): what goes around the rule, in the order in which it acts, see :mod:`steprule.modifiers`.
         maximize (bool): go up along the gradient instead of down.
         l1 (float): L1 penalty: ``l1 * sign(p)`` is added to the gradient.
         clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it; None
@@ -132,16 +137,23 @@ class Optimizer(torch.optim.Optimizer):
         # an option that the rule has among its own hyperparameters is the rule's to apply
         self._own_options = frozenset(OPTIONS) & frozenset(defaults)
         defaults = {**OPTIONS, **options, **defaults}
-        self._validate(defaults)
         self._steps = 0
         self._verdicts = Verdicts()
+        self._roles = Roles(self)
+        if defaults["modifiers"] and not self._has_rule:
+            raise ValueError(f"{type(self).__name__} has no update rule for modifiers to go around")
+        under, over = self._roles.lay({**defaults, "modifiers": ()}, {"modifiers": defaults["modifiers"]})
+        defaults |= {**under, **over}
+        self._validate(defaults)
         self._tracked: tuple[str, ...] = ()
         self.nonfinite, self._skipped = nonfinite, 0
         self._members = Members(params)
         self._planner = Planner()
         self._scheduled = False
+        self._evaluates = False
+        self._moved: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         if overrides:
-            params = groups(params, defaults, overrides)
+            params = groups(params, defaults, overrides, lay=self._roles.lay)
         elif isinstance(params, nn.Module):
             params = list(params.named_parameters())
         super().__init__(params, defaults)
@@ -195,6 +207,9 @@ class Optimizer(torch.optim.Optimizer):
     def refuse(self, p: torch.Tensor) -> None:
         """Raise if a parameter with a gradient is of a kind that the algorithm is not for; nothing has changed yet."""
 
+    def accept(self, group: Mapping[str, Any]) -> None:
+        """Raise if a group that has just been made holds parameters of a kind that the algorithm is not for."""
+
     def validate(self, h: Mapping[str, Any]) -> None:
         """Refuse hyperparameters that ``ranges`` does not allow; called with the defaults and with each group.
 
@@ -216,7 +231,7 @@ class Optimizer(torch.optim.Optimizer):
             type(self).step = hooked(counted(step))  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("_own_options", "_tracked", "_nonfinite", "_skipped")
+        names = ("_own_options", "_roles", "_tracked", "_nonfinite", "_skipped")
         own = {name: self.__dict__[name] for name in names}
         frozen = list(self._members.held.values())
         return {**super().__getstate__(), **own, "_steps": self.steps_taken, "_frozen": frozen}
@@ -229,11 +244,14 @@ class Optimizer(torch.optim.Optimizer):
         if "_members" not in self.__dict__:
             self._members = Members()
         self._members.held.update((id(p), p) for p in self.__dict__.pop("_frozen", ()))
+        if "_roles" not in self.__dict__:
+            self._roles = Roles(self)
+        self._evaluates, self._moved = exchanged(self.state), None
         self._planner = Planner()
         self._verdicts = Verdicts()
         self._scheduled = any("schedules" in group for group in self.param_groups)
         for group in self.param_groups:
-            for name, default in self.defaults.items():
+            for name, default in self._roles.filling(group, self.defaults).items():
                 if default is not torch_optimizer.required:
                     group.setdefault(name, default)
         self._members.seen = {}
@@ -258,11 +276,17 @@ class Optimizer(torch.optim.Optimizer):
             if not isinstance(params, (torch.Tensor, set)):
                 param_group["params"] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
                 refuse_members(param_group["params"], self.param_groups, self.defaults["differentiable"])
-            for name, value in param_group.items():
-                if isinstance(value, Scale):
-                    param_group[name] = value.times(name, self.defaults.get(name))
-            self._validate({**self.defaults, **param_group})
-        super().add_param_group(param_group)
+            given = {name: value for name, value in param_group.items() if name not in NOT_HYPER}
+            param_group.update(laid(self._roles.lay, self.defaults, given))
+            self._validate({**self.defaults, **self._roles.needed_by(param_group), **param_group})
+        own = self.defaults
+        try:
+            # torch fills a group up with the defaults, which may be those of another algorithm
+            self.defaults = self._roles.filling(param_group, own) if isinstance(param_group, dict) else own
+            super().add_param_group(param_group)
+        finally:
+            self.defaults = own
+        self._accept(self.param_groups[-1])
         scheduled = separate(self.param_groups[-1], self.steps_taken)
         if scheduled:
             self.param_groups[-1]["schedules"] = scheduled
@@ -271,13 +295,25 @@ class Optimizer(torch.optim.Optimizer):
         self._planner.plan = None
         if any(map(is_flat, self.param_groups[-1]["params"])):
             index = len(self.param_groups) - 1
-            self._planner.check_flat(self._algorithm(), self.param_groups[-1], index, self._asked())
+            self._planner.check_flat(
+                self._roles.algorithm(self.param_groups[-1], self), self.param_groups[-1], index, self._asked()
+            )
+
+    def _accept(self, group: dict[str, Any]) -> None:
+        """Refuse a new group after all if its algorithm is not for it; every group says its algorithm once there are
+        several."""
+        try:
+            self._roles.player(group, self).accept(group)
+        except (RuntimeError, TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+        self._roles.sign(self.param_groups)
 
     def _validate(self, hyper: Mapping[str, Any]) -> None:
         """:meth:`validate` hyperparameters among which there may be schedules."""
         present = {name: value for name, value in hyper.items() if name not in NOT_HYPER}
         separate(present, self.steps_taken if "_verdicts" in self.__dict__ else 0)
-        self.validate(present)
+        self._roles.validate(present, self.validate)
 
     @property
     def nonfinite(self) -> str:
@@ -300,11 +336,19 @@ class Optimizer(torch.optim.Optimizer):
 
         Returns:
             What the closure returned; None without one.
+
+        Raises:
+            RuntimeError: the weights are those to evaluate with; or a modifier needs gradients at two points, and there
+                is neither a closure nor a :meth:`first_step` before.
         """
+        if self._evaluates:
+            self._refuse_evaluation()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._roles.two_points:
+            self._take_second(closure)
         self._apply()
         return loss
 
@@ -317,6 +361,65 @@ class Optimizer(torch.optim.Optimizer):
         if self._verdicts.waiting:
             self._steps -= self._verdicts.skipped()
         return self._steps
+
+    def _take_second(self, closure: Callable[[], Any] | None) -> None:
+        """Get the gradients of a step's second point, for the groups that need them."""
+        needing = [m for group in self.param_groups if (m := self._roles.ascending(group))]
+        if not needing:
+            return
+        if closure is not None:
+            self.first_step(zero_grad=True)
+            with torch.enable_grad():
+                closure()
+        if self._moved is None:
+            raise RuntimeError(
+                f"{type(needing[0]).__name__} takes gradients at two points: give step() a closure, or call "
+                "first_step() after the first backward and second_step() after the second"
+            )
+        moved, self._moved = self._moved, None
+        restore(moved)
+
+    def first_step(self, zero_grad: bool = False) -> None:
+        """Go to where the second gradient is taken, by a modifier such as :class:`steprule.modifiers.SAM`.
+
+        Args:
+            zero_grad: whether the gradients are set to None afterwards.
+
+        Raises:
+            RuntimeError: no modifier needs a second gradient, the first step was taken already, or the weights are
+                those to evaluate with.
+        """
+        if not any(map(self._roles.ascending, self.param_groups)):
+            raise RuntimeError(
+                "first_step() is for modifiers that take gradients at two points, such as SAM; call step()"
+            )
+        if self._moved is not None:
+            raise RuntimeError("first_step() has been taken already: call second_step() after the second backward")
+        self._refuse_evaluation()
+        self._moved = ascend(self._roles, self.param_groups, self.state)
+        if zero_grad:
+            self.zero_grad()
+
+    def second_step(self, zero_grad: bool = False) -> None:
+        """Go back and take the step, with the gradients that are there now.
+
+        Args:
+            zero_grad: whether the gradients are set to None afterwards.
+
+        Raises:
+            RuntimeError: there was no :meth:`first_step`.
+        """
+        if self._moved is None:
+            raise RuntimeError("second_step() comes after first_step() and another backward")
+        self.step()
+        if zero_grad:
+            self.zero_grad()
+
+    def _refuse_evaluation(self) -> None:
+        if self._evaluates:
+            raise RuntimeError(
+                "the weights in the model are those to evaluate with: call optimizer.train() before the next backward"
+            )
 
     def _apply(self) -> None:
         groups, scale, found_inf = self.param_groups, self.__dict__.get("grad_scale"), self.__dict__.get("found_inf")
@@ -364,11 +467,17 @@ class Optimizer(torch.optim.Optimizer):
 
     def _make_plan(self, asked: Asked) -> Plan:
         self._members.keep_names(self.param_groups)
-        return self._planner.make(self._algorithm(), self.param_groups, self.state, asked)
+        self._roles.adopt(self.param_groups)
+        algorithms = [self._roles.algorithm(group, self) for group in self.param_groups]
+        return self._planner.make(algorithms, self.param_groups, self.state, asked)
 
-    def _algorithm(self) -> Algorithm:
+    @property
+    def _has_rule(self) -> bool:
+        return type(self).update is not Optimizer.update
+
+    def _algorithm(self, modifiers: tuple[Modifier, ...] = ()) -> Algorithm:
         cls, fused = type(self), "fused" in self.switches
-        return Algorithm(cls.__name__, self.update, self.slots, self._own_options, fused, self.refuse)
+        return Algorithm(cls.__name__, self.update, self.slots, self._own_options, fused, self.refuse, modifiers)
 
     def _asked(self, scaled: bool = False) -> Asked:
         clipped = any([group["clip_norm"] for group in self.param_groups])  # noqa: C419 (a list is faster)
@@ -401,7 +510,7 @@ class Optimizer(torch.optim.Optimizer):
         if type(self).update is Optimizer.update:
             return "torch"
         try:
-            found = self._planner.kernels(self._algorithm(), group, self.state, self._asked())
+            found = self._planner.kernels(self._roles.algorithm(group, self), group, self.state, self._asked())
         except (RuntimeError, ValueError, TypeError):
             return "none (explain() says why)"
         return ", ".join(found) or "not known yet"
@@ -414,6 +523,61 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: if no group has ``clip_norm``, or no step was taken yet.
         """
         return total_norm(self._planner.plan)
+
+    # -- the weights that are evaluated --------------------------------------------------------------------------
+
+    def eval(self) -> None:
+        """Put the weights to evaluate with into the model, where modifiers keep other ones than are trained.
+
+        Those of :class:`steprule.modifiers.EMA`, ``Lookahead`` and ``ScheduleFree`` are such; of several in a group
+        the last one's count. The weights that are trained are kept in the state, and saved with it, until
+        :meth:`train` puts them back; a step in between is an error.
+
+        Raises:
+            RuntimeError: a step is half done, between :meth:`first_step` and :meth:`second_step`.
+        """
+        if self._moved is not None:
+            raise RuntimeError("a step is half done: call second_step() before eval()")
+        if not self._evaluates:
+            exchange(self._roles, self.param_groups, self.state)
+            self._evaluates, self._planner.plan = True, None
+
+    def train(self, mode: bool = True) -> None:
+        """Put the weights that are trained into the model again, after :meth:`eval`.
+
+        Args:
+            mode: False is :meth:`eval`, as in :meth:`torch.nn.Module.train`.
+        """
+        if not mode:
+            return self.eval()
+        if self._evaluates:
+            back(self.state)
+            self._evaluates, self._planner.plan = False, None
+        return None
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The weights to evaluate with, as long as the block lasts; see :meth:`eval`.
+
+        Example:
+            >>> import torch
+            >>> from steprule import SGD
+            >>> from steprule.modifiers import EMA
+            >>> weight = torch.zeros(1, requires_grad=True)
+            >>> optimizer = SGD([weight], lr=1.0, modifiers=[EMA(0.75)])
+            >>> weight.grad = torch.ones(1)
+            >>> optimizer.step()
+            >>> with optimizer.evaluating():
+            ...     weight.item()
+            -0.25
+        """
+        before = self._evaluates
+        self.eval()
+        try:
+            yield
+        finally:
+            if not before:
+                self.train()
 
     # -- groups while training runs ------------------------------------------------------------------------------
 
@@ -652,4 +816,4 @@ class Optimizer(torch.optim.Optimizer):
         self._validate({**self.defaults, **group})
 
     def _slots_of(self, group: dict[str, Any], param: torch.Tensor) -> dict[str, Slot]:
-        return self._planner.slots_of(self._algorithm(), group, param)
+        return self._planner.slots_of(self._roles.algorithm(group, self), group, param)

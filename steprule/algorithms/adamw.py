@@ -67,4 +67,5 @@ class AdamW(Adam):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            group["decoupled_weight_decay"] = True
+            if group.get("algorithm", type(self).__name__) == type(self).__name__:
+                group["decoupled_weight_decay"] = True

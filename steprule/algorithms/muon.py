@@ -140,7 +140,8 @@ class Muon(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(self._of_side(param_group) if isinstance(param_group, dict) else param_group)
-        group = self.param_groups[-1]
+
+    def accept(self, group: Mapping[str, Any]) -> None:
         for p in group["params"] if group["use_muon"] else ():
             if p.ndim != 2 and not (group["convolutions"] and p.ndim > 2):
                 raise ValueError(f"Muon only supports 2D parameters whereas we found a parameter with size: {p.size()}")

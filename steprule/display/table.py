@@ -46,8 +46,8 @@ def group_table(
         width: columns of the terminal.
     """
     found = dict.fromkeys(name for group in groups for name in group if name not in NOT_HYPER)
-    names = sorted(found, key=lambda name: name in usual)
-    texts = {name: [value_text(group.get(name)) for group in groups] for name in names}
+    names = sorted(found, key=lambda name: (name != "algorithm", name in usual))
+    texts = {name: [value_text(group[name]) if name in group else "" for group in groups] for name in names}
     moving = {key_of(path) for group in groups for path in schedules_of(group)}
     varying = [name for name in names if name in moving or len(set(texts[name])) > 1]
     shared = {name: texts[name][0] for name in names if name not in varying}
@@ -98,7 +98,7 @@ def table(groups: Groups, kernels: Sequence[str], varying: Sequence[str], step: 
 def stacked(columns: Mapping[str, list[str]], names: Sequence[str]) -> dict[str, list[str]]:
     """Some columns as one, in which their names and values stand below each other."""
     rows = zip(*(columns[name] for name in names), strict=True)
-    cells = ["\n".join(f"{name} {cell}" for name, cell in zip(names, row, strict=True)) for row in rows]
+    cells = ["\n".join(f"{name} {cell}" for name, cell in zip(names, row, strict=True) if cell) for row in rows]
     return {**{name: own for name, own in columns.items() if name not in names}, "hyperparameters": cells}
 
 
@@ -182,7 +182,9 @@ def horizon_of(groups: Groups, step: int) -> int:
 
 
 def hyper_text(group: Mapping[str, Any], name: str, horizon: int, wide: bool) -> str:
-    """The present value, and a line for each schedule in it."""
+    """The present value, and a line for each schedule in it; nothing where the group's algorithm has no such."""
+    if name not in group:
+        return ""
     own = [schedule for path, schedule in schedules_of(group).items() if key_of(path) == name]
     return " ".join([value_text(group.get(name)), *(drawn(schedule, horizon, wide) for schedule in own)])
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from numbers import Real
@@ -23,9 +23,10 @@ from steprule.schedules.schedule import is_schedule
 
 from .selectors import NamedParameter, Params, Selector, chosen, entries, selector
 
-__all__ = ["Overrides", "Scale", "exclusive", "groups", "scale"]
+__all__ = ["Overrides", "Scale", "exclusive", "groups", "laid", "scale"]
 
 Overrides: TypeAlias = "Mapping[Any, Mapping[str, Any]]"
+Lay: TypeAlias = "Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Mapping[str, Any], Mapping[str, Any]]]"
 Rules: TypeAlias = "Sequence[tuple[Selector, Mapping[str, Any]]]"
 
 
@@ -72,7 +73,11 @@ def exclusive(overrides: Overrides) -> dict[Selector, Mapping[str, Any]]:
 
 
 def groups(
-    params: Params | Iterable[dict[str, Any]], base: Mapping[str, Any], overrides: Overrides | None = None
+    params: Params | Iterable[dict[str, Any]],
+    base: Mapping[str, Any],
+    overrides: Overrides | None = None,
+    *,
+    lay: Lay | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups in torch's form, for any optimizer.
 
@@ -83,7 +88,10 @@ def groups(
         params: a module; tensors; (name, tensor) pairs; or group dictionaries, each of which is split by itself.
         base: hyperparameters of the optimizer as a whole, all that ``overrides`` may name.
         overrides: selector -> hyperparameters. Where several match, later entries win key by key.
-            A value may be :func:`scale`: a multiple of what the parameter has without overrides.
+            A value may be :func:`scale`: a multiple of what the parameter has without overrides. An entry that names
+            an ``algorithm`` takes nothing over from earlier ones that name another.
+        lay: for an optimizer whose hyperparameters bring others along: ``lay(base, given)`` returns the
+            hyperparameters that what is given is laid over, and what is given in plain form.
 
     Returns:
         Dictionaries with ``params``, ``param_names`` (where names are known) and every hyperparameter.
@@ -104,17 +112,31 @@ def groups(
     if not isinstance(base, Mapping):
         raise TypeError(f"base must be a dictionary of hyperparameters, got {base!r}")
     check_mapping(overrides or {})
-    parts = sections(params, base)
+    lay = lay or as_given
+    parts = sections(params, base, lay)
     rules = [(selector(what), hyper) for what, hyper in (overrides or {}).items()]
-    check_names(rules, set(base).union(*(hyper for hyper, _ in parts)))
+    check_mappings(rules)
+    brought = (lay(base, over)[0] for _, over in rules)
+    check_names(rules, set(base).union(*(hyper for hyper, _ in parts), *brought))
     everything = [entry for _, part in parts for entry in part]
     for rule, _ in rules:
         chosen(rule, everything)
-    return [group for hyper, part in parts for group in split(part, hyper, rules)]
+    return [group for hyper, part in parts for group in split(part, hyper, rules, lay)]
+
+
+def as_given(base: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A way to lay what is given over the base that brings nothing along."""
+    return base, given
+
+
+def laid(lay: Lay, base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a group: those given for it, over others."""
+    under, over = lay(base, given)
+    return {**under, **resolved(under, over)}
 
 
 def sections(
-    params: Params | Iterable[dict[str, Any]], base: Mapping[str, Any]
+    params: Params | Iterable[dict[str, Any]], base: Mapping[str, Any], lay: Lay
 ) -> list[tuple[dict[str, Any], list[NamedParameter]]]:
     base = {name: value for name, value in base.items() if value is not required}  # the optimizer will miss it
     if isinstance(params, (nn.Module, Tensor, set)):
@@ -122,7 +144,7 @@ def sections(
     given: list[Any] = list(params)
     if not given or not all(isinstance(group, dict) for group in given):
         return [(base, entries(given))]
-    return [({**base, **resolved(base, hyperparameters(group))}, entries(pairs(group))) for group in given]
+    return [(laid(lay, base, hyperparameters(group)), entries(pairs(group))) for group in given]
 
 
 def hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,14 +160,18 @@ def resolved(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return {k: v.times(k, base.get(k)) if isinstance(v, Scale) else v for k, v in over.items()}
 
 
-def split(part: Sequence[NamedParameter], base: dict[str, Any], rules: Rules) -> list[dict[str, Any]]:
-    rules = [(rule, resolved(base, over)) for rule, over in rules]
+def split(part: Sequence[NamedParameter], base: dict[str, Any], rules: Rules, lay: Lay) -> list[dict[str, Any]]:
     found: dict[object, dict[str, Any]] = {}
     for entry in part:
         matching = [(rule, over) for rule, over in rules if rule.test(entry)]
         if len(clash := [str(rule) for rule, _ in matching if rule.exclusive]) > 1:
             raise ValueError(f"{called(entry)} is matched by {' and '.join(clash)}, which are exclusive")
-        hyper = dict(chain(base.items(), *(over.items() for _, over in matching)))
+        given = together([over for _, over in matching])
+        hyper = laid(lay, base, given)
+        if "algorithm" in given:
+            refuse_unknown(
+                given, set(lay(base, given)[0]), f"of {hyper['algorithm']} in an override of {called(entry)}"
+            )
         key = frozenset((name, hashable(value)) for name, value in hyper.items())
         group = found.setdefault(key, {"params": [], "param_names": [], **hyper})
         group["params"].append(entry.parameter)
@@ -154,6 +180,13 @@ def split(part: Sequence[NamedParameter], base: dict[str, Any], rules: Rules) ->
         if not all(group["param_names"]):
             del group["param_names"]
     return list(found.values()) or [{"params": [], **base}]
+
+
+def together(overs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Overrides of one parameter as one: later ones win key by key, and void earlier ones of another algorithm."""
+    last = next((over["algorithm"] for over in reversed(overs) if "algorithm" in over), None)
+    valid = [over for over in overs if over.get("algorithm", last) is last]
+    return dict(chain.from_iterable(over.items() for over in valid))
 
 
 def hashable(value: Any) -> object:
@@ -171,11 +204,19 @@ def check_mapping(overrides: object) -> None:
         raise TypeError(f"overrides must be a dictionary from selectors to hyperparameters, got {overrides!r}")
 
 
-def check_names(rules: Rules, known: set[str]) -> None:
+def check_mappings(rules: Rules) -> None:
     for rule, over in rules:
         if not isinstance(over, Mapping):
             raise TypeError(f"the override of {rule} must be a dictionary of hyperparameters, got {over!r}")
-        for name in over:
-            if name not in known:
-                hint = nearest(str(name), sorted(known)) or f"; there are {', '.join(sorted(known))}"
-                raise ValueError(f"unknown hyperparameter {name!r} in the override of {rule}{hint}")
+
+
+def check_names(rules: Rules, known: set[str]) -> None:
+    for rule, over in rules:
+        refuse_unknown(over, known, f"in the override of {rule}")
+
+
+def refuse_unknown(names: Iterable[str], known: set[str], where: str) -> None:
+    for name in names:
+        if name not in known:
+            hint = nearest(str(name), sorted(known)) or f"; there are {', '.join(sorted(known))}"
+            raise ValueError(f"unknown hyperparameter {name!r} {where}{hint}")

@@ -29,6 +29,8 @@ def paragraph(launch: Launch, source: bool) -> str:
         f"    {'torch operations, tensor by tensor' if launch.backend == 'eager' else compiled}",
         f"    {first_names(names)}",
     ]
+    if launch.program.modifiers:
+        lines.insert(1, f"    {launch.program.name}, modified by {', '.join(launch.program.modifiers)}, in this order")
     if source:
         code = launch.source
         lines += ["", str(launch.program), *(["", code] if code else []), ""]

@@ -110,6 +110,34 @@ class Plan:
         Returns:
             Nothing; or, if the step was left and nothing has changed, the parameters whose gradients are not finite.
         """
+        if found := self.passes(groups, inputs, state):
+            return found
+        if "grad_scale" in inputs:
+            for launch in self.launches:
+                leave_unscaled(launch.params, launch.given, launch.grads, inputs)
+        for launch in self.launches:
+            launch.commit()
+            if not launch.installed:
+                launch.install(state)
+            launch.grads = launch.given = []  # they may be freed before the next step
+            for share in launch.shares:
+                share.grad = None
+        self.common.finish(self.params, state, self.known is not None)
+        if self.known is None:
+            self.known = list(state.values())
+        return []
+
+    def passes(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        inputs: dict[str, Any],
+        state: MutableMapping[torch.Tensor, Any],
+    ) -> list[str]:
+        """Run over the parameters: nothing is counted, and states get no slots that they don't have.
+
+        Returns:
+            As :meth:`run`.
+        """
         if self.on_gpu and torch.cuda.is_current_stream_capturing():
             self.check_capture(groups)
         for launch in self.launches:
@@ -132,19 +160,6 @@ class Plan:
             for launch in self.launches:
                 launch.drop_temporaries()
                 between(launch, len(launch.program.phases))
-        if "grad_scale" in inputs:
-            for launch in self.launches:
-                leave_unscaled(launch.params, launch.given, launch.grads, inputs)
-        for launch in self.launches:
-            launch.commit()
-            if not launch.installed:
-                launch.install(state)
-            launch.grads = launch.given = []  # they may be freed before the next step
-            for share in launch.shares:
-                share.grad = None
-        self.common.finish(self.params, state, self.known is not None)
-        if self.known is None:
-            self.known = list(state.values())
         return []
 
     def not_finite(self) -> list[str]:

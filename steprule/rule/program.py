@@ -307,6 +307,8 @@ class Program:
     """Whether ``step`` is kept though the rule does not compute with it."""
     ndim: int | None = field(default=None, compare=False)
     """The number of dimensions for which it was traced, if the rule asked."""
+    modifiers: tuple[str, ...] = field(default=(), compare=False)
+    """What goes around the rule, in the order in which it acts."""
     assignments: tuple[tuple[Any, ...], ...] = field(init=False, repr=False)
     """What the host computes, one operation each: two Programs are equal only if they have these in common too."""
 
@@ -403,7 +405,7 @@ class Program:
 def show(program: Program) -> str:
     """A Program as readable mathematics: first what the host computes, then each pass over memory."""
     known: dict[int, str] = {}
-    answers = [str(g) for g in program.guards if g.answer is not NUMBER]
+    answers = [str(g) for g in program.guards if g.answer is not NUMBER and g.answer != ()]
     lines = [program.name + (f"  [{', '.join(answers)}]" if answers else "")]
     for index, expression in enumerate(program.scalars):
         if expression.args:

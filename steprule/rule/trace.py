@@ -265,7 +265,8 @@ def trace(
         found = s._given_reductions()
         if found <= reduced:
             program = _Layout(name, s, h, reduced).program(new, s._measured, s._left)
-            return replace(program, ndim=ndim) if shape.asked else program
+            active = tuple(type(m).__name__ for m in modifiers if m.name and hyper[m.name])
+            return replace(program, ndim=ndim if shape.asked else None, modifiers=active)
         reduced |= found  # what is read of them, too, is known only where reductions are
 
 

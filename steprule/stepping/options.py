@@ -32,6 +32,7 @@ OPTIONS: dict[str, Any] = {
     "l1": 0.0,
     "clip_norm": None,
     "backend": "auto",
+    "modifiers": (),
     "foreach": None,
     "fused": None,
     "capturable": False,

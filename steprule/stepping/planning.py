@@ -25,7 +25,7 @@ from steprule.rule.trace import Rule, trace
 
 from .options import NOT_HYPER, check_capturable, check_fused
 
-__all__ = ["Algorithm", "Asked", "Planner"]
+__all__ = ["Algorithm", "Asked", "Planner", "called", "entry_of"]
 
 Group = dict[str, Any]
 
@@ -45,6 +45,7 @@ class Algorithm:
         own: the options that the rule applies itself.
         fused: whether it takes torch's switch ``fused``.
         refuse: raises for a parameter that it is not for.
+        modifiers: what goes around the rule.
     """
 
     name: str
@@ -53,6 +54,12 @@ class Algorithm:
     own: frozenset[str]
     fused: bool
     refuse: Callable[[torch.Tensor], None]
+    modifiers: tuple[Modifier, ...] = ()
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What tells it from others."""
+        return (self.name, *(m.name for m in self.modifiers))
 
 
 class Planner:
@@ -62,7 +69,7 @@ class Planner:
         self.plan: Plan | None = None
         self.asked: Asked | None = None
         """What the plan was made for."""
-        self.programs: list[tuple[Asked, Program]] = []
+        self.programs: list[tuple[tuple[Asked, tuple[str, ...]], Program]] = []
         self.entries: list[Entry] = []
         self.shares: list[Share] = []
         """What is here of the parameters that several processes hold."""
@@ -83,25 +90,36 @@ class Planner:
             self.exchange.abandon(error)
 
     def make(
-        self, algorithm: Algorithm, groups: Sequence[Group], state: MutableMapping[torch.Tensor, Any], asked: Asked
+        self,
+        algorithms: Sequence[Algorithm],
+        groups: Sequence[Group],
+        state: MutableMapping[torch.Tensor, Any],
+        asked: Asked,
     ) -> Plan:
         """The plan for the gradients that are present now.
+
+        Args:
+            algorithms: what updates each group.
+            groups: the parameter groups.
+            state: the state of the parameters.
+            asked: what the step asks of every Program.
 
         Raises:
             RuleError: the rule is wrong.
             RuntimeError, AssertionError: a parameter, gradient or state can't be served; it is named.
         """
         entries = self.present(groups, state)
-        known = [self.by_dimensions(algorithm, group, asked) for group in groups]
+        known = [self.by_dimensions(a, group, asked) for a, group in zip(algorithms, groups, strict=True)]
         self.exchange = self.exchanged(known)
         for entry in entries:
+            algorithm = algorithms[entry.group]
             algorithm.refuse(entry.owner)
             if groups[entry.group]["capturable"]:
                 check_capturable(entry)
             if groups[entry.group]["fused"] and algorithm.fused:
                 check_fused(entry)
         if groups and not entries:
-            self.program(algorithm, groups[0], asked, 1)  # a rule that is wrong says so without a gradient
+            self.program(algorithms[0], groups[0], asked, 1)  # a rule that is wrong says so without a gradient
         programs = [known[entry.group](entry.param.ndim) for entry in entries]
         served: list[dict[int, Program]] = [{} for _ in groups]
         for entry, program in zip(entries, programs, strict=True):
@@ -157,8 +175,9 @@ class Planner:
 
     def program(self, algorithm: Algorithm, group: Group, asked: Asked, ndim: int) -> Program:
         """The Program for a group's parameters of so many dimensions: one traced before, while its answers stay."""
+        key = asked, algorithm.called
         for known, program in self.programs:
-            if known == asked and program.ndim in (None, ndim) and program.serves(group):
+            if known == key and program.ndim in (None, ndim) and program.serves(group):
                 return program
         program = trace(
             algorithm.update,
@@ -168,7 +187,7 @@ class Planner:
             modifiers=around(algorithm, *asked),
             ndim=ndim,
         )
-        self.programs.append((asked, program))
+        self.programs.append((key, program))
         return program
 
     def slots_of(self, algorithm: Algorithm, group: Group, param: torch.Tensor) -> dict[str, Slot]:
@@ -199,6 +218,8 @@ def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[
         *([links.Await()] if awaited else []),
         *([] if "maximize" in own else [links.Negate()]),
         *([] if "l1" in own else [links.Penalize()]),
+        links.Settled(("algorithm", "modifiers")),
+        *algorithm.modifiers,
         *([links.TakenOver(own)] if own else []),
         *([links.MeasureUpdate(after)] if after else []),
     ]
