@@ -29,6 +29,8 @@ from . import algorithms, modifiers, report, schedules
 from .checkpoint import CheckpointError, load, save
 from .optimizer import Optimizer
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ASGD",
     "LBFGS",

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
-from steprule.display.table import group_table, plain_text, terminal_width
+from steprule.display.table import group_table, plain_text, encodable, terminal_width
 from steprule.distributed.flat import is_flat
 from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check
@@ -133,7 +133,7 @@ class Optimizer(torch.optim.Optimizer):
         **options: Any,
     ) -> None:
         defaults = dict(defaults or {})
-        refuse_options(options, self.switches, type(self).__name__)
+        refuse_options(options, self.switches, defaults, type(self).__name__)
         # an option that the rule has among its own hyperparameters is the rule's to apply
         self._own_options = frozenset(OPTIONS) & frozenset(defaults)
         defaults = {**OPTIONS, **options, **defaults}
@@ -495,7 +495,7 @@ class Optimizer(torch.optim.Optimizer):
         if type(self).update is Optimizer.update and type(self).step is not Optimizer.step:
             return f"{type(self).__name__} works by torch operations, on whatever device its parameters are"
         plan = self._planner.plan or self._make_plan(self._asked())
-        return explain(plan.launches, source)
+        return encodable(explain(plan.launches, source))
 
     @not_compiled
     def __repr__(self) -> str:

@@ -511,3 +511,19 @@ def test_repr_names_the_algorithm_the_groups_and_their_numbers() -> None:
     assert "0.125" in text
     assert "0.5" in text
     assert not optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("overides", "overrides"),
+        ("learning_rate", "lr"),
+        ("clipnorm", "clip_norm"),
+        ("max_norm", "clip_norm"),
+        ("beta", "betas"),
+        ("non_finite", "nonfinite"),
+    ],
+)
+def test_a_misspelt_option_says_the_nearest(given: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{given}'; did you mean '{meant}'"):
+        steprule.AdamW([torch.ones(1, requires_grad=True)], **{given: 1.0})

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
+
+from steprule import __version__
 
 from . import bench, compare, convert, demo, inspect
 
@@ -16,11 +19,21 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     inspect.inspect,
 )
 
-app = typer.Typer(name="steprule", no_args_is_help=True, add_completion=False)
+app = typer.Typer(name="steprule", no_args_is_help=True)
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        print(f"steprule {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def steprule() -> None:
+def steprule(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Optimizers for PyTorch, written once as a short update rule."""
 
 

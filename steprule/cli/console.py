@@ -19,14 +19,15 @@ def say(line: str, style: str = "") -> None:
     console.print(Text(printable(line), style=style))
 
 
-def fail(message: str) -> NoReturn:
-    """Say in one line what is wrong, and end with exit status 2.
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Say in one line what is wrong, and end.
 
     Args:
         message: What is wrong and what to do about it.
+        status: The exit status: 2 where the command was given wrongly, 1 where nothing came of it.
 
     Raises:
-        typer.Exit: Always, with status 2.
+        typer.Exit: Always, with that status.
     """
     print("steprule:", printable(" ".join(message.split())), file=sys.stderr)
-    raise typer.Exit(2)
+    raise typer.Exit(status)

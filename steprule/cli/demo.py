@@ -19,11 +19,14 @@ from rich.table import Table
 import steprule
 import steprule.cli.digits as digits
 from steprule.grouping.globs import fold
+from steprule.names import nearest
 
 from .console import console, fail
 from .demo_run import DemoRun, DemoSettings, algorithm, check_fits, new_run, resumed_run, train_step
 from .digits import Digits
 from .picture import draw_run
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def demo(
@@ -37,12 +40,14 @@ def demo(
 ) -> None:
     """Train LeNet on 1,797 handwritten digits, with checkpoints and a picture."""
     settings = DemoSettings(algorithm(optimizer).__name__, seed, epochs)
-    checkpoint = output / "checkpoint.safetensors"
+    checkpoint = output / CHECKPOINT
     torch.set_num_threads(1)  # LeNet is too small to share, and so its bits don't depend on the machine's cores
     check_device(device)
     train, held_out = load_digits(torch.device(device))
+    if resume and not checkpoint.exists():
+        fail(f"{output} holds no run to go on with{nearest_run(output)}; leave out --resume to start one", 1)
     with writing_to(output):
-        if resume and checkpoint.exists():
+        if resume:
             given = {name: value for name, value in asdict(settings).items() if is_given(context, name)}
             run = resumed_run(checkpoint, given, torch.device(device))
             console.print(f"Going on after epoch {len(run.history.right)} of {checkpoint}.", soft_wrap=True)
@@ -61,6 +66,11 @@ def demo(
     right, total = run.history.right[-1], len(held_out.labels)
     console.print(f"Checkpoint and picture are in {output}.", soft_wrap=True)
     console.print(f"{right / total:.1%} of the held-out digits are right ({right} of {total}).")
+
+
+def nearest_run(folder: Path) -> str:
+    """The folders beside it that hold a run and are called nearly as it is."""
+    return nearest(folder.name, [found.parent.name for found in folder.parent.glob(f"*/{CHECKPOINT}")])
 
 
 def is_given(context: typer.Context, option: str) -> bool:
@@ -96,7 +106,7 @@ def writing_to(folder: Path) -> Iterator[None]:
             pass
         yield
     except OSError as error:
-        fail(f"cannot write to {folder}: {error.strerror or error}")
+        fail(f"cannot write to {error.filename or folder}: {error.strerror or error}")
 
 
 def train_model(run: DemoRun, train: Digits, held_out: Digits, checkpoint: Path) -> None:

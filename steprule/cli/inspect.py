@@ -18,7 +18,7 @@ from rich.text import Text
 import steprule.cli.inspection as inspection
 from steprule.checkpoint import CheckpointError
 from steprule.grouping.globs import compile_glob, fold
-from steprule.names import printable
+from steprule.names import nearest, printable
 from steprule.schedules import from_dict
 
 from .console import console, fail, say
@@ -70,6 +70,9 @@ def inspect(
             _print_json(_differences_as_json(opened, differences)) if as_json else _compare(opened, differences)
             return
         reports = [(file, sorted(inspection.rows(file, pattern), key=_KEYS[sort])) for file in opened]
+        if glob != "*" and not any(table for _, table in reports):
+            names = [inspection.name_of(parameter) for file in opened for parameter in file.saved.parameters]
+            fail(f"no parameter is called {glob!r}{nearest(glob, names)}", 1)
     except CheckpointError as error:
         fail(str(error))
     except OSError as error:

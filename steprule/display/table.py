@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -129,7 +130,7 @@ def globs(groups: Groups) -> list[list[str]]:
     names = [group.get("param_names") for group in groups]
     everything = list(chain.from_iterable(filter(None, names)))
     return [
-        list(map(printable, fold(own, everything))) if own else list(dict.fromkeys(map(shape_text, group["params"])))
+        list(map(encodable, fold(own, everything))) if own else list(dict.fromkeys(map(shape_text, group["params"])))
         for own, group in zip(names, groups, strict=True)
     ]
 
@@ -220,4 +221,25 @@ def plain_text(shown: RenderableType, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     with console.capture() as capture:
         console.print(shown, highlight=False, markup=False)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))
+    return encodable("\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n")))
+
+
+IN_ASCII = str.maketrans({"─": "-", "│": "|", "…": "...", "←": "<-", **dict(zip("▁▂▃▄▅▆▇█", "_.,-~=*#", strict=True))})
+
+
+def encodable(text: str, encoding: str | None = None) -> str:
+    """The text itself if the terminal can show it, else with plain characters in place of those that it can't.
+
+    Args:
+        text: what is to be printed.
+        encoding: the terminal's, if it is not that of ``sys.stdout``.
+
+    >>> encodable("lr ▁▅█ ← 0…1", "ascii")
+    'lr _~# <- 0...1'
+    """
+    encoding = encoding or getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(IN_ASCII).encode(encoding, "replace").decode(encoding)
+    return text

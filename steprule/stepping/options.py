@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch.optim import optimizer as torch_optimizer
@@ -71,15 +71,38 @@ def spelled_out(signature: inspect.Signature, refused: frozenset[str]) -> inspec
     return signature.replace(parameters=[*parameters, *options])
 
 
-def refuse_options(options: Mapping[str, Any], switches: Container[str], optimizer: str) -> None:
+def refuse_options(options: Mapping[str, Any], switches: Container[str], own: Iterable[str], optimizer: str) -> None:
     """Refuse keywords that are no options, and torch's switches that an algorithm does not take.
 
+    Args:
+        options: the keywords.
+        switches: those of torch's switches that the algorithm takes.
+        own: the names of the algorithm's hyperparameters.
+        optimizer: what it is called.
+
     Raises:
-        TypeError: as Python does.
+        TypeError: as Python does, with the nearest name that there is.
     """
+    known = [*own, "overrides", "nonfinite", *(name for name in OPTIONS if name not in SWITCHES or name in switches)]
     for name, value in options.items():
         if name not in OPTIONS or (name in SWITCHES and name not in switches and value != OPTIONS[name]):
-            raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}")
+            raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}{meant(name, known)}")
+
+
+ELSEWHERE = {
+    "learning_rate": "lr",
+    "alpha": "lr",
+    "wd": "weight_decay",
+    "max_norm": "clip_norm",
+    "max_grad_norm": "clip_norm",
+}
+"""What other libraries call hyperparameters and options."""
+
+
+def meant(name: str, known: Sequence[str]) -> str:
+    """The nearest of the names that there are, in words."""
+    called = ELSEWHERE.get(name)
+    return f"; did you mean {called!r}?" if called in known else nearest(name, known)
 
 
 def refuse_hyper(hyper: Iterable[str], defaults: Mapping[str, Any], optimizer: str) -> None:
@@ -90,7 +113,7 @@ def refuse_hyper(hyper: Iterable[str], defaults: Mapping[str, Any], optimizer: s
     """
     for name in hyper:
         if name not in defaults:
-            known = nearest(name, defaults) or f"; there are {', '.join(defaults)}"
+            known = meant(name, list(defaults)) or f"; there are {', '.join(defaults)}"
             raise TypeError(f"{optimizer} has no hyperparameter {name!r}{known}")
 
 

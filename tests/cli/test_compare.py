@@ -219,6 +219,13 @@ def test_settings_are_read_as_python() -> None:
 # -- crashes -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_crash_of_all_runs_draws_nothing(tasks: Path) -> None:
+    result = compare(tasks / "out", "SparseAdam lr=0.1", *OWN)
+    assert result.exit_code == 1
+    assert "no run could be trained, so that there is nothing to draw: RuntimeError at step 1" in result.stderr
+    assert not (tasks / "out" / "compare.png").exists()
+
+
 def test_a_crash_of_one_run_is_reported_and_does_not_end_the_others(tasks: Path) -> None:
     result = compare(tasks / "out", "SparseAdam lr=0.1", SGD, "SGD lr=1e25", ADAM, *OWN)
     assert result.exit_code == 1

@@ -237,12 +237,24 @@ def test_stopped_at_any_step(
             return train_step(run, batch)
 
         monkeypatch.setattr(demo_command, "train_step", step_until)
-        assert demo(tmp_path, *EPOCHS, "--resume").exit_code == 130
+        resume = ["--resume"] if checkpoint(tmp_path).exists() else []
+        assert demo(tmp_path, *EPOCHS, *resume).exit_code == 130
     monkeypatch.undo()
 
     assert demo(tmp_path, "--resume").exit_code == 0
 
     assert_same_end(tmp_path, uninterrupted)
+
+
+def test_resuming_where_no_run_is_names_the_nearest_and_starts_none(tmp_path: Path, uninterrupted: Path) -> None:
+    checkpoint(tmp_path / "digits").parent.mkdir()
+    checkpoint(tmp_path / "digits").write_bytes(checkpoint(uninterrupted).read_bytes())
+
+    result = demo(tmp_path / "digts", "--resume")
+
+    assert result.exit_code == 1
+    assert "digts holds no run to go on with; did you mean 'digits'?" in result.stderr
+    assert not (tmp_path / "digts").exists()
 
 
 def test_a_run_that_has_ended_is_only_drawn_again(tmp_path: Path, uninterrupted: Path) -> None:

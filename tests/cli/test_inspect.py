@@ -151,7 +151,6 @@ class TestInspect:
         assert names("--sort", "size")[:2] == ["0.weight", "2.weight"]
         assert names("--sort", "nan")[0] == "0.weight"
         assert names("--sort", "norm")[0] == "0.weight"
-        assert names("--filter", "nothing") == []
 
     @pytest.mark.parametrize("columns", [80, 200])
     def test_the_screen_is_not_cut_off(self, files: dict[str, Path], columns: int) -> None:
@@ -391,3 +390,9 @@ def test_nor_does_an_error_about_it(tmp_path: Path) -> None:
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     run("inspect", tmp_path / "pipe", status=2)
+
+
+def test_a_filter_that_matches_nothing_names_the_nearest(files: dict[str, Path]) -> None:
+    assert "no parameter is called '0.wieght'; did you mean '0.weight'" in run(
+        "inspect", files["ours"], "--filter", "0.wieght", status=1
+    )

@@ -100,6 +100,8 @@ def compare(
             console.print(f"Stopped. To go on: {command}", soft_wrap=True, markup=False, highlight=False)
             raise typer.Exit(130) from None
         write(output / "compare.json", {**vars(comparison), "results": figures(runs, comparison.steps, target)})
+        if all(run.failed for run in runs):
+            fail(f"no run could be trained, so that there is nothing to draw: {runs[0].failed}", 1)
         title = "LeNet on handwritten digits" if comparison.task == task.DEMO else comparison.task
         picture.draw(output / "compare.png", f"{title}, seed {comparison.seed}", runs, comparison.steps, target)
     console.print(f"Picture and figures are in {output}.", soft_wrap=True, markup=False, highlight=False)
