@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
-from steprule.display.table import group_table, plain_text, encodable, terminal_width
+from steprule.display.table import encodable, group_table, plain_text, terminal_width
 from steprule.distributed.flat import is_flat
 from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check

@@ -17,7 +17,6 @@ from rich.text import Text
 from torch.nn.parameter import is_lazy
 
 from steprule.grouping.globs import fold
-from steprule.names import printable
 from steprule.schedules import Schedule, Scheduled
 
 __all__ = ["globs", "group_table", "plain_text", "terminal_width"]
