@@ -231,10 +231,11 @@ class Optimizer(torch.optim.Optimizer):
             type(self).step = hooked(counted(step))  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
+        steps = self.steps_taken
         names = ("_own_options", "_roles", "_tracked", "_nonfinite", "_skipped")
         own = {name: self.__dict__[name] for name in names}
         frozen = list(self._members.held.values())
-        return {**super().__getstate__(), **own, "_steps": self.steps_taken, "_frozen": frozen}
+        return {**super().__getstate__(), **own, "_steps": steps, "_frozen": frozen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -359,8 +360,12 @@ class Optimizer(torch.optim.Optimizer):
         With ``fused=True`` on a GPU it waits until the GPU has decided on the last step.
         """
         if self._verdicts.waiting:
-            self._steps -= self._verdicts.skipped()
+            self._read_verdicts()
         return self._steps
+
+    def _read_verdicts(self) -> None:
+        left = self._verdicts.skipped()
+        self._steps, self._skipped = self._steps - left, self._skipped + left
 
     def _take_second(self, closure: Callable[[], Any] | None) -> None:
         """Get the gradients of a step's second point, for the groups that need them."""
@@ -432,10 +437,13 @@ class Optimizer(torch.optim.Optimizer):
             if plan is None or asked != planner.asked or not plan.current(groups, self.state):
                 plan = self._make_plan(asked)
             inputs = {} if scale is None else {"grad_scale": scale}
+            if self._nonfinite == "skip" and not asked[-1]:
+                found_inf = plan.flag(found_inf)
             if found_inf is not None:
                 if plan.asynchronous:
                     inputs["found_inf"] = found_inf
                 elif found_inf.item():
+                    self._skipped += 1
                     return None
             bad = plan.run(groups, inputs, self.state)
         except Exception as error:
@@ -462,7 +470,10 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def skipped(self) -> int:
-        """How many steps ``nonfinite="skip"`` left out."""
+        """How many steps were left out since gradients were not finite: by ``nonfinite="skip"``, or by GradScaler's flag
+        with ``fused=True``. It waits for a GPU as :attr:`steps_taken` does."""
+        if self._verdicts.waiting:
+            self._read_verdicts()
         return self._skipped
 
     def _make_plan(self, asked: Asked) -> Plan:
@@ -481,7 +492,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _asked(self, scaled: bool = False) -> Asked:
         clipped = any([group["clip_norm"] for group in self.param_groups])  # noqa: C419 (a list is faster)
-        return scaled, clipped, self._tracked, self._nonfinite != "propagate"
+        awaited = self._nonfinite == "raise" or (self._nonfinite == "skip" and not self._planner.flagged)
+        return scaled, clipped, self._tracked, awaited
 
     @not_compiled
     def explain(self, source: bool = False) -> str:

@@ -114,6 +114,26 @@ def test_raising_names_the_parameter_and_changes_nothing(bad: float, taken: int)
     optimizer.step()
 
 
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}])
+def test_where_the_device_decides_nobody_waits_and_the_counts_are_right(options: dict[str, Any]) -> None:
+    ours, theirs = parameters(1), parameters(1)
+    skipping = made("AdamW", ours, nonfinite="skip", backend="triton", **options)
+    plain = made("AdamW", theirs, backend="triton", **options)
+    for turn, bad in enumerate([None, None, math.nan, None, math.inf, None]):
+        give(ours, bad)
+        skipping.step()
+        plan = skipping._planner.plan
+        assert plan is not None
+        assert plan.awaits is (turn == 0)
+        if bad is None:
+            give(theirs)
+            plain.step()
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q)
+        assert skipping.state[p]["step"].item() == plain.state[q]["step"].item() == 4
+    assert (skipping.steps_taken, skipping.skipped) == (4, 2)
+
+
 def test_schedules_do_not_count_a_skipped_step() -> None:
     params = parameters(1)
     optimizer = steprule.SGD(params, lr=1.0 * schedules.linear(10), nonfinite="skip")

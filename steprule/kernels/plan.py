@@ -172,6 +172,17 @@ class Plan:
         ]
         return found or (["of another process"] if self.exchange is not None else [])
 
+    def flag(self, found: torch.Tensor | None) -> torch.Tensor:
+        """One number on the device: not zero where a gradient is not finite, or where ``found`` is not zero."""
+        grads = [g.coalesce().values() if g.layout == torch.sparse_coo else g for x in self.launches for g in x.grads]
+        grads = [torch.view_as_real(g) if g.is_complex() else g for g in grads if g.numel()]
+        device = self.updated[0].device
+        largest = [norm.to(device, torch.float64) for norm in torch._foreach_norm(grads, math.inf)] if grads else []
+        bad = torch.zeros((), device=device, dtype=torch.bool) if found is None else found.to(device) != 0
+        if largest:
+            bad = bad | torch.stack(largest).isfinite().all().logical_not()
+        return bad.reshape(()).to(torch.float32)
+
     def leave(self) -> None:
         """Let go of what a step holds that is not done."""
         for launch in self.launches:

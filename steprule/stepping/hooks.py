@@ -39,6 +39,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._inside_step:
             return step(self, *args, **kwargs)
         if "found_inf" in self.__dict__ and skips(self):
+            self._skipped += 1
             return loss_of(args, kwargs)
         all_before, before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
         for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():

@@ -75,6 +75,8 @@ class Planner:
         """What is here of the parameters that several processes hold."""
         self.exchange: Exchange | None = None
         """What they tell each other in a step."""
+        self.flagged = False
+        """Whether a flag on the device leaves a step out, so that nobody has to wait for it."""
         self.agreed: set[str] = set()
 
     def begin(self) -> None:
@@ -130,6 +132,7 @@ class Planner:
         found = [list(own.values()) for own in served]
         plan = kind(launches(programs, entries, groups), groups, found, self.exchange)
         self.plan, self.asked = plan, asked
+        self.flagged = plan.asynchronous and self.exchange is None
         return plan
 
     def present(self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> list[Entry]:
