@@ -1,26 +1,31 @@
 """The reductions of a step over parameters that several processes hold: one vector, and one collective for each pass
 and dimension of a mesh.
 
-Every process lays out the vector by groups and rules alone, never by the gradients that it happens to have, so that all
-take part in the same collectives.
+Every process lays out the vectors by groups and rules alone, never by the gradients that it happens to have, so that
+all take part in the same collectives.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 
+from steprule.kernels.between_passes import expanded, reduces_before
 from steprule.kernels.launch import Launch
+from steprule.rule.expression import Level
 from steprule.rule.program import Program
 
 from .agreement import agree, raise_told
 from .shares import Axis, Share
+from .vector import Vector
 
 __all__ = ["Exchange", "Member"]
+
+END = -1
+"""In place of a pass: what comes after the last."""
 
 
 class Member(NamedTuple):
@@ -31,92 +36,75 @@ class Member(NamedTuple):
     name: str
 
 
-class Vector:
-    """Numbers that are reduced together.
+class Round:
+    """What is exchanged at once: which numbers of the vector are whose.
 
     Args:
-        axes: the processes over which each number is to be reduced.
-        largest: which of them are maxima; the others are sums.
-        every: all axes, in the order in which they are gone through.
-        device: where what is sent has to be.
-    """
-
-    def __init__(
-        self, axes: Sequence[tuple[Axis, ...]], largest: Sequence[bool], every: Sequence[Axis], device: torch.device
-    ) -> None:
-        self.size = len(axes)
-        self.rounds: list[tuple[Axis, torch.Tensor, torch.Tensor]] = []
-        for axis in every:
-            own = [i for i, among in enumerate(axes) if axis in among]
-            sums, maxima = ([i for i in own if largest[i] is kind] for kind in (False, True))
-            if own:
-                self.rounds.append((axis, indices(sums, device), indices(maxima, device)))
-
-    def reduce(self, values: torch.Tensor) -> None:
-        """Reduce numbers in place. Sums and maxima travel together: in what is summed up, every process has a place of
-        its own for its maxima."""
-        for axis, sums, maxima in self.rounds:
-            sent = values.new_zeros(len(sums) + axis.size * len(maxima))
-            sent[: len(sums)] = values[sums]
-            places = sent[len(sums) :].view(axis.size, len(maxima))
-            places[axis.rank] = values[maxima]
-            dist.all_reduce(sent, group=axis.group)
-            values[sums] = sent[: len(sums)]
-            if len(maxima):
-                values[maxima] = places.amax(0)
-
-
-def indices(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.long, device=device)
-
-
-class Stage:
-    """What is exchanged after one pass: which number of the vector is whose.
-
-    Args:
-        number: which pass it is.
-        members: the parameters.
-        every: all axes.
-        device: where what is sent has to be.
+        every: all dimensions of meshes along which parameters are cut.
 
     Attributes:
-        tensors: by parameter and row of the reduced table, the number that is the parameter's own.
+        own: by parameter and what is reduced of it, its numbers.
         totals: by reduction over all parameters, and by the axes over which parameters are cut, their number.
         present: by parameter, on how many processes it has a gradient.
-        largest: which numbers are maxima.
     """
 
-    FAILED = 0
-
-    def __init__(self, number: int, members: Sequence[Member], every: Sequence[Axis], device: torch.device) -> None:
-        self.axes: list[tuple[Axis, ...]] = [tuple(every)]
-        self.largest = [False]
-        self.tensors: dict[tuple[int, int], int] = {}
-        self.totals: dict[int, dict[tuple[Axis, ...], int]] = {}
-        self.present: dict[int, int] = {}
-        for share, program, _ in members:
-            if number == 0 and share.axes and needs_all(program):
-                self.present[id(share)] = self.place(share.axes)
-            for row, order in rows_of(program, number):
-                largest = program.reductions[row - len(program.inputs)].kind == "max_abs"
-                if order is not None:
-                    own = self.totals.setdefault(order, {})
-                    if share.axes not in own:
-                        own[share.axes] = self.place(share.axes, largest)
-                elif share.axes:
-                    self.tensors[id(share), row] = self.place(share.axes, largest)
-        self.vector = Vector(self.axes, self.largest, every, device)
-
-    def place(self, axes: tuple[Axis, ...], largest: bool = False) -> int:
-        """A new number of the vector."""
-        self.axes.append(axes)
-        self.largest.append(largest)
-        return len(self.axes) - 1
+    def __init__(self, every: Sequence[Axis]) -> None:
+        self.vector = Vector(every)
+        self.failed = self.vector.place(tuple(every))
+        self.own: dict[tuple[int, Any], slice] = {}
+        self.totals: dict[int, dict[tuple[Axis, ...], slice]] = {}
+        self.largest: set[int] = set()
+        self.present: dict[int, slice] = {}
+        self.indices: dict[tuple[int, Any], torch.Tensor] = {}
 
     @property
     def crosses(self) -> bool:
         """Whether there is anything that other processes have to do with."""
-        return any(self.axes[1:])
+        return any(block.axes for block in self.vector.blocks[1:])
+
+    def of(self, launch: Launch, row: int, device: torch.device) -> torch.Tensor:
+        """The places of what is reduced of a launch's parameters, one number for each."""
+        key = id(launch), row
+        if key not in self.indices:
+            found = [self.own[id(share), row].start for share in launch.shares]
+            self.indices[key] = torch.tensor(found, dtype=torch.long, device=device)
+        return self.indices[key]
+
+
+def after_pass(number: int, members: Sequence[Member], every: Sequence[Axis]) -> Round:
+    """What is exchanged after a pass: one number for each parameter, one for all, or those of rows and columns."""
+    found = Round(every)
+    for share, program, _ in members:
+        if number == 0 and share.axes and needs_all(program):
+            found.present[id(share)] = found.vector.place(share.axes)
+        for row, order in rows_of(program, number):
+            largest = program.reductions[row - len(program.inputs)].kind == "max_abs"
+            if order is not None:
+                own = found.totals.setdefault(order, {})
+                if share.axes not in own:
+                    own[share.axes] = found.vector.place(share.axes, largest)
+                if largest:
+                    found.largest.add(order)
+            elif share.axes:
+                found.own[id(share), row] = found.vector.place(share.axes, largest)
+        for k, level in sums_of(program, number):
+            axes = share.across(level)
+            if axes:
+                largest = program.sums[k].kind == "max_abs"
+                found.own[id(share), ("sums", k)] = found.vector.place(axes, largest, share.lines(level))
+    return found
+
+
+def before_pass(number: int, turn: int, members: Sequence[Member], every: Sequence[Axis]) -> Round:
+    """What is exchanged before a pass: reductions of what is known of rows or columns, the ``turn``-th of each rule."""
+    found = Round(every)
+    for share, program, _ in members:
+        for op in small_reduces(program, number)[turn : turn + 1]:
+            axes = share.along(program.small[op].level)
+            if axes:
+                largest = program.small[op].detail == "max_abs"
+                found.own[id(share), ("small", op)] = found.vector.place(axes, largest, share.matrices)
+    return found
 
 
 def rows_of(program: Program, stage: int) -> list[tuple[int, int | None]]:
@@ -128,10 +116,24 @@ def rows_of(program: Program, stage: int) -> list[tuple[int, int | None]]:
     return [(row, over_all.index(row) if row in over_all else None) for row in rows]
 
 
+def sums_of(program: Program, stage: int) -> list[tuple[int, Level]]:
+    """The reductions over a dimension that a pass computes, and whether of rows or columns."""
+    if stage >= len(program.phases):
+        return []
+    return sorted(((k, program.sums[k].level) for k, _ in program.phases[stage].sums), key=lambda found: found[0])
+
+
+def small_reduces(program: Program, stage: int) -> tuple[int, ...]:
+    """The reductions that are made of rows or columns right before a pass, or after the last."""
+    if stage >= len(program.phases):
+        return ()
+    return reduces_before(program, len(program.phases) if stage == END else stage)
+
+
 def needs_all(program: Program) -> bool:
     """Whether all processes have to have a gradient of a parameter if one has: not where it is only reduced with all
     others, to which a part without one adds nothing."""
-    return any(r.scope == "tensor" for r in program.reductions)
+    return program.by_lines or any(r.scope == "tensor" for r in program.reductions)
 
 
 class Exchange:
@@ -147,24 +149,37 @@ class Exchange:
         self.agreed = agreed
         self.axes = list(dict.fromkeys(axis for m in members for axis in m.share.axes))
         self.device = device_of(members)
-        depth = max((len(m.program.phases) for m in members), default=0)
-        self.layout = [Stage(i, members, self.axes, self.device) for i in range(depth)]
-        self.order = [i for i, stage in enumerate(self.layout) if stage.crosses]
-        """The passes after which something is exchanged."""
-        self.stages = self.order[-1] + 1 if self.order else 0
-        self.places: dict[tuple[int, int], torch.Tensor] = {}
-        self.left = list(self.order)
-        """Those of them that are still to come in this step."""
+        self.depth = max((len(m.program.phases) for m in members), default=0)
+        self.rounds = dict(self.plan())
+        self.course = [key for key, found in self.rounds.items() if found.crosses]
+        """What is exchanged in a step, in order."""
+        self.stages = self.depth if self.course else 0
+        before_end = [key for key in self.course if key[0] != END]
+        self.checked = {before_end[-1:] and before_end[-1], self.course[-1:] and self.course[-1]}
+        """With what it is looked at whether all are well: the last numbers before parameters are written, and the
+        last of all."""
+        self.left = list(self.course)
+        """What is still to come in this step."""
         self.unknown = True
         """Whether it is still to be found out that all have the same."""
-        self.failed: torch.Tensor | None = None
+        self.failures: torch.Tensor | None = None
+        self.unsure: list[tuple[Round, torch.Tensor]] = []
+        """Numbers of which it is still to be looked at whether all processes have gradients of the same parameters."""
         self.found: dict[int, list[torch.Tensor]] = {}
+
+    def plan(self) -> Iterator[tuple[tuple[int, int], Round]]:
+        """What is exchanged in a step: by the pass, and by the turn before it, or END after it."""
+        for stage in (*range(self.depth), END):
+            for turn in range(max((len(small_reduces(m.program, stage)) for m in self.members), default=0)):
+                yield (stage, turn), before_pass(stage, turn, self.members, self.axes)
+            if stage != END:
+                yield (stage, END), after_pass(stage, self.members, self.axes)
 
     # -- the course of a step ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """A step begins."""
-        self.left, self.failed = list(self.order), None
+        self.left, self.failures, self.unsure = list(self.course), None, []
 
     def agree(self) -> None:
         """Make sure, once, that the others are about to do the same; all is prepared."""
@@ -176,73 +191,115 @@ class Exchange:
                 self.agreed.add(text)
             self.unknown = False
 
+    def between(self, stage: int | None, launches: Sequence[Launch]) -> None:
+        """Reduce what is known of rows or columns over the whole matrices, before a pass or (None) after the last."""
+        number = END if stage is None else stage
+        for turn in range(self.depth and max(len(small_reduces(m.program, number)) for m in self.members)):
+            now = self.rounds[number, turn]
+            if not now.crosses:
+                continue
+            values = self.fresh(now)
+            joined: list[tuple[Launch, int, torch.Tensor]] = []
+            for launch in launches:
+                for op in small_reduces(launch.program, number)[turn : turn + 1] if launch.shares else ():
+                    operation = launch.program.small[op]
+                    side = launch.lines.sides[operation.level]
+                    parts = side.join(operation.detail, expanded(launch, operation.args[0], operation.level))
+                    joined.append((launch, op, parts))
+                    self.put(now, launch, ("small", op), parts, values)
+            self.collect((number, turn), values)
+            for launch, op, parts in joined:
+                self.take(now, launch, ("small", op), parts, values)
+                launch.small[op] = launch.lines.sides[launch.program.small[op].level].spread(parts)
+
     def reduce(self, stage: int, launches: Sequence[Launch]) -> None:
-        layout = self.layout[stage] if stage < len(self.layout) else None
-        if layout is None:
+        if stage >= self.depth:
             return
-        values = torch.zeros(len(layout.axes), dtype=torch.float64, device=self.device)
+        now = self.rounds[stage, END]
+        values = self.fresh(now)
         own = [launch for launch in launches if launch.shares]
         for launch in own:
+            axes = launch.shares[0].axes
             for row, order in rows_of(launch.program, stage):
                 if order is not None:
-                    self.add(layout, layout.totals[order][launch.shares[0].axes], launch.total(row), values)
-                elif launch.shares[0].axes:
-                    values[self.places_of(launch, row, layout)] = launch.reduced(row).to(self.device)
-            here = [layout.present[id(part)] for part in launch.shares if id(part) in layout.present]
-            if here:
-                values[here] = 1.0
-        if stage in self.order:
-            self.collect(stage, values)
+                    place, total = now.totals[order][axes], torch.as_tensor(launch.total(row)).to(values)
+                    join = torch.maximum if order in now.largest else torch.add
+                    values[place] = join(values[place], total)
+                elif axes:
+                    values[now.of(launch, row, self.device)] = launch.reduced(row).to(self.device)
+            for k, _ in sums_of(launch.program, stage):
+                self.put(now, launch, ("sums", k), launch.lines.sums[k], values)
+            for share in launch.shares:
+                if id(share) in now.present:
+                    values[now.present[id(share)]] = 1.0
+        if now.crosses:
+            self.collect((stage, END), values)
         for launch in own:
             for row, order in rows_of(launch.program, stage):
                 if order is None and launch.shares[0].axes:
-                    own_values = values[self.places_of(launch, row, layout)]
-                    launch.put_each(row, own_values.to(launch.params[0].device))
-        for order, numbers in layout.totals.items():
-            self.found[order] = [values[i] for i in numbers.values()]
-
-    def add(self, layout: Stage, place: int, total: Any, values: torch.Tensor) -> None:
-        number = torch.as_tensor(total, dtype=torch.float64, device=self.device)
-        values[place] = torch.maximum(values[place], number) if layout.largest[place] else values[place] + number
-
-    def places_of(self, launch: Launch, row: int, layout: Stage) -> torch.Tensor:
-        key = id(launch), row
-        if key not in self.places:
-            found = [layout.tensors[id(part), row] for part in launch.shares]
-            self.places[key] = indices(found, self.device)
-        return self.places[key]
+                    launch.put_each(row, values[now.of(launch, row, self.device)].to(launch.params[0].device))
+            for k, _ in sums_of(launch.program, stage):
+                self.take(now, launch, ("sums", k), launch.lines.sums[k], values)
+        for order, places in now.totals.items():
+            self.found[order] = [values[place][0] for place in places.values()]
 
     def totals(self, order: int) -> list[Any]:
         return self.found.get(order, [])
 
-    def collect(self, stage: int, values: torch.Tensor, error: BaseException | None = None) -> None:
-        """Reduce over the other processes. With the last numbers of a step, before the pass that writes parameters, it
-        is looked at whether all are well; until then who has failed takes part with zeros."""
-        layout = self.layout[stage]
-        self.left.remove(stage)
-        values[Stage.FAILED] = float(error is not None)
-        layout.vector.reduce(values)
-        self.failed = values[Stage.FAILED] if self.failed is None else self.failed + values[Stage.FAILED]
-        if layout.present:
-            self.check_present(layout, values)
-        if not self.left and self.failed.item():
-            raise_told(self.axes, error)
+    def fresh(self, now: Round) -> torch.Tensor:
+        return torch.zeros(now.vector.size, dtype=torch.float64, device=self.device)
 
-    def check_present(self, layout: Stage, values: torch.Tensor) -> None:
+    def put(self, now: Round, launch: Launch, what: Any, table: torch.Tensor, values: torch.Tensor) -> None:
+        """Bring a launch's numbers, one parameter's after the other's, into the vector."""
+        start = 0
+        for share, count in zip(launch.shares, counts(launch, what), strict=True):
+            # of a part without elements no pass writes anything, and what the last step left still stands there
+            if (place := now.own.get((id(share), what))) and share.param.numel():
+                values[place] = table[start : start + count].to(self.device)
+            start += count
+
+    def take(self, now: Round, launch: Launch, what: Any, table: torch.Tensor, values: torch.Tensor) -> None:
+        """Let a launch's numbers be what stands in the vector."""
+        start = 0
+        for share, count in zip(launch.shares, counts(launch, what), strict=True):
+            if place := now.own.get((id(share), what)):
+                table[start : start + count] = values[place].to(table.device)
+            start += count
+
+    def collect(self, key: tuple[int, int], values: torch.Tensor, error: BaseException | None = None) -> None:
+        """Reduce over the other processes; until it is looked at whether all are well, one that failed takes part with
+        zeros."""
+        now = self.rounds[key]
+        self.left.remove(key)
+        values[now.failed] = float(error is not None)
+        now.vector.reduce(values)
+        failed = values[now.failed]
+        self.failures = failed if self.failures is None else self.failures + failed
+        if now.present:
+            self.unsure.append((now, values))
+        if key not in self.checked:
+            return
+        if self.failures.item():
+            self.left = []
+            raise_told(self.axes, error)
+        while self.unsure:
+            self.check_present(*self.unsure.pop())
+
+    def check_present(self, now: Round, values: torch.Tensor) -> None:
         """Refuse to go on where some processes have a gradient of a parameter and others have none.
 
         Raises:
             RuntimeError: naming the parameter.
         """
-        counts = values[list(layout.present.values())].tolist()
-        shares = {id(m.share): m for m in self.members}
-        for found, key in zip(counts, layout.present, strict=True):
-            member = shares[key]
+        found = torch.cat([values[place] for place in now.present.values()]).tolist()
+        members = {id(m.share): m for m in self.members}
+        for count, key in zip(found, now.present, strict=True):
+            member = members[key]
             size = math.prod(axis.size for axis in member.share.axes)
-            if 0 < found < size:
+            if 0 < count < size:
                 self.left = []
                 raise RuntimeError(
-                    f"parameter {member.name} ({member.share.where}) has a gradient on {found:g} of {size} ranks, and "
+                    f"parameter {member.name} ({member.share.where}) has a gradient on {count:g} of {size} ranks, and "
                     f"{member.program.name} reduces over all of it; let every rank have one, of zeros where it has "
                     "nothing to add"
                 )
@@ -251,16 +308,26 @@ class Exchange:
         """Take part in what is still to be exchanged in this step, which has failed here, and let the others know."""
         if self.left:
             self.agree()
-        for stage in list(self.left):
-            values = torch.zeros(len(self.layout[stage].axes), dtype=torch.float64, device=self.device)
-            self.collect(stage, values, error)
+        while self.left:
+            key = self.left[0]
+            self.collect(key, self.fresh(self.rounds[key]), error)
 
     def description(self) -> list[str]:
         """What all processes have to have in common."""
-        lines = [
-            f"{m.program.name} for parameter {m.name} of shape {m.share.shape}, {m.share.where}" for m in self.members
+        return [
+            f"{m.program.name} for parameter {m.name} of shape {m.share.shape}, {m.share.where}, with "
+            f"{len(m.program.phases)} passes that reduce {[(r.kind, r.scope) for r in m.program.reductions]}"
+            for m in self.members
         ]
-        return lines + [f"{len(self.layout[i].axes)} numbers to exchange after pass {i + 1}" for i in self.order]
+
+
+def counts(launch: Launch, what: tuple[str, int]) -> list[int]:
+    """How many numbers each parameter has: one for each line, or one for each matrix."""
+    kind, number = what
+    if kind == "sums":
+        starts = launch.lines.sides[launch.program.sums[number].level].starts
+        return [int(n) for n in starts[1:] - starts[:-1]]
+    return [int(n) for n in launch.lines.shapes[:, 0]]
 
 
 def device_of(members: Sequence[Member]) -> torch.device:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from steprule.rule.expression import Level
 from steprule.rule.program import Slot
 
 __all__ = ["Axis", "Share", "look_up", "share_of"]
@@ -68,6 +70,31 @@ class Share:
         self.axes: tuple[Any, ...] = tuple(axis for _, axis in found)
         self.where = words(mesh, placements)
         self.partial = any(p.is_partial() for p in placements)
+
+    # -- rows and columns ----------------------------------------------------------------------------------------
+
+    def cut_at(self, dim: int) -> tuple[Axis, ...]:
+        """The processes among which a dimension, counted from the last, is cut."""
+        return tuple(axis for cut, axis in self.cuts if cut == len(self.shape) + dim)
+
+    def across(self, level: Level) -> tuple[Axis, ...]:
+        """The processes that have pieces of a row, or of a column."""
+        return self.cut_at(-1 if level is Level.ROW else -2)
+
+    def along(self, level: Level) -> tuple[Axis, ...]:
+        """The processes that have other rows, or other columns, of the same matrices."""
+        return self.cut_at(-2 if level is Level.ROW else -1)
+
+    @property
+    def matrices(self) -> int:
+        """How many matrices, or pieces of matrices, are here."""
+        return math.prod(self.param.shape[:-2])
+
+    def lines(self, level: Level) -> int:
+        """How many rows, or columns, or pieces of them, are here."""
+        return self.matrices * self.param.shape[-2 if level is Level.ROW else -1]
+
+    # -- state ---------------------------------------------------------------------------------------------------
 
     def expected(self, slot: Slot) -> tuple[tuple[int, ...], list[Any]]:
         """The whole shape of a slot, and its placements: those of the parameter, but that of a dimension in which the

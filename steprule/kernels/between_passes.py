@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from steprule.rule.expression import LINES, Level
-from steprule.rule.program import Operation
+from steprule.rule.program import Operation, Program
 
 from .launch import Launch
 from .operations import apply
 
-__all__ = ["between"]
+__all__ = ["between", "expanded", "reduces_before"]
 
 
 def between(launch: Launch, stage: int) -> None:
     """Compute what the pass ``stage`` reads of such numbers or, after the last pass, what is kept of them."""
-    if stage == 0:
-        launch.small.clear()  # what a step left that failed
     stores = launch.program.between[stage]
     if stores:
         with torch.set_grad_enabled(launch.differentiable):
             launch.keep([(s, expanded(launch, s.value, launch.program.level_of(s))) for s in stores])
     if stage == len(launch.program.phases):
         launch.small.clear()
+
+
+@lru_cache(maxsize=256)
+def reduces_before(program: Program, stage: int) -> tuple[int, ...]:
+    """The reductions of rows or columns that are made first right before a pass or, with the number of passes, after
+    the last."""
+
+    def needed(number: int) -> set[int]:
+        return {number}.union(*map(needed, program.small[number].args))
+
+    before = [set[int]().union(*(needed(s.value) for s in stores)) for stores in program.between[: stage + 1]]
+    new = before[-1].difference(*before[:-1])
+    return tuple(sorted(number for number in new if program.small[number].op == "reduce"))
 
 
 def value(launch: Launch, number: int) -> Any:

@@ -174,11 +174,6 @@ def check_lines(program: Program, entry: Entry, group: Mapping[str, Any]) -> Non
             f"differentiable=True: {program.name} reduces rows or columns of parameter {entry.name}, through which "
             "autograd can't follow it"
         )
-    if entry.part is not None:
-        raise RuntimeError(
-            f"{program.name} reduces rows or columns, but parameter {entry.name} is a {type(entry.owner).__name__}, "
-            "which no one process holds; give it to another optimizer"
-        )
     if p.ndim < 2:
         raise RuntimeError(
             f"{program.name} reduces rows or columns, but parameter {entry.name} has shape {tuple(p.shape)}; let the "

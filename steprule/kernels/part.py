@@ -58,6 +58,10 @@ class Exchange(Protocol):
         """Make sure that the others are about to do the same; all is prepared."""
         ...
 
+    def between(self, stage: int | None, launches: Sequence[Any]) -> None:
+        """Compute what launches need of reductions over rows or columns before a pass or, with None, after the last."""
+        ...
+
     def reduce(self, stage: int, launches: Sequence[Any]) -> None:
         """Make of what a pass's launches reduced over their parts what it is over the whole parameters."""
         ...

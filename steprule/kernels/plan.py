@@ -149,6 +149,8 @@ class Plan:
             for launch in self.launches:
                 launch.run(0)
         else:
+            for launch in self.launches:
+                launch.small.clear()  # what a step left that failed
             self.common.begin(self.params, state)
             for stage in range(self.stages):
                 self.common.agree(stage)
@@ -157,6 +159,8 @@ class Plan:
                     self.leave()
                     return found
             self.common.agree(self.stages)
+            if self.exchange is not None:
+                self.exchange.between(None, self.launches)
             for launch in self.launches:
                 launch.drop_temporaries()
                 between(launch, len(launch.program.phases))
@@ -214,6 +218,8 @@ class Plan:
     def run_stage(self, stage: int) -> None:
         shared: dict[int, list[tuple[Launch, int]]] = {}
         running = [launch for launch in self.launches if stage < len(launch.program.phases)]
+        if self.exchange is not None:
+            self.exchange.between(stage, running)
         for launch in running:
             between(launch, stage)
             launch.run_stage(stage)

@@ -14,7 +14,7 @@ import steprule
 
 OPTIONS: list[dict[str, Any]] = [{}, {"clip_norm": 0.3}]
 REDUCING = {"Lamb", "Adafactor", "Muon"}
-SKIPPED = {"SparseAdam", "Muon", "Adafactor"}
+SKIPPED = {"SparseAdam", "Muon"}
 
 
 def same_numbers(layout_name: str, names: list[str]) -> list[str]:
