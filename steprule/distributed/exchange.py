@@ -8,17 +8,18 @@ all take part in the same collectives.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from steprule.kernels.between_passes import expanded, reduces_before
-from steprule.kernels.launch import Launch
+from steprule.kernels.launch import Launch, arithmetic
 from steprule.rule.expression import Level
 from steprule.rule.program import Program
 
 from .agreement import agree, raise_told
+from .owners import Job, Owners
 from .shares import Axis, Share
 from .vector import Vector
 
@@ -26,6 +27,8 @@ __all__ = ["Exchange", "Member"]
 
 END = -1
 """In place of a pass: what comes after the last."""
+AFTER, THERE, BACK = -1, -2, -3
+"""In place of a turn before a pass: what is reduced after it, and the ways of whole matrices."""
 
 
 class Member(NamedTuple):
@@ -107,6 +110,19 @@ def before_pass(number: int, turn: int, members: Sequence[Member], every: Sequen
     return found
 
 
+def jobs_of(member: Member, stage: int) -> list[Job]:
+    """The whole matrices that are worked on after a pass."""
+    share, program, name = member
+    if stage >= len(program.phases):
+        return []
+    found = []
+    for step in program.phases[stage].matrices:
+        share.check_matrix(program.name, name)
+        dtype = getattr(torch, step.dtype) if step.dtype else arithmetic(share.param.dtype)
+        found.append(Job(share, name, step.operand, dtype))
+    return found
+
+
 def rows_of(program: Program, stage: int) -> list[tuple[int, int | None]]:
     """The rows of the reduced table that a pass computes, and of those over all parameters, which of these it is."""
     if stage >= len(program.phases):
@@ -150,9 +166,10 @@ class Exchange:
         self.axes = list(dict.fromkeys(axis for m in members for axis in m.share.axes))
         self.device = device_of(members)
         self.depth = max((len(m.program.phases) for m in members), default=0)
-        self.rounds = dict(self.plan())
-        self.course = [key for key, found in self.rounds.items() if found.crosses]
-        """What is exchanged in a step, in order."""
+        self.rounds: dict[tuple[int, int], Round] = {}
+        self.owners: dict[int, Owners] = {}
+        self.course = list(self.plan())
+        """What is exchanged in a step, in order: by the pass, and the turn before it or what it is after it."""
         self.stages = self.depth if self.course else 0
         before_end = [key for key in self.course if key[0] != END]
         self.checked = {before_end[-1:] and before_end[-1], self.course[-1:] and self.course[-1]}
@@ -162,24 +179,37 @@ class Exchange:
         """What is still to come in this step."""
         self.unknown = True
         """Whether it is still to be found out that all have the same."""
-        self.failures: torch.Tensor | None = None
+        self.failures: list[Any] = []
+        self.known = {id(member.share): member for member in members}
+        self.presence: list[tuple[Share, float]] = []
+        """On how many processes parameters have gradients."""
         self.unsure: list[tuple[Round, torch.Tensor]] = []
         """Numbers of which it is still to be looked at whether all processes have gradients of the same parameters."""
         self.found: dict[int, list[torch.Tensor]] = {}
 
-    def plan(self) -> Iterator[tuple[tuple[int, int], Round]]:
-        """What is exchanged in a step: by the pass, and by the turn before it, or END after it."""
+    def plan(self) -> Iterator[tuple[int, int]]:
+        """Lay out what is exchanged in a step."""
         for stage in (*range(self.depth), END):
             for turn in range(max((len(small_reduces(m.program, stage)) for m in self.members), default=0)):
-                yield (stage, turn), before_pass(stage, turn, self.members, self.axes)
-            if stage != END:
-                yield (stage, END), after_pass(stage, self.members, self.axes)
+                self.rounds[stage, turn] = before_pass(stage, turn, self.members, self.axes)
+                if self.rounds[stage, turn].crosses:
+                    yield stage, turn
+            if stage == END:
+                return
+            self.rounds[stage, AFTER] = after_pass(stage, self.members, self.axes)
+            if self.rounds[stage, AFTER].crosses:
+                yield stage, AFTER
+            jobs = [job for m in self.members for job in jobs_of(m, stage)]
+            if jobs:
+                self.owners[stage] = Owners(jobs, self.device)
+                if self.owners[stage].legs:
+                    yield from ((stage, THERE), (stage, BACK))
 
     # -- the course of a step ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """A step begins."""
-        self.left, self.failures, self.unsure = list(self.course), None, []
+        self.left, self.failures, self.unsure, self.presence = list(self.course), [], [], []
 
     def agree(self) -> None:
         """Make sure, once, that the others are about to do the same; all is prepared."""
@@ -215,7 +245,7 @@ class Exchange:
     def reduce(self, stage: int, launches: Sequence[Launch]) -> None:
         if stage >= self.depth:
             return
-        now = self.rounds[stage, END]
+        now = self.rounds[stage, AFTER]
         values = self.fresh(now)
         own = [launch for launch in launches if launch.shares]
         for launch in own:
@@ -233,7 +263,7 @@ class Exchange:
                 if id(share) in now.present:
                     values[now.present[id(share)]] = 1.0
         if now.crosses:
-            self.collect((stage, END), values)
+            self.collect((stage, AFTER), values)
         for launch in own:
             for row, order in rows_of(launch.program, stage):
                 if order is None and launch.shares[0].axes:
@@ -266,6 +296,44 @@ class Exchange:
                 table[start : start + count] = values[place].to(table.device)
             start += count
 
+    def matrices(self, stage: int, launches: Sequence[Launch]) -> None:
+        if stage not in self.owners:
+            return
+        owners = self.owners[stage]
+        places: dict[tuple[int, int], tuple[Launch, int]] = {}
+        asked: dict[tuple[int, int], tuple[Any, ...]] = {}
+        for launch in launches if any(launch.shares for launch in launches) else ():
+            for step in launch.program.phases[stage].matrices if launch.shares else ():
+                numbers = launch.matrix_numbers(step)
+                for i, share in enumerate(launch.shares):
+                    places[id(share), step.operand] = launch, i
+                    asked[id(share), step.operand] = step.function, numbers[i]
+        for job in owners.jobs:
+            place = places.get((id(job.share), job.operand))
+            job.present = float(place is not None)
+            job.piece = None
+            if place is not None:
+                job.piece = place[0].operand_tensors(job.operand)[place[1]]
+        self.travel((stage, THERE), owners.there)
+        owners.work(lambda job: asked[id(job.share), job.operand])
+        self.travel((stage, BACK), owners.back)
+        for job in owners.jobs:
+            place = places.get((id(job.share), job.operand))
+            if place is not None and job.piece is not None:
+                place[0].operand_tensors(job.operand)[place[1]] = job.piece.to(place[0].params[0].device)
+            job.piece = None
+
+    def travel(self, key: tuple[int, int], way: Callable[[float], float], error: BaseException | None = None) -> None:
+        """Let matrices travel one way."""
+        if key not in self.course:  # each is where it belongs
+            return
+        self.left.remove(key)
+        self.failures.append(way(float(error is not None)))
+        if key[1] == BACK:
+            for job in self.owners[key[0]].jobs:
+                self.presence.append((job.share, job.present))
+        self.look(key, error)
+
     def collect(self, key: tuple[int, int], values: torch.Tensor, error: BaseException | None = None) -> None:
         """Reduce over the other processes; until it is looked at whether all are well, one that failed takes part with
         zeros."""
@@ -273,33 +341,37 @@ class Exchange:
         self.left.remove(key)
         values[now.failed] = float(error is not None)
         now.vector.reduce(values)
-        failed = values[now.failed]
-        self.failures = failed if self.failures is None else self.failures + failed
+        self.failures.append(values[now.failed])
         if now.present:
             self.unsure.append((now, values))
+        self.look(key, error)
+
+    def look(self, key: tuple[int, int], error: BaseException | None) -> None:
+        """With the last numbers before parameters are written, and the last of all, see whether all are well."""
         if key not in self.checked:
             return
-        if self.failures.item():
+        if any(self.failures):
             self.left = []
             raise_told(self.axes, error)
-        while self.unsure:
-            self.check_present(*self.unsure.pop())
+        for now, values in self.unsure:
+            found = torch.cat([values[place] for place in now.present.values()]).tolist()
+            shares = [self.known[key].share for key in now.present]
+            self.presence += zip(shares, found, strict=True)
+        self.check_present()
 
-    def check_present(self, now: Round, values: torch.Tensor) -> None:
+    def check_present(self) -> None:
         """Refuse to go on where some processes have a gradient of a parameter and others have none.
 
         Raises:
             RuntimeError: naming the parameter.
         """
-        found = torch.cat([values[place] for place in now.present.values()]).tolist()
-        members = {id(m.share): m for m in self.members}
-        for count, key in zip(found, now.present, strict=True):
-            member = members[key]
-            size = math.prod(axis.size for axis in member.share.axes)
+        for share, count in self.presence:
+            size = math.prod(axis.size for axis in share.axes)
             if 0 < count < size:
                 self.left = []
+                member = self.known[id(share)]
                 raise RuntimeError(
-                    f"parameter {member.name} ({member.share.where}) has a gradient on {count:g} of {size} ranks, and "
+                    f"parameter {member.name} ({share.where}) has a gradient on {count:g} of {size} ranks, and "
                     f"{member.program.name} reduces over all of it; let every rank have one, of zeros where it has "
                     "nothing to add"
                 )
@@ -310,7 +382,13 @@ class Exchange:
             self.agree()
         while self.left:
             key = self.left[0]
-            self.collect(key, self.fresh(self.rounds[key]), error)
+            if key in self.rounds:
+                self.collect(key, self.fresh(self.rounds[key]), error)
+                continue
+            owners = self.owners[key[0]]
+            for job in owners.jobs:
+                job.present, job.piece = 0.0, None
+            self.travel(key, owners.there if key[1] == THERE else owners.back, error)
 
     def description(self) -> list[str]:
         """What all processes have to have in common."""

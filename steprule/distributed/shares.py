@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,58 @@ class Share:
         self.axes: tuple[Any, ...] = tuple(axis for _, axis in found)
         self.where = words(mesh, placements)
         self.partial = any(p.is_partial() for p in placements)
+
+    # -- whole matrices ------------------------------------------------------------------------------------------
+
+    def check_matrix(self, program: str, name: str) -> None:
+        """Refuse a parameter of which no whole matrix can be put together.
+
+        Raises:
+            RuntimeError: naming it.
+        """
+        if len(self.shape) < 2 or self.param.is_complex():
+            raise RuntimeError(
+                f"{program} works on whole real matrices, but parameter {name} is {self.param.dtype} of shape "
+                f"{self.shape}; give it to another optimizer"
+            )
+        if any(dim > 1 for dim, _ in self.cuts) or self.extents(0, None) != (
+            self.param.shape[0],
+            math.prod(self.param.shape[1:]),
+        ):
+            raise RuntimeError(
+                f"{program} works on whole matrices, which can't be put together of the parts of parameter {name}, "
+                f"{self.where}; cut it along its first or second dimension, evenly where it is cut twice along one"
+            )
+
+    @functools.cached_property
+    def way(self) -> list[tuple[Axis, int | None]]:
+        """The dimensions of the mesh in the order in which a matrix is put together, each with the side along which it
+        is cut there: first those that hold copies, then the cuts from the last to the first that was made."""
+        mesh, placements = self.whole.device_mesh, self.whole.placements
+        several = [i for i in range(mesh.ndim) if mesh.size(i) > 1]
+        copies = [(axis_of(mesh, i), None) for i in several if not is_cut(placements[i])]
+        cuts = [i for i in several if is_cut(placements[i])]
+        # what FSDP cuts of what tensor parallel has cut already stands before it in the mesh
+        late = [i for i in cuts if hasattr(placements[i], "split_factor")]
+        made = [i for i in cuts if i not in late] + late[::-1]
+        return [*copies, *((axis_of(mesh, i), min(placements[i].dim, 1)) for i in made[::-1])]
+
+    def extents(self, leg: int, place: int | None) -> tuple[int, int]:
+        """The shape of the piece of its matrix that a process holds before a leg of the way.
+
+        Args:
+            leg: how many legs are done.
+            place: which process along this leg; None for this one.
+        """
+        rows, columns, rest = self.shape[0], self.shape[1], math.prod(self.shape[2:])
+        sizes = [rows, columns]
+        for number in range(len(self.way) - 1, leg - 1, -1):
+            axis, side = self.way[number]
+            if side is not None:
+                at = place if number == leg and place is not None else axis.rank
+                whole = -(-sizes[side] // axis.size)
+                sizes[side] = max(0, min(whole, sizes[side] - at * whole))
+        return sizes[0], sizes[1] * rest
 
     # -- rows and columns ----------------------------------------------------------------------------------------
 

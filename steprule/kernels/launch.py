@@ -33,6 +33,7 @@ __all__ = [
     "scalar_dtype",
     "size_along",
     "slot_dtype",
+    "worked",
 ]
 
 State = dict[str, Any]
@@ -220,6 +221,21 @@ def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
             "0-dim tensor, or delete it to start anew"
         )
     return value
+
+
+def worked(function: Callable[..., torch.Tensor], stack: torch.Tensor, numbers: Sequence[float]) -> torch.Tensor:
+    """What a matrix function makes of a stack, in the stack's dtype.
+
+    Raises:
+        RuntimeError: it is of another shape.
+    """
+    result = function(stack, *numbers)
+    if result.shape != stack.shape:
+        raise RuntimeError(
+            f"{function.__name__} was given a stack of shape {tuple(stack.shape)} and returned "
+            f"{tuple(result.shape)}; a matrix function keeps the shape"
+        )
+    return result.to(stack.dtype).contiguous()
 
 
 def lacks(state: State, names: Sequence[str]) -> bool:
@@ -535,20 +551,23 @@ class Launch:
         stacks = [(step, *stack) for step in steps for stack in self.stacks(step)]
         buffers = []
         for step, members, shape, _ in stacks:
-            dtype = getattr(torch, step.dtype) if step.dtype else arithmetic(self.params[0].dtype)
+            dtype = self.matrix_dtype(step)
             buffer = torch.empty(len(members), *shape, dtype=dtype, device=self.params[0].device)
             buffers.append(buffer)
             self.place(step.operand, members, buffer)
         self.run(stage)
-        for (step, members, _, numbers), buffer in zip(stacks, buffers, strict=True):
-            result = step.function(buffer, *numbers)
-            if result.shape != buffer.shape:
-                raise RuntimeError(
-                    f"{step.function.__name__} was given a stack of shape {tuple(buffer.shape)} and returned "
-                    f"{tuple(result.shape)}; a matrix function keeps the shape"
-                )
-            self.place(step.operand, members, result.to(buffer.dtype).contiguous())
+        if not self.shares:  # of which no process has whole matrices
+            for (step, members, _, numbers), buffer in zip(stacks, buffers, strict=True):
+                self.place(step.operand, members, worked(step.function, buffer, numbers))
         return None
+
+    def matrix_dtype(self, step: Matrix) -> torch.dtype:
+        """What a matrix step's operands are in."""
+        return getattr(torch, step.dtype) if step.dtype else arithmetic(self.params[0].dtype)
+
+    def operand_tensors(self, operand: int) -> list[torch.Tensor]:
+        """An operand of a matrix step, tensor by tensor."""
+        return self.temporaries[operand - FIRST_SLOT - len(self.slots)]
 
     def drop_temporaries(self) -> None:
         """Let go of the stacks between passes; until there are others, parameters stand in their place."""
@@ -556,7 +575,7 @@ class Launch:
 
     def place(self, operand: int, members: Sequence[int], stack: torch.Tensor) -> None:
         """Let an operand's tensors be the members of a stack."""
-        tensors = self.temporaries[operand - FIRST_SLOT - len(self.slots)]
+        tensors = self.operand_tensors(operand)
         for i, member in zip(members, stack, strict=True):
             tensors[i] = member
 
@@ -570,7 +589,7 @@ class Launch:
                     f"{self.program.name} works on whole real matrices, but parameter {self.entries[i].name} is "
                     f"{p.dtype} of shape {tuple(p.shape)}; give it to another optimizer"
                 )
-            shape = (p.shape[0], p.numel() // max(p.shape[0], 1))
+            shape = (p.shape[0], math.prod(p.shape[1:]))
             found.setdefault((shape, numbers[i]), []).append(i)
         return [(members, shape, values) for (shape, values), members in found.items()]
 

@@ -66,6 +66,10 @@ class Exchange(Protocol):
         """Make of what a pass's launches reduced over their parts what it is over the whole parameters."""
         ...
 
+    def matrices(self, stage: int, launches: Sequence[Any]) -> None:
+        """Do the matrix functions that stand behind a pass, on whole matrices of which no process has all."""
+        ...
+
     def totals(self, order: int) -> list[Any]:
         """What parameters that are spread add to a reduction over all of them, after the pass that computes it."""
         ...

@@ -225,6 +225,7 @@ class Plan:
             launch.run_stage(stage)
         if self.exchange is not None:
             self.exchange.reduce(stage, running)
+            self.exchange.matrices(stage, running)
         for launch in running:
             program = launch.program
             rows = [len(program.inputs) + i for i, r in enumerate(program.reductions) if r.scope == "all"]

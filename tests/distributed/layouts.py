@@ -48,6 +48,22 @@ LAYOUTS = {
     "half": Layout((2,), (((5, 6), [ROWS]), ((6, 4), None), ((4,), [ROWS]), ((3,), None))),
 }
 
+MATRICES = {
+    "rows": Layout((2,), (((8, 6), [ROWS]), ((6, 10), [ROWS]), ((5, 7), [COLUMNS]), ((3, 3), [R]), ((3, 5), None))),
+    "uneven": Layout((4,), (((7, 4), [ROWS]), ((5, 7), [ROWS]), ((3, 5), [ROWS]), ((2, 9), [COLUMNS]))),
+    "both": Layout(
+        (2, 2),
+        (
+            ((8, 6), [ROWS, COLUMNS]),
+            ((8, 9), [_StridedShard(0, split_factor=2), ROWS]),
+            ((9, 5), [ROWS, ROWS]),
+            ((7, 4), [ROWS, R]),
+        ),
+    ),
+    "replicated": Layout((2, 2), (((8, 6), [R, ROWS]), ((3, 4), [R, ROWS]), ((5, 5), [R, COLUMNS]))),
+}
+"""Of matrices alone, for rules that work on them as a whole."""
+
 
 def values(layout: Layout, seed: int, scale: float = 1.0) -> list[Tensor]:
     """A tensor for each parameter, the same on every rank."""
