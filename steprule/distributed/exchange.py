@@ -172,7 +172,7 @@ class Exchange:
         """What is exchanged in a step, in order: by the pass, and the turn before it or what it is after it."""
         self.stages = self.depth if self.course else 0
         before_end = [key for key in self.course if key[0] != END]
-        self.checked = {before_end[-1:] and before_end[-1], self.course[-1:] and self.course[-1]}
+        self.checked = {*before_end[-1:], *self.course[-1:]}
         """With what it is looked at whether all are well: the last numbers before parameters are written, and the
         last of all."""
         self.left = list(self.course)
@@ -217,7 +217,9 @@ class Exchange:
             description = self.description()
             text = "\n".join(description)
             if text not in self.agreed:
+                left, self.left = self.left, []  # with those that do something else nothing can be exchanged
                 agree(self.axes, description, self.device)
+                self.left = left
                 self.agreed.add(text)
             self.unknown = False
 
@@ -349,15 +351,15 @@ class Exchange:
     def look(self, key: tuple[int, int], error: BaseException | None) -> None:
         """With the last numbers before parameters are written, and the last of all, see whether all are well."""
         if key not in self.checked:
-            return
+            return None
         if any(self.failures):
             self.left = []
-            raise_told(self.axes, error)
+            return raise_told(self.axes, error)
         for now, values in self.unsure:
             found = torch.cat([values[place] for place in now.present.values()]).tolist()
             shares = [self.known[key].share for key in now.present]
             self.presence += zip(shares, found, strict=True)
-        self.check_present()
+        return self.check_present()
 
     def check_present(self) -> None:
         """Refuse to go on where some processes have a gradient of a parameter and others have none.

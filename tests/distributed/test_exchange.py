@@ -90,7 +90,7 @@ def norms(layout: Layout) -> tuple[float, dict[str, float], dict[str, float]]:
     _, reference = train(make, layout, plain)
     assert isinstance(optimizer, Optimizer)
     assert isinstance(reference, Optimizer)
-    torch.testing.assert_close(optimizer.grad_norm, reference.grad_norm, rtol=1e-12, atol=0)
+    torch.testing.assert_close(optimizer.grad_norm, reference.grad_norm, rtol=1e-7, atol=0)
     by_name, by_group = optimizer.tracked(), optimizer.tracked(by="group")
     assert by_name == pytest.approx(reference.tracked(), rel=1e-6)
     assert by_group == pytest.approx(reference.tracked(by="group"), rel=1e-6)
@@ -123,7 +123,7 @@ def test_gradients_that_are_still_to_be_added_up_are() -> None:
 
 def message(step: Callable[[], object]) -> str:
     start = time.monotonic()
-    with pytest.raises(Exception) as raised:
+    with pytest.raises((RuntimeError, ValueError)) as raised:
         step()
     assert time.monotonic() - start < 20
     return f"{type(raised.value).__name__}: {raised.value}"
@@ -147,18 +147,18 @@ def test_a_gradient_that_only_some_ranks_have_is_refused_on_all(name: str) -> No
 def missing_adds_nothing() -> None:
     layout = Layout((2,), (((8, 6), [ROWS]), ((4,), [ROWS])))
     params, optimizer = train(lambda p: steprule.SGD(p, lr=0.1, clip_norm=1e-3), layout, spread)
-    gradients = spread(layout, values(layout, 5))
+    gradients: Any = spread(layout, values(layout, 5))
     rank = mesh_of((2,)).get_rank()
     for p, g in zip(params, gradients, strict=True):
         p.grad = g if rank else None
     optimizer.step()
+    if rank:
+        assert isinstance(optimizer, Optimizer)
+        expected = sum(float(g.to_local().double().square().sum()) for g in gradients) ** 0.5
+        assert float(optimizer.grad_norm) == pytest.approx(expected)
     for p in params:
         p.grad = None
     optimizer.step()
-    assert isinstance(optimizer, Optimizer)
-    if rank:
-        expected = sum(float(g.to_local().double().square().sum()) for g in gradients) ** 0.5
-        assert float(optimizer.grad_norm) == pytest.approx(expected) or float(optimizer.grad_norm) == 0
 
 
 def test_ranks_without_any_gradient_take_part() -> None:
