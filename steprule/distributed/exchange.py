@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from steprule.kernels.between_passes import expanded, reduces_before
+from steprule.kernels.between_passes import reduces_before, value
 from steprule.kernels.launch import Launch, arithmetic
 from steprule.rule.expression import Level
 from steprule.rule.program import Program
@@ -103,10 +103,11 @@ def before_pass(number: int, turn: int, members: Sequence[Member], every: Sequen
     found = Round(every)
     for share, program, _ in members:
         for op in small_reduces(program, number)[turn : turn + 1]:
-            axes = share.along(program.small[op].level)
+            level, into = program.small[program.small[op].args[0]].level, program.small[op].level
+            axes = share.along(level, into)
             if axes:
                 largest = program.small[op].detail == "max_abs"
-                found.own[id(share), ("small", op)] = found.vector.place(axes, largest, share.matrices)
+                found.own[id(share), ("small", op)] = found.vector.place(axes, largest, share.lines(into))
     return found
 
 
@@ -231,18 +232,13 @@ class Exchange:
             if not now.crosses:
                 continue
             values = self.fresh(now)
-            joined: list[tuple[Launch, int, torch.Tensor]] = []
             for launch in launches:
                 for op in small_reduces(launch.program, number)[turn : turn + 1] if launch.shares else ():
-                    operation = launch.program.small[op]
-                    side = launch.lines.sides[operation.level]
-                    parts = side.join(operation.detail, expanded(launch, operation.args[0], operation.level))
-                    joined.append((launch, op, parts))
-                    self.put(now, launch, ("small", op), parts, values)
+                    self.put(now, launch, ("small", op), value(launch, op), values)
             self.collect((number, turn), values)
-            for launch, op, parts in joined:
-                self.take(now, launch, ("small", op), parts, values)
-                launch.small[op] = launch.lines.sides[launch.program.small[op].level].spread(parts)
+            for launch in launches:
+                for op in small_reduces(launch.program, number)[turn : turn + 1] if launch.shares else ():
+                    self.take(now, launch, ("small", op), launch.small[op], values)
 
     def reduce(self, stage: int, launches: Sequence[Launch]) -> None:
         if stage >= self.depth:
@@ -402,12 +398,11 @@ class Exchange:
 
 
 def counts(launch: Launch, what: tuple[str, int]) -> list[int]:
-    """How many numbers each parameter has: one for each line, or one for each matrix."""
+    """How many numbers each parameter has: one for each row, column, matrix or channel."""
     kind, number = what
-    if kind == "sums":
-        starts = launch.lines.sides[launch.program.sums[number].level].starts
-        return [int(n) for n in starts[1:] - starts[:-1]]
-    return [int(n) for n in launch.lines.shapes[:, 0]]
+    level = launch.program.sums[number].level if kind == "sums" else launch.program.small[number].level
+    starts = launch.lines.sides[level].starts
+    return [int(n) for n in starts[1:] - starts[:-1]]
 
 
 def device_of(members: Sequence[Member]) -> torch.device:

@@ -134,18 +134,18 @@ class Share:
         """The processes that have pieces of a row, or of a column."""
         return self.cut_at(-1 if level is Level.ROW else -2)
 
-    def along(self, level: Level) -> tuple[Axis, ...]:
-        """The processes that have other rows, or other columns, of the same matrices."""
+    def along(self, level: Level, into: Level) -> tuple[Axis, ...]:
+        """The processes that have other rows, or other columns, of the same matrices or channels."""
+        if into is Level.CHANNEL:
+            return tuple(axis for cut, axis in self.cuts if 0 < cut < len(self.shape) - 1)
         return self.cut_at(-2 if level is Level.ROW else -1)
 
-    @property
-    def matrices(self) -> int:
-        """How many matrices, or pieces of matrices, are here."""
-        return math.prod(self.param.shape[:-2])
-
     def lines(self, level: Level) -> int:
-        """How many rows, or columns, or pieces of them, are here."""
-        return self.matrices * self.param.shape[-2 if level is Level.ROW else -1]
+        """How many rows, columns, matrices or channels, or pieces of them, are here."""
+        shape = self.param.shape
+        matrices = math.prod(shape[:-2])
+        own = {Level.ROW: matrices * shape[-2], Level.COLUMN: matrices * shape[-1], Level.CHANNEL: shape[0]}
+        return own.get(level, matrices)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -156,9 +156,8 @@ class Share:
 
         if slot.kind == "scalar":
             return (), [Replicate() for _ in self.whole.placements]
-        shape = slot.shape(self.shape)
-        single = [i for i in range(len(shape)) if slot.kind != "array" and shape[i] != self.shape[i]]
-        single += {"row": [len(shape) - 1], "column": [len(shape) - 2]}.get(slot.kind, [])
+        shape, last = slot.shape(self.shape), len(self.shape) - 1
+        single = {"row": [last], "column": [last - 1], "channel": range(1, last + 1)}.get(slot.kind, ())
         placements = [Replicate() if is_cut(p) and p.dim in single else p for p in self.whole.placements]
         return shape, placements
 
