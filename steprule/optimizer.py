@@ -470,7 +470,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def skipped(self) -> int:
-        """How many steps were left out since gradients were not finite: by ``nonfinite="skip"``, or by GradScaler's flag
+        """How many steps were left out as gradients were not finite: by ``nonfinite="skip"``, or by GradScaler's flag
         with ``fused=True``. It waits for a GPU as :attr:`steps_taken` does."""
         if self._verdicts.waiting:
             self._read_verdicts()
