@@ -71,6 +71,7 @@ class Optimizer(torch.optim.Optimizer):
             ``"skip"`` leaves parameters, state, count and schedules as they are and counts in :attr:`skipped`;
             ``"raise"`` does so too and raises RuntimeError, naming the parameters. It holds for the whole optimizer
             and costs one read of the gradients, none where ``clip_norm`` reads them already.
+        seed (int): of the random numbers that the rule draws, if it does.
         backend (str): ``"auto"``, or the kernel to insist on: ``"llvm"``, ``"triton"``, ``"eager"``.
         foreach, fused (bool, optional): accepted for torch's sake; every step is fused. With ``fused=True`` a step
             refuses what torch's does, complex parameters and devices without such kernels, and takes GradScaler's

@@ -29,6 +29,8 @@ def refuse_flat(param: torch.Tensor, program: Program, name: str) -> None:
         needed.append("works on whole matrices")
     if program.uses_size or program.ndim is not None:
         needed.append("asks for their shape")
+    if "origin" in program.inputs:
+        needed.append("draws random numbers that belong to places in them")
     if needed:
         raise RuntimeError(
             f"{program.name}{' with clip_norm' * ('total_norm' in dict(program.tracked))} {', and '.join(needed)}, but "

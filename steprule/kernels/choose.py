@@ -137,6 +137,12 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
             f"differentiable=True: autograd can't follow the step over parameter {entry.name}, {entry.part.where}, of "
             "which this process updates its part alone"
         )
+    if "origin" in program.inputs and entry.part is not None and entry.part.origin is None:
+        raise RuntimeError(
+            f"{program.name} draws random numbers, which belong to places in the whole of a parameter, but of "
+            f"parameter {entry.name}, {entry.part.where}, each process holds several pieces; cut it along its first "
+            "dimension"
+        )
     common = [slot.name for slot in program.reduced_slots if slot.scope == "all"]
     if common and group.get("differentiable"):
         raise RuntimeError(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
-from steprule.rule.program import GRAD, PARAM, Operation, Phase, Program, Store
+from steprule.rule.program import GRAD, OF_ITS_OWN, PARAM, WORDS, Operation, Phase, Program, Store
 
 from .launch import Entry, Group, Launch, SharedNumbers, arithmetic, first_number, real
-from .operations import MIXED, apply
+from .operations import MIXED, apply, integer
+from .tables import dense
 
 __all__ = ["EagerLaunch"]
 
@@ -43,7 +44,10 @@ class EagerLaunch(Launch):
             values = self.graph(row, groups[row.group]) if self.differentiable else row.scalars
             for i in row.members:
                 self.values[i] = values
-        self.table: list[list[Any]] = [[self.inputs[name]] * len(self.params) for name in self.program.inputs]
+        self.table: list[list[Any]] = [
+            self.own_numbers(name) if name in OF_ITS_OWN else [self.inputs[name]] * len(self.params)
+            for name in self.program.inputs
+        ]
         self.table += [[None] * len(self.params) for _ in (*self.program.reductions, *self.program.shared)]
         if self.differentiable:
             self.kept_views = [
@@ -87,7 +91,7 @@ class EagerLaunch(Launch):
 
     def run_tensor(self, phase: Phase, i: int) -> None:
         tensors = self.operands(i)
-        values = self.compute(phase, i, [real(t) for t in tensors])
+        values = self.compute(phase, i, [real(t) for t in tensors], lambda: places(real(tensors[PARAM])))
         for operand, value in [(o, own(phase, values, v)) for o, v in phase.stores]:
             self.store(tensors[operand], operand, i, value)
 
@@ -97,18 +101,26 @@ class EagerLaunch(Launch):
         index = tuple(grad.indices())
         tensors = self.operands(i)
         rows = [grad.values() if o == GRAD else t[index] for o, t in enumerate(tensors)]
-        values = self.compute(phase, i, [real(t) for t in rows])
+        values = self.compute(phase, i, [real(t) for t in rows], lambda: places(real(tensors[PARAM]))[index])
         for operand, value in phase.stores:
             if operand == GRAD:
                 continue  # the plan unscales it
             target = real(tensors[operand])
             target[index] = torch.as_tensor(values[value], dtype=target.dtype, device=target.device)
 
-    def compute(self, phase: Phase, i: int, operands: list[torch.Tensor]) -> list[Any]:
+    def compute(
+        self, phase: Phase, i: int, operands: list[torch.Tensor], where: Callable[[], torch.Tensor]
+    ) -> list[Any]:
         dtype = arithmetic(self.params[i].dtype)
         values: list[Any] = []
         for operation in phase.operations:
-            values.append(self.value(operation, [values[a] for a in operation.args], i, operands, dtype))
+            args = [values[a] for a in operation.args]
+            if operation.op in WORDS:
+                values.append(integer(operation.op, operation.detail, args, where))
+            elif operation.op == "drawn":
+                values.append((args[0] >> operation.detail).to(dtype))
+            else:
+                values.append(self.value(operation, args, i, operands, dtype))
         for row, value in phase.reductions:
             kind = self.program.reductions[row - len(self.program.inputs)].kind
             array = values[value]
@@ -134,6 +146,9 @@ class EagerLaunch(Launch):
             return self.table[o.detail][i]
         if o.op == "constant":
             return o.detail
+        if o.op == "stored":
+            held = torch.as_tensor(args[0], dtype=dtype, device=operands[PARAM].device)
+            return held.to(operands[o.detail].dtype).to(dtype)
         if o.op == "line":
             return self.lines.broadcast(self.lines.read[o.detail], o.level, i, self.params[i].shape)
         return apply(o.op, args, dtype if o.level is Level.ARRAY else torch.float64)
@@ -198,3 +213,9 @@ def own(phase: Phase, values: Sequence[Any], number: int) -> Any:
 def wide_number(value: Any, device: torch.device) -> torch.Tensor:
     """A number as a 0-dim float64 tensor; one that is a tensor stays in autograd's graph."""
     return torch.as_tensor(value, dtype=torch.float64, device=device).reshape(())
+
+
+def places(tensor: torch.Tensor) -> torch.Tensor:
+    """Where each element stands in the tensor's memory; in what is not dense, where it would stand in a row."""
+    line = torch.arange(tensor.numel(), device=tensor.device)
+    return line.as_strided(tensor.shape, tensor.stride()) if dense(tensor) else line.view(tensor.shape)

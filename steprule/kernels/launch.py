@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import zlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -88,6 +89,12 @@ class Entry:
     def owner(self) -> torch.Tensor:
         """The parameter as the groups hold it."""
         return self.param if self.part is None else self.part.whole
+
+    @property
+    def origin(self) -> int:
+        """The place of its first element in the memory of the whole parameter, a complex one seen as real."""
+        origin = 0 if self.part is None else self.part.origin
+        return (origin or 0) * (2 if self.param.is_complex() else 1)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -347,6 +354,12 @@ class Launch:
         for slot, row in zip(self.program.reduced_slots, self.kept_rows, strict=True):
             values = [torch.as_tensor(first_number(slot, entry, groups), dtype=row.dtype) for entry in self.entries]
             row.copy_(torch.stack([v.detach().reshape(()).to(row.device) for v in values]))
+
+    def own_numbers(self, name: str) -> list[float]:
+        """What each parameter has of its own, whatever others there are."""
+        if name == "key":
+            return [float(zlib.crc32(entry.name.encode())) for entry in self.entries]
+        return [float(entry.origin) for entry in self.entries]
 
     def number(self, value: Any) -> float:
         """A step count or scalar slot of a state."""

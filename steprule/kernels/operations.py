@@ -122,3 +122,31 @@ def apply(op: str, args: Sequence[Any], dtype: torch.dtype) -> Any:
         device = args[0].device
         numbers = [a if isinstance(a, torch.Tensor) else torch.full((), a, dtype=dtype, device=device) for a in numbers]
     return MIXED[op](*args[:first], *numbers)
+
+
+LOW = 2**32 - 1
+
+
+def integer(op: str, detail: Any, args: Sequence[Any], where: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """One operation on whole numbers of 32 bits, which wrap around, held in int64.
+
+    Args:
+        op: the operation.
+        detail: what belongs to it.
+        args: its operands.
+        where: gives the places of the elements.
+    """
+    whole: torch.Tensor
+    if op == "word":
+        number = torch.as_tensor(args[0], dtype=torch.float64).to(torch.int64)
+        whole = number >> 32 if detail == "high" else number
+    elif op == "index":
+        place = where() + args[0] + (args[1] << 32)
+        whole = place >> 32 if detail == "high" else place
+    elif op == "imul":
+        whole = args[0] * detail
+    elif op == "ishr":
+        whole = args[0] >> detail
+    else:
+        whole = args[0] + args[1] if op == "iadd" else args[0] ^ args[1]
+    return whole & LOW

@@ -21,6 +21,8 @@ class Part(Protocol):
         grad: what of its gradient is here; None where it has none, and outside of a step.
         shape: that of the whole parameter.
         where: how it is spread, for a person to read.
+        origin: the place of its first element in the memory of the whole parameter; None where what is here is not one
+            piece of it.
         axes: the processes over which it is cut; what is reduced of it is reduced over these too.
     """
 
@@ -30,6 +32,9 @@ class Part(Protocol):
     shape: tuple[int, ...]
     where: str
     axes: tuple[Any, ...]
+
+    @property
+    def origin(self) -> int | None: ...
 
     def held(self, value: torch.Tensor, slot: Slot, name: str) -> torch.Tensor:
         """What of a state's tensor is here.

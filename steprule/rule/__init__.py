@@ -1,9 +1,23 @@
 """The language that update rules are written in."""
 
+from .drawing import normal, uniform
 from .expression import Expression, RuleError
 from .functions import *  # noqa: F403
 from .functions import __all__ as _functions
 from .program import Program, array, channel, column, row, scalar
 from .trace import trace
 
-__all__ = ["Expression", "Program", "RuleError", "array", "channel", "column", "row", "scalar", "trace", *_functions]
+__all__ = [
+    "Expression",
+    "Program",
+    "RuleError",
+    "array",
+    "channel",
+    "column",
+    "row",
+    "scalar",
+    "trace",
+    "normal",
+    "uniform",
+    *_functions,
+]

@@ -52,6 +52,8 @@ def joint(levels: Iterable[Level]) -> Level:
 class _Asking(threading.local):
     answer: Callable[[Expression], bool] | None = None
     ndim: Callable[[], int] | None = None
+    draw: Callable[[], tuple[Expression, Expression, int]] | None = None
+    """The seed, the step, and how many random numbers were drawn before."""
 
 
 asking = _Asking()
@@ -368,6 +370,8 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
         return str(key) + "".join(f"[{i}]" for i in index)
     if op == "shared":
         return text(args[0], names)
+    if op == "drawn":
+        return f"random({32 - expression.detail} bits)"
     if op in ("slot", "input"):
         return str(expression.detail)
     if op == "size" and expression.detail == "eps":

@@ -159,12 +159,25 @@ def lerp(start: Any, end: Any, weight: Any) -> Expression:
     return combine("add", start, weight * (end - start))
 
 
-def stored(x: Any) -> Expression:
-    """A scalar as a slot of one number holds it: rounded to float32, unless torch's default dtype is float64."""
-    number = combine("stored", x)
-    if number.level is not Level.SCALAR:
-        raise RuleError(f"stored() is for the numbers that the host computes; ({x}) is not one")
-    return number
+def stored(x: Any, like: Expression | None = None) -> Expression:
+    """A value as it will be held: rounded to the dtype that it is kept in, as what is computed next will find it.
+
+    Args:
+        x: an array, or a scalar as a slot of one number holds it: of float32, unless torch's default dtype is float64.
+        like: of an array, the slot (``s.name``, read before it is written) that holds it; None means the parameter.
+    """
+    x = as_expression(x)
+    if x.level is Level.SCALAR and like is None:
+        return combine("stored", x)
+    if x.level is not Level.ARRAY:
+        raise RuleError(f"stored() is for arrays, and for the numbers that the host computes; ({x}) is neither")
+    if like is None or like.op == "param":
+        return Expression("stored", (x,))
+    if not isinstance(like, Expression) or like.op != "slot" or like.level is not Level.ARRAY:
+        raise RuleError(
+            f"stored(x, like) takes the slot that holds x, an array read before it is written, not ({like})"
+        )
+    return Expression("stored", (x,), like.detail)
 
 
 def size(p: Expression, dim: int | None = None) -> Expression:

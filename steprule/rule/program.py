@@ -12,6 +12,8 @@ from .expression import LINES, Expression, Level, RuleError, text
 from .host import NUMBER, Guard, compile_guards, compile_scalars
 
 __all__ = [
+    "OF_ITS_OWN",
+    "WORDS",
     "Matrix",
     "Operation",
     "Phase",
@@ -251,6 +253,14 @@ class Shared:
     value: int
 
 
+OF_ITS_OWN = ("key", "origin")
+"""What each parameter has of its own for random numbers: a number below 2**32, and the place of its first element in
+the whole of it."""
+WORDS = frozenset({"word", "index", "iadd", "ixor", "imul", "ishr"})
+"""The operations whose results are whole numbers of 32 bits; ``"drawn"`` (detail: how many low bits are left out) makes
+one of them a number to compute with. Of ``"word"`` and ``"index"`` the detail says which half, of ``"imul"`` the
+factor, of ``"ishr"`` by how many bits."""
+
 PARAM, GRAD, FIRST_SLOT = 0, 1, 2
 
 
@@ -269,8 +279,8 @@ class Program:
         line_slots: the slots with one number for each row, column or channel.
         scalars: what the host computes for each (group, step); the columns of the scalar table.
         updates: new values of scalar slots, aligned with ``scalar_slots``; None where a slot is only read.
-        inputs: names of the numbers that come from outside the rule (``"grad_scale"``): the first rows of the
-            reduced table.
+        inputs: names of the numbers that come from outside the rule (``"grad_scale"``), and of those that tell each
+            parameter from others (:data:`OF_ITS_OWN`): the first rows of the reduced table.
         reductions: the rows of the reduced table after the inputs.
         sums: the reductions over a dimension.
         lines: what phases read that has one number for each row (ROW) or column (COLUMN).
@@ -417,7 +427,7 @@ def show(program: Program) -> str:
 
     def count(e: Expression) -> None:
         uses[id(e)] = uses.get(id(e), 0) + 1
-        if uses[id(e)] == 1 and id(e) not in known:
+        if uses[id(e)] == 1 and id(e) not in known and e.op != "drawn":
             for a in e.args:
                 count(a)
 
@@ -425,7 +435,7 @@ def show(program: Program) -> str:
         count(expression)
 
     def define(e: Expression, phase: str) -> str:
-        for a in e.args:
+        for a in e.args if e.op != "drawn" else ():
             if id(a) not in known:
                 visit(a, phase)
         return text(e, lambda x: known.get(id(x)) if x is not e else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import sys
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from copy import deepcopy
@@ -259,8 +260,8 @@ def trace(
         new = run(whole, h, s, shape)
         if drawn() != before:
             raise RuleError(
-                f"{name}.update draws a random number: it runs once, and every step would use that one; draw it "
-                "outside of the rule, in each step, and make it a hyperparameter"
+                f"{name}.update draws a random number: it runs once, and every step would use that one; uniform() "
+                "and normal() from steprule.rule are drawn in each step"
             )
         found = s._given_reductions()
         if found <= reduced:
@@ -316,13 +317,15 @@ def run(rule: Rule, h: Hyper, s: State, shape: Shape) -> Expression:
     """Run a rule on symbols, once: the parameter's new value."""
     p = Expression("param", level=Level.ARRAY)
     g = Expression("grad", level=Level.ARRAY)
-    previous = asking.answer, asking.ndim
-    asking.answer, asking.ndim = h._ask, shape.ask
+    previous = asking.answer, asking.ndim, asking.draw
+    draws = itertools.count()
+    seed = h.seed if "seed" in h._values else Expression("constant", detail=0.0)
+    asking.answer, asking.ndim, asking.draw = h._ask, shape.ask, lambda: (seed, s.step, next(draws))
     try:
         new: Expression = rule(p, g, s, h)
         return new
     finally:
-        asking.answer, asking.ndim = previous
+        asking.answer, asking.ndim, asking.draw = previous
 
 
 class _Layout:
@@ -430,7 +433,7 @@ class _Layout:
             (self.reduces if e.level is Level.REDUCED else self.sums).append(e)
         if e.op == "matrix":
             self.matrices.append(e)
-        if e.op == "input":
+        if e.op == "input" and str(e.detail) not in self.inputs:
             self.inputs.append(str(e.detail))
         if e.op == "shared":
             self.shared.append(e)
@@ -546,6 +549,8 @@ class _Layout:
             return "reduced", self.row(e)
         if e.op == "shared":
             return "reduced", self.shared_row(e)
+        if e.op == "stored":
+            return "stored", PARAM if e.detail is None else self.operand[str(e.detail)]
         if e.op == "input":
             return "reduced", self.inputs.index(str(e.detail))
         if e.op == "param":

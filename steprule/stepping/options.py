@@ -31,6 +31,7 @@ OPTIONS: dict[str, Any] = {
     "maximize": False,
     "l1": 0.0,
     "clip_norm": None,
+    "seed": 0,
     "backend": "auto",
     "modifiers": (),
     "foreach": None,
@@ -43,6 +44,7 @@ OPTIONS: dict[str, Any] = {
 RANGES: dict[str, Declared] = {
     "l1": Range(least=0),
     "clip_norm": Range(least=0, optional=True),
+    "seed": Range(least=0, below=2**53),
     "backend": Choice(choices=BACKENDS),
 }
 """What options may be."""

@@ -256,7 +256,8 @@ def test_slots_hold_expressions_and_step_is_counted_by_the_optimizer() -> None:
         (lambda p, g: sum(0.5), "sum\\(\\) reduces an array, but \\(0.5\\) is a single number"),
         (lambda p, g: norm(p, "group"), "scope is 'tensor' .*, not 'group'"),
         (lambda p, g: size(norm(g)), "size\\(\\) is a property of the parameter, or of an array of its shape"),
-        (lambda p, g: stored(g), "stored\\(\\) is for the numbers that the host computes"),
+        (lambda p, g: stored(norm(g)), "stored\\(\\) is for arrays, and for the numbers that the host computes"),
+        (lambda p, g: stored(g, g), "takes the slot that holds x, an array read before it is written, not \\(g\\)"),
         (lambda p, g: matrix(abs, g, norm(g)), "is not a scalar: matrix\\(\\) hands on numbers that the host knows"),
     ],
 )

@@ -17,7 +17,7 @@ from steprule.kernels.launch import Entry, Group, Launch, arithmetic, real
 from steprule.kernels.row_tables import matrix_chunks
 from steprule.kernels.tables import CHUNK, chunk_table, materialized, row_chunks
 from steprule.rule.expression import Level
-from steprule.rule.program import GRAD, Program
+from steprule.rule.program import GRAD, OF_ITS_OWN, Program
 
 from .pool import ALONE, run_on_threads
 from .source import TABLES, assembly
@@ -117,6 +117,9 @@ class LLVMLaunch(Launch):
         self.scalars = np.zeros((count, len(program.scalars)))
         self.table = np.zeros((program.table_rows, count))
         self.adopt_reduced(torch.from_numpy(self.table), groups)
+        for k, name in enumerate(program.inputs):
+            if name in OF_ITS_OWN:
+                self.table[k] = self.own_numbers(name)
         self.counter = np.zeros(1, np.int64)
         self.strange = self.strange_grads()
         self.grads_at: list[int] = []
@@ -177,7 +180,8 @@ class LLVMLaunch(Launch):
                 self.scalars[self.every[k]] = row.scalars
                 self.written[k] = row.scalars
         for k, name in enumerate(self.program.inputs):
-            self.table[k] = float(self.inputs[name])
+            if name not in OF_ITS_OWN:
+                self.table[k] = float(self.inputs[name])
         if self.sparse:
             self.take_rows()
             return

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["Emitter", "accumulate", "compute", "convert", "literal", "load", "store"]
+__all__ = ["Emitter", "accumulate", "compute", "convert", "integer", "literal", "load", "rounded", "store"]
 
 # No fast-math flags: contract and arcp would round otherwise than the eager reference, nsz lose the sign of zero, nnan
 # and ninf what NaN and Inf are, and reassoc what a rule keeps that compensates its rounding errors.
@@ -77,6 +78,11 @@ def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: 
     if stored != "bfloat":
         out.do(f"store {stored} {convert(out, value, kind, stored)}, ptr {pointer}, align 1")
         return
+    out.do(f"store i16 {short(out, value, kind, tame)}, ptr {pointer}, align 1")
+
+
+def short(out: Emitter, value: str, kind: str, tame: bool) -> str:
+    """The bits of a bfloat16."""
     value = convert(out, value, kind, "float")
     bits = out.let(f"bitcast float {value} to i32")
     odd = out.let(f"and i32 {out.let(f'lshr i32 {bits}, 16')}, 1")
@@ -84,8 +90,7 @@ def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: 
     if not tame:
         isnan = out.let(f"fcmp uno float {value}, 0.0")
         rounded = out.let(f"select i1 {isnan}, i32 2143289344, i32 {rounded}")
-    short = out.let(f"trunc i32 {out.let(f'lshr i32 {rounded}, 16')} to i16")
-    out.do(f"store i16 {short}, ptr {pointer}, align 1")
+    return out.let(f"trunc i32 {out.let(f'lshr i32 {rounded}, 16')} to i16")
 
 
 def truth(out: Emitter, value: tuple[str, str]) -> str:
@@ -141,6 +146,39 @@ def compute(out: Emitter, op: str, args: Sequence[tuple[str, str]], kind: str) -
         a, b = (n if t != "i1" else out.let(f"uitofp i1 {n} to {kind}") for n, t in args[1:])
         return out.let(f"select i1 {condition}, {kind} {a}, {kind} {b}"), kind
     raise NotImplementedError(op)
+
+
+def integer(out: Emitter, op: str, detail: Any, names: Sequence[str], wide: str = "double") -> tuple[str, str]:
+    """One operation on whole numbers of 32 bits, which wrap around."""
+    if op == "word":
+        number = out.let(f"fptoui {wide} {names[0]} to i64")
+        return half(out, number, detail), "i32"
+    if op == "index":
+        origin = out.let(f"or i64 {out.let(f'zext i32 {names[0]} to i64')}, {shifted(out, names[1])}")
+        place = out.let(f"add i64 {out.let('add i64 %first, %i')}, {origin}")
+        return half(out, place, detail), "i32"
+    if op == "imul":
+        return out.let(f"mul i32 {names[0]}, {detail}"), "i32"
+    if op == "ishr":
+        return out.let(f"lshr i32 {names[0]}, {detail}"), "i32"
+    return out.let(f"{op[1:]} i32 {names[0]}, {names[1]}"), "i32"
+
+
+def half(out: Emitter, number: str, which: str) -> str:
+    number = out.let(f"lshr i64 {number}, 32") if which == "high" else number
+    return out.let(f"trunc i64 {number} to i32")
+
+
+def shifted(out: Emitter, word: str) -> str:
+    return out.let(f"shl i64 {out.let(f'zext i32 {word} to i64')}, 32")
+
+
+def rounded(out: Emitter, value: str, stored: str, kind: str) -> str:
+    """A number as it will be read again once it was stored."""
+    if stored != "bfloat":
+        return convert(out, convert(out, value, kind, stored), stored, kind)
+    bits = out.let(f"shl i32 {out.let(f'zext i16 {short(out, value, kind, False)} to i32')}, 16")
+    return convert(out, out.let(f"bitcast i32 {bits} to float"), "float", kind)
 
 
 def accumulate(out: Emitter, reduction: str, value: str, kind: str, total: str) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 from steprule.kernels.row_tables import PLACE
 from steprule.rule.expression import Level
-from steprule.rule.program import GRAD, Operation, Program
+from steprule.rule.program import GRAD, WORDS, Operation, Program
 
-from .operations import Emitter, accumulate, compute, convert, literal, load, store
+from .operations import Emitter, accumulate, compute, convert, integer, literal, load, rounded, store
 
 __all__ = ["TABLES", "assembly"]
 
@@ -65,7 +65,7 @@ class Elements:
         return name if t != "i1" else self.body.let(f"uitofp i1 {name} to {self.kind}")
 
     def in_arithmetic(self, value: tuple[str, str]) -> tuple[str, str]:
-        return value if value[1] == "i1" else (convert(self.head, value[0], "double", self.kind), self.kind)
+        return value if value[1] != "double" else (convert(self.head, value[0], "double", self.kind), self.kind)
 
     def value(self, program: Program, number: int, o: Operation, wide: dict[int, tuple[str, str]]) -> tuple[str, str]:
         if o.op == "line":
@@ -105,6 +105,7 @@ class Elements:
 
 ARGUMENTS = (
     "i64 %n",
+    "i64 %first",
     "ptr noalias nocapture readonly %scalars",
     "ptr noalias nocapture readonly %reduced",
     "i64 %tensors",
@@ -235,6 +236,15 @@ def array_operation(
         return load(out, place(operand), operands[operand], kind), kind
     if o.op == "constant":
         return literal(float(o.detail), kind), kind
+    if o.op in WORDS:
+        return integer(out, o.op, o.detail, [values[a][0] for a in o.args])
+    if o.op == "drawn":
+        whole, _ = integer(out, "ishr", o.detail, [values[o.args[0]][0]])
+        return out.let(f"uitofp i32 {whole} to {kind}"), kind
+    if o.op == "stored":
+        name, t = values[o.args[0]]
+        name = name if t != "i1" else out.let(f"uitofp i1 {name} to {kind}")
+        return rounded(out, name, operands[o.detail], kind), kind
     return compute(out, o.op, [values[a] for a in o.args], kind)
 
 
@@ -244,6 +254,8 @@ def reduced_operation(out: Emitter, o: Operation, wide: dict[int, tuple[str, str
         offset = out.let(f"mul i64 %tensors, {o.detail}")
         pointer = out.let(f"getelementptr inbounds double, ptr %reduced, i64 {offset}")
         return out.let(f"load double, ptr {pointer}"), "double"
+    if o.op in WORDS:
+        return integer(out, o.op, o.detail, [wide[a][0] for a in o.args])
     return compute(out, o.op, [wide[a] for a in o.args], "double")
 
 
@@ -293,7 +305,14 @@ def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
     reduced = out.let(f"getelementptr inbounds double, ptr {frame['reduced']}, i64 {tensor}")
     at = out.let(f"mul i64 %c, {width}")
     partials = out.let(f"getelementptr inbounds double, ptr {frame['partials']}, i64 {at}")
-    arguments += [f"i64 {count}", f"ptr {scalars}", f"ptr {reduced}", f"i64 {frame['tensors']}", f"ptr {partials}"]
+    arguments += [
+        f"i64 {count}",
+        f"i64 {offset}",
+        f"ptr {scalars}",
+        f"ptr {reduced}",
+        f"i64 {frame['tensors']}",
+        f"ptr {partials}",
+    ]
     if program.phases[index].by_lines:
         arguments += [f"ptr {line}" for line in lines]
         arguments += [f"i64 {number}" for number in table_row(out, frame["places"], len(PLACE))]

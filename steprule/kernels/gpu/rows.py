@@ -53,7 +53,7 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
     kinds = [program.reductions[row - len(program.inputs)].kind for row, _ in phase.reductions]
     sums = {f"row{k}": (k, program.sums[k].kind) for k, _ in phase.sums if program.sums[k].level is Level.ROW}
     totals = [*(f"total{k}" for k in range(len(kinds))), *sums]
-    names = [*(f"a{o}" for o in touched), *IN_TILE, "tall", "keep", *given, *rows, *columns, *pieces, *totals]
+    names = [*(f"a{o}" for o in touched), *IN_TILE, "tall", "keep", "offset", *given, *rows, *columns, *pieces, *totals]
     tile = tile_function(program, index, touched, operands, kind, names, [*given, *rows], totals)
     call = f"tile{index}(at, {', '.join(names)}, ROWS, COLUMNS, ALIGNED={{aligned}})"
     call = f"{', '.join(totals)} = {call}" if totals else call

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from steprule.rule.expression import Expression, Level
-from steprule.rule.program import GRAD, Operation, Phase, Program
+from steprule.rule.program import GRAD, WORDS, Operation, Phase, Program
 
 __all__ = ["NAMES", "compiled", "exact", "extents", "hyper_paths", "interpreting", "pass_source", "scalar_source"]
 
@@ -74,6 +74,19 @@ class Text:
         if op == "isnan":
             return self.condition(f"{names[0]} != {names[0]}")
         return self.let(self.formula(op, names, kind)), False
+
+    def integer(self, o: Operation, args: Sequence[Value]) -> Value:
+        """One operation on whole numbers of 32 bits, which wrap around."""
+        a, b = args[0][0], args[-1][0]
+        if o.op == "word":
+            shift = " >> 32" if o.detail == "high" else ""
+            return self.let(f"({a}.to(tl.int64){shift}).to(tl.uint32)"), False
+        if o.op == "index":
+            place = f"(({b}.to(tl.int64) << 32) + {a}.to(tl.int64) + offset + lanes)"
+            return self.let(f"({place}{' >> 32' if o.detail == 'high' else ''}).to(tl.uint32)"), False
+        if o.op in ("imul", "ishr"):
+            return self.let(f"{a} {'*' if o.op == 'imul' else '>>'} tl.full((), {o.detail}, tl.uint32)"), False
+        return self.let(f"{a} {'+' if o.op == 'iadd' else '^'} {b}"), False
 
     @staticmethod
     def formula(op: str, names: Sequence[str], kind: str) -> str:
@@ -136,7 +149,13 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
     elements = elements_function(program, index, touched, operands, kind, given)
     totals = [f"total{k}" for k in range(len(phase.reductions))]
     call = ", ".join(
-        [*(f"a{o}" for o in touched), "at", "count", "keep", *given, *totals, "{block}", "MASKED={masked}"]
+        [
+            *(f"a{o}" for o in touched),
+            *("at", "count", "keep", "offset"),
+            *given,
+            *totals,
+            *("{block}", "MASKED={masked}"),
+        ]
     )
     call = f"{', '.join(totals)} = elements{index}({call})" if totals else f"elements{index}({call})"
     kinds = [program.reductions[row - len(program.inputs)].kind for row, _ in phase.reductions]
@@ -201,6 +220,9 @@ def numbers_before(program: Program, phase: Phase, kind: str) -> tuple[list[str]
     def widen(number: int) -> Value:
         if number not in wide:
             o = before[number]
+            if o.op in WORDS:
+                wide[number] = text.integer(o, list(map(widen, o.args)))
+                return wide[number]
             computed = text.compute(o.op, list(map(widen, o.args)), "float64") if o.args else None
             wide[number] = computed or (text.let(leaf(o, "float64")), False)
         return wide[number]
@@ -214,7 +236,9 @@ def numbers_before(program: Program, phase: Phase, kind: str) -> tuple[list[str]
 
     for name in given:
         o = before[int(name[1:])]
-        if o.op in ("scalar", "constant"):
+        if o.op in WORDS:
+            text.lines.append(f"{name} = {widen(int(name[1:]))[0]}")
+        elif o.op in ("scalar", "constant"):
             text.lines.append(f"{name} = {leaf(o, kind)}")
         else:
             value = text.number(widen(int(name[1:])), "float64")
@@ -239,7 +263,7 @@ def elements_function(
         text.lines.append(f"total{k} = {accumulated(reduction, f'total{k}', wide)}")
     text.lines += stores(program, phase, text, values, operands, kind)
     totals = [f"total{k}" for k in range(len(phase.reductions))]
-    arguments = [*(f"a{o}" for o in touched), "at", "count", "keep", *given, *totals]
+    arguments = [*(f"a{o}" for o in touched), "at", "count", "keep", "offset", *given, *totals]
     body = [
         "lanes = at + tl.arange(0, BLOCK)",
         # Triton lays out blocks of one shape for the widest vectors among them, which scatters single elements
@@ -276,6 +300,15 @@ def element_values(
             values[number] = text.let(loaded), False
         elif o.op == "constant":
             values[number] = text.let(literal(o.detail, kind)), False
+        elif o.op in WORDS:
+            values[number] = text.integer(o, [values[a] for a in o.args])
+        elif o.op == "drawn":
+            shifted = f"({values[o.args[0]][0]} >> tl.full((), {o.detail}, tl.uint32))"
+            values[number] = text.let(f"{shifted}.to(tl.{kind})"), False
+        elif o.op == "stored":
+            held = operands[o.detail]
+            short = text.let(narrowed(text.number(values[o.args[0]], kind), kind, held))
+            values[number] = text.let(widened(short, held, kind)), False
         else:
             values[number] = text.compute(o.op, [values[a] for a in o.args], kind)
     return values

@@ -19,7 +19,7 @@ from steprule.kernels.tables import chunk_table, materialized
 from steprule.kernels.upload import capturing, upload
 from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
-from steprule.rule.program import FIRST_SLOT, GRAD, Matrix, Program, Store
+from steprule.rule.program import FIRST_SLOT, GRAD, OF_ITS_OWN, Matrix, Program, Store
 
 from .device_scalars import DeviceScalars, lookup
 from .device_table import DeviceTable, device_row_chunks, flat_rows, keep
@@ -111,6 +111,9 @@ class TritonLaunch(Launch):
         self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars))), self.device)
         self.table = torch.zeros(program.table_rows, count, dtype=torch.float64, device=self.device)
         self.adopt_reduced(self.table, groups)
+        for k, name in enumerate(program.inputs):
+            if name in OF_ITS_OWN:
+                self.table[k] = upload(np.asarray(self.own_numbers(name)), self.device)
         self.sent = self.scalars.tensor
         self.strange = self.strange_grads()
         self.used = sorted({e.group for e in entries})
@@ -259,7 +262,8 @@ class TritonLaunch(Launch):
                 self.scalars.host[k] = row.scalars
             self.sent = self.scalars.send()
         for k, name in enumerate(self.program.inputs):
-            self.put(k, self.inputs[name])
+            if name not in OF_ITS_OWN:
+                self.put(k, self.inputs[name])
         self.pointers.host[GRAD] = self.take_rows() if self.sparse else self.grad_pointers(self.strange)
 
     def follow_stream(self) -> None:
