@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test distributed bench lint clean
+.PHONY: fuzz demo test distributed bench lint clean
 
 demo: $(READY)
 	$(BIN)/steprule demo
@@ -17,6 +17,12 @@ distributed: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py
+
+# Files and state dictionaries changed at random, for an hour or for SECONDS; SEED runs one case again.
+SECONDS ?= 3600
+SEED ?=
+fuzz: $(READY)
+	SECONDS=$(SECONDS) SEED=$(SEED) $(BIN)/pytest -q -s -x tests/fuzz/fuzz_saving.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -145,7 +145,8 @@ def _our_file(path: Path) -> StateFile:
     if state is None:
         raise CheckpointError(f"{path}: holds no optimizer; it was saved without one")
     others = {**(document.get("extra") or {}), **({"random state": None} if document.get("random") else {})}
-    return StateFile(path, "checkpoint of steprule", state, read(state), document.get("model") or {}, others, 1, None)
+    model, version = document.get("model") or {}, header.version
+    return StateFile(path, "checkpoint of steprule", state, read(state), model, others, version, None)
 
 
 def _stored(header: Header, name: str, is_complex: bool, path: Path) -> StoredTensor:

@@ -13,9 +13,11 @@ import torch
 from steprule.names import printable
 from steprule.rule.program import Slot
 
+from . import flat
+from .flat import is_flat
 from .saved import Parameter, Shape, as_number, described, form
 
-__all__ = ["Common", "Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Slots", "is_flat", "kinds"]
+__all__ = ["Common", "Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Slots", "kinds"]
 
 Kind: TypeAlias = Literal["array", "scalar", "other"]
 Slots: TypeAlias = Mapping[str, Slot]
@@ -23,7 +25,6 @@ Fresh: TypeAlias = Callable[[Slot, torch.Tensor, Mapping[str, Any]], torch.Tenso
 
 _STRENGTH: tuple[Kind, ...] = ("other", "scalar", "array")
 _TORCH_SCALARS = ("step", "mu_product", "eta", "mu")
-_FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # of LBFGS: vectors over all parameters
 
 
 class Misshapen(NamedTuple):
@@ -76,11 +77,6 @@ def _kind(name: str, value: Any, param: torch.Tensor) -> Kind:
     if not isinstance(value, torch.Tensor):
         return "other"
     return "scalar" if value.ndim == 0 and param.ndim > 0 else "array"
-
-
-def is_flat(entry: Mapping[str, Any]) -> bool:
-    """Whether this is the state of LBFGS: kept with the first parameter, for all of them in their order."""
-    return "prev_flat_grad" in entry
 
 
 @dataclass(frozen=True)
@@ -174,12 +170,11 @@ class Fit:
         if record is not None and name in record.slots and record.slots[name] != _shape_of(value):
             recorded = record.slots[name]
             return "no tensor" if recorded is None else described(recorded, record.dtype)
+        if is_flat(self.saved.entry) and (wanted := flat.wanted(name, value, self.saved.entry, self.common.numbers)):
+            return wanted
         if kind == "array":
             return self._wanted_array(name, value)
-        vectors = isinstance(value, (list, tuple)) and name in _FLAT and is_flat(self.saved.entry)
-        if vectors and any(_shape_of(item) != (self.common.numbers,) for item in value):
-            return f"a list of vectors of {self.common.numbers} numbers"
-        return None
+        return "tensors that hold numbers" if _holds_nothing(value) else None
 
     def _wanted_number(self, name: str, value: Any) -> str | None:
         found = as_number(value)
@@ -202,7 +197,7 @@ class Fit:
     def _target(self, name: str) -> Shape:
         """The shape that an array slot must have."""
         shape = tuple(self.param.shape)
-        if name in _FLAT and is_flat(self.saved.entry):
+        if name in flat.VECTORS and is_flat(self.saved.entry):
             return (self.common.numbers,)
         slot = (self.slots or {}).get(name)
         if slot is not None:
@@ -261,6 +256,14 @@ def _family(dtype: torch.dtype) -> str:
 
 def _shape_of(value: Any) -> Shape | None:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def _holds_nothing(value: Any) -> bool:
+    """Whether there is a tensor without numbers in a value."""
+    if isinstance(value, torch.Tensor):
+        return value.is_meta
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(map(_holds_nothing, items))
 
 
 def _number_dtype(name: str, value: Any) -> torch.dtype:

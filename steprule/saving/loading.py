@@ -17,7 +17,8 @@ import torch
 from steprule.names import Rename
 from steprule.schedules import Schedule, Scheduled, plateaus
 
-from .fit import Common, Fit, Fresh, LoadResult, Slots, is_flat, kinds
+from .fit import Common, Fit, Fresh, LoadResult, Slots, kinds
+from .flat import is_flat
 from .groups import Group, Hyperparameters, merge, params_of, refuse_choice
 from .places import names_of, places_of, resized_names
 from .saved import Parameter, Saved, highest_count, read

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import torch
+from xxhash import xxh3_128
 
 from steprule.names import printable
 
@@ -38,7 +39,8 @@ __all__ = [
     "write",
 ]
 
-VERSION = 1
+VERSION = 2
+_READABLE = ("1", "2")  # the first has a SHA-256
 
 Document: TypeAlias = dict[str, Any]
 
@@ -51,8 +53,10 @@ _MOST_DIMENSIONS = 64  # of a tensor: as many as torch's operations take
 
 _PIECE = 1 << 24
 _WORTH_A_THREAD = 1 << 20
-_BLANK = "0" * 64
-_CHECKSUM = re.compile(rb'\{"__metadata__":\{"checksum":"sha256:([0-9a-f]{64})"')
+_DIGESTS: dict[str, tuple[Callable[..., Any], int]] = {"xxh3-128": (xxh3_128, 32), "sha256": (hashlib.sha256, 64)}
+"""What computes a checksum, and how many hexadecimal digits it has; the first is that of new files."""
+_NEW = "xxh3-128"
+_CHECKSUM = re.compile(rb'\{"__metadata__":\{"checksum":"(xxh3-128|sha256):([0-9a-f]+)"')
 
 _DTYPES: dict[torch.dtype, str] = {
     torch.bool: "BOOL",
@@ -100,21 +104,25 @@ class Header:
     Attributes:
         document: the plain data.
         tensors: the tensors by name, in the order in which they lie in the file.
-        checksum: what the file says its SHA-256 is.
+        checksum: what the file says its checksum is.
+        digest: the checksum's name.
+        version: of the format.
         raw: the header's bytes, its length before it.
     """
 
     document: Document
     tensors: dict[str, TensorInfo]
     checksum: bytes
+    digest: str
+    version: int
     raw: bytes
 
 
 class Checksum:
-    """The SHA-256 of what is read or written piece by piece, computed while the next piece is on its way."""
+    """The checksum of what is read or written piece by piece, computed while the next piece is on its way."""
 
-    def __init__(self, start: bytes) -> None:
-        self._digest = hashlib.sha256(start)
+    def __init__(self, digest: str, start: bytes) -> None:
+        self._digest = _DIGESTS[digest][0](start)
         self._thread = ThreadPoolExecutor(1)
         self._alone = False
         self._pending: Future[None] | None = None
@@ -142,7 +150,7 @@ class Checksum:
 
     def hexdigest(self) -> bytes:
         self._wait()
-        return self._digest.hexdigest().encode()
+        return bytes(self._digest.hexdigest(), "ascii")
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -164,13 +172,18 @@ def write(file: BinaryIO, document: Document, tensors: Mapping[str, torch.Tensor
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # keeps all aligned
     header = _header(document, ordered)
     file.write(header)
-    with Checksum(header) as checksum:
+    with Checksum(_NEW, header) as checksum:
         for tensor in ordered.values():
             for piece in _pieces(tensor):
                 checksum.update(piece)
                 file.write(piece)
-    file.seek(8 + header[8:].index(_BLANK.encode()))
+    file.seek(8 + header[8:].index(_blank(_NEW)))
     file.write(checksum.hexdigest())
+
+
+def _blank(digest: str) -> bytes:
+    """What stands in the place of a checksum while it is computed."""
+    return b"0" * _DIGESTS[digest][1]
 
 
 def _refuse_strange(name: str, tensor: torch.Tensor) -> None:
@@ -185,7 +198,7 @@ def _refuse_strange(name: str, tensor: torch.Tensor) -> None:
 
 def _header(document: Document, tensors: Mapping[str, torch.Tensor]) -> bytes:
     described = json.dumps(document)
-    metadata = {"checksum": f"sha256:{_BLANK}", "version": str(VERSION), "steprule": described}
+    metadata = {"checksum": f"{_NEW}:{_blank(_NEW).decode()}", "version": str(VERSION), "steprule": described}
     entries: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name, tensor in tensors.items():
@@ -261,19 +274,19 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     metadata = entries.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get("steprule"), str):
         raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of steprule")
-    if metadata.get("version") != str(VERSION):
+    if metadata.get("version") not in _READABLE:
         raise CheckpointError(
             f"{path}: has version {metadata.get('version')!r}, and this steprule reads version {VERSION}; "
             f"use the steprule that saved it, or a newer one"
         )
     checksum = _CHECKSUM.match(raw)
-    if checksum is None:
+    if checksum is None or len(checksum[2]) != _DIGESTS[checksum[1].decode()][1]:
         raise CheckpointError(f"{path}: damaged: the header does not begin with a checksum")
     tensors = _tensors(entries, size - 8 - length, path)
     text = metadata["steprule"].encode(errors="surrogatepass")
     _refuse_many(text, size, path)
     document = _parsed(text, path, DIGITS)
-    return Header(document, tensors, checksum[1], start + raw)
+    return Header(document, tensors, checksum[2], checksum[1].decode(), int(metadata["version"]), start + raw)
 
 
 def _guess(start: bytes, size: int) -> str:
@@ -354,7 +367,7 @@ def read_tensors(file: BinaryIO, header: Header, path: Path) -> dict[str, torch.
     Raises:
         CheckpointError: the checksum differs, or the file became shorter while it was read.
     """
-    with Checksum(header.raw.replace(header.checksum, _BLANK.encode(), 1)) as checksum:
+    with Checksum(header.digest, header.raw.replace(header.checksum, _blank(header.digest), 1)) as checksum:
         tensors = {name: read_tensor(file, header, name, path, checksum) for name in header.tensors}
     if checksum.hexdigest() != header.checksum:
         raise CheckpointError(f"{path}: damaged: the checksum of its content is not the one it was saved with")

@@ -79,7 +79,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 class TestInspect:
     def test_what_is_in_our_file(self, files: dict[str, Path]) -> None:
         found = parsed(files["ours"])
-        assert (found["algorithm"], found["guessed"], found["step"], found["version"]) == ("AdamW", False, 3, 1)
+        assert (found["algorithm"], found["guessed"], found["step"], found["version"]) == ("AdamW", False, 3, 2)
         assert (found["parameters"], found["numbers"]) == (6, 24 + 6 + 6 + 6 + 18 + 3)
         assert found["bytes"]["state"] == 63 * 8 + 6 * 4
         assert found["bytes"]["file"] == os.path.getsize(files["ours"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
-BLANK = "0" * 64
+from xxhash import xxh3_128
+
+BLANK = "0" * 32
 
 
 def split(raw: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
@@ -26,8 +27,8 @@ def sealed(header: Any, data: bytes, more: str = "") -> bytes:
     """
     if isinstance(header, dict) and isinstance(header.get("__metadata__"), dict):
         rest = {key: value for key, value in header["__metadata__"].items() if key != "checksum"}
-        header = {**header, "__metadata__": {"checksum": f"sha256:{BLANK}", **rest}}
+        header = {**header, "__metadata__": {"checksum": f"xxh3-128:{BLANK}", **rest}}
     text = json.dumps(header, separators=(",", ":"))
     encoded = (f"{text[:-1]},{more}}}" if more else text).encode()
     raw = len(encoded).to_bytes(8, "little") + encoded + data
-    return raw.replace(BLANK.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
+    return raw.replace(BLANK.encode(), xxh3_128(raw).hexdigest().encode(), 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -370,6 +372,27 @@ class TestFiles:
             load(tmp_path / "run", None)
 
 
+def test_files_of_version_1_with_a_sha256_are_read(tmp_path: Path) -> None:
+    model, optimizer = made(seed=1)
+    train(model, optimizer)
+    save(tmp_path / "run", optimizer, model, epoch=3)
+    raw = (tmp_path / "run").read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
+    assert (metadata["version"], re.fullmatch("xxh3-128:[0-9a-f]{32}", metadata["checksum"]) is not None) == ("2", True)
+    header = raw[8 : 8 + length].replace(metadata["checksum"].encode(), b"sha256:" + b"0" * 64, 1)
+    header = header.replace(b'"version":"2"', b'"version":"1"', 1)
+    old = len(header).to_bytes(8, "little") + header + raw[8 + length :]
+    old = old.replace(b"0" * 64, hashlib.sha256(old).hexdigest().encode(), 1)
+    (tmp_path / "old").write_bytes(old)
+    twin, other = made(seed=2)
+    assert load(tmp_path / "old", other, twin) == {"epoch": 3}
+    assert same(snapshot(model, optimizer)[:2], snapshot(twin, other)[:2])
+    (tmp_path / "old").write_bytes(flipped(old))
+    with pytest.raises(CheckpointError, match="the checksum of its content"):
+        load(tmp_path / "old", other, twin)
+
+
 def edited(change: Callable[[dict[str, object]], object]) -> Callable[[bytes], bytes]:
     """A file whose header was changed by hand."""
 
@@ -405,7 +428,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "damaged: the header is not JSON",
     ),
     "of another program": (edited(lambda h: h.pop("__metadata__")), "a safetensors file, but not a checkpoint"),
-    "a later version": (edited(lambda h: h["__metadata__"].update(version="2")), "has version '2', and .* version 1"),
+    "a later version": (edited(lambda h: h["__metadata__"].update(version="3")), "has version '3', and .* version 2"),
     "a huge shape": (edited(lambda h: h[NAME].update(shape=[1 << 62, 1 << 62])), r"of shape \[\d+, \d+\] takes"),
     "a negative shape": (edited(lambda h: h[NAME].update(shape=[-7, -4])), r"has shape \[-7, -4\]"),
     "a strange dtype": (
