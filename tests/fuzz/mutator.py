@@ -37,7 +37,7 @@ PLAIN = [
     {"$": "bytes", "value": "0"},
     cosine(10).to_dict(),
     {"schedule": "plateau"},
-    "RECURSE",
+    "NESTED",
 ]
 OBJECTS = [
     (1,),
@@ -67,7 +67,9 @@ OBJECTS = [
 
 
 def places(tree: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of everything inside nested dictionaries, lists and tuples."""
+    """The paths of everything inside nested dictionaries, lists and tuples, down to a depth of 20."""
+    if len(path) == 20:
+        return []
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
     return [place for key, value in items for place in ((*path, key), *places(value, (*path, key)))]
 
@@ -108,7 +110,8 @@ def mutated(tree: Any, dice: random.Random, junk: list[Any]) -> Any:
 
 def replace(dice: random.Random, junk: list[Any], other: Any) -> Any:
     value = dice.choice(junk)
-    value = nested(1, dice.choice([50, 400, 2000])) if value == "RECURSE" else value
+    if isinstance(value, str) and value == "NESTED":
+        value = nested(1, dice.choice([50, 400, 2000]))
     return lambda box, key: box.__setitem__(key, value)
 
 
