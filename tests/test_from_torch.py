@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from training import train
 
 import steprule
 from steprule import Optimizer
@@ -15,17 +16,12 @@ ALGORITHMS = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "Adamax", "NAdam", "
 ALGORITHMS.append("Adafactor")
 
 
+INPUTS = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
+
+
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
-
-
-def train(net: nn.Module, optimizer: Any, steps: int) -> None:
-    inputs = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        net(inputs).square().sum().backward()
-        optimizer.step()
 
 
 def groups(net: nn.Module) -> list[dict[str, Any]]:
@@ -37,12 +33,12 @@ def groups(net: nn.Module) -> list[dict[str, Any]]:
 def test_goes_on_as_torch_would(name: str) -> None:
     ours, theirs = model(), model()
     peer = getattr(torch.optim, name)(groups(theirs))
-    train(theirs, peer, 8)
+    train(theirs, peer, [INPUTS] * 8)
     old = getattr(torch.optim, name)(groups(ours))
-    train(ours, old, 4)
+    train(ours, old, [INPUTS] * 4)
     new = Optimizer.from_torch(old)
     assert type(new) is getattr(steprule, name)
-    train(ours, new, 4)
+    train(ours, new, [INPUTS] * 4)
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-13)
 
@@ -61,7 +57,7 @@ def test_groups_keep_their_parameters_names_and_numbers() -> None:
 def test_the_state_is_taken_over_and_not_copied() -> None:
     net = model()
     old = torch.optim.Adam(net.parameters(), lr=0.01)
-    train(net, old, 2)
+    train(net, old, [INPUTS] * 2)
     new = Optimizer.from_torch(old)
     first = next(net.parameters())
     assert new.state[first]["exp_avg"].data_ptr() == old.state[first]["exp_avg"].data_ptr()

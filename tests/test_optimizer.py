@@ -11,18 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from tensors import weight
 from torch import Tensor, nn
 from torch.optim.optimizer import required
 
 import steprule
 from steprule import SGD, AdamW, Optimizer
-
-
-def weight(*shape: int, value: float = 1.0, grad: float | None = 1.0) -> Tensor:
-    p = torch.full(shape or (3,), value, dtype=torch.float64, requires_grad=True)
-    if grad is not None:
-        p.grad = torch.full_like(p, grad)
-    return p
 
 
 class Plain(Optimizer):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same
 from torch import nn
 
 import steprule
@@ -33,11 +34,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, backend="eager")
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
     optimizer.zero_grad()
     loss: torch.Tensor = model(X).square().sum()
     loss.backward()
@@ -52,12 +49,12 @@ ALGORITHMS = [steprule.SGD, steprule.AdamW, steprule.NAdam, steprule.Adafactor, 
 def test_a_training_step_inside_does_what_it_does_outside(algorithm: Any) -> None:
     inside, outside = network(), network()
     ours, plain = algorithm(inside, lr=0.01), algorithm(outside, lr=0.01)
-    step = compiled(train)
+    step = compiled(train_step)
     for index in range(4):
         for optimizer in (ours, plain):
             optimizer.param_groups[0]["lr"] = 0.01 * (index + 1)
-        torch.testing.assert_close(step(inside, ours), train(outside, plain), rtol=0.0, atol=0.0)
-    assert same(inside, outside)
+        torch.testing.assert_close(step(inside, ours), train_step(outside, plain), rtol=0.0, atol=0.0)
+    assert same(inside.state_dict(), outside.state_dict())
 
 
 def test_more_optimizers_than_torch_compiles_variants_for() -> None:
@@ -70,7 +67,7 @@ def test_more_optimizers_than_torch_compiles_variants_for() -> None:
                 p.grad = torch.ones_like(p)
             for _ in range(2):
                 take(optimizer)
-        assert same(inside, outside)
+        assert same(inside.state_dict(), outside.state_dict())
 
 
 def test_the_bound_step_with_hooks_and_a_closure() -> None:
@@ -93,13 +90,13 @@ def test_the_bound_step_with_hooks_and_a_closure() -> None:
 def test_made_saved_loaded_and_extended_inside() -> None:
     def begin(model: nn.Module) -> steprule.Optimizer:
         optimizer = steprule.AdamW(model, lr=0.1)
-        train(model, optimizer)
+        train_step(model, optimizer)
         optimizer.load_state_dict(optimizer.state_dict())
         optimizer.add_param_group({"params": [("more", nn.Parameter(torch.ones(2)))]})
         return optimizer
 
     inside, outside = network(), network()
     ours, plain = compiled(begin)(inside), begin(outside)
-    assert same(inside, outside)
+    assert same(inside.state_dict(), outside.state_dict())
     assert repr(ours) == repr(plain)
     assert compiled(lambda: ours.explain())() == plain.explain()

@@ -136,7 +136,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.complex128 if dtype.is_complex else torch.float64
 
 
-def parameters(dtype: torch.dtype, shapes: list[tuple[int, ...]] = SHAPES, size: float = 0.1) -> list[Tensor]:
+def case_parameters(dtype: torch.dtype, shapes: list[tuple[int, ...]] = SHAPES, size: float = 0.1) -> list[Tensor]:
     """The same values at every call."""
     generator = torch.Generator().manual_seed(1)
     made = [(size * torch.randn(shape, generator=generator, dtype=wide(dtype))).to(dtype) for shape in shapes]
@@ -159,7 +159,7 @@ def missing(index: int, step: int) -> bool:
     return (step == 3 and index % 2 == 0) or (step == 17 and index % 3 > 0)
 
 
-def give_gradients(params: list[Tensor], step: int) -> None:
+def give_case_gradients(params: list[Tensor], step: int) -> None:
     for index, p in enumerate(params):
         p.grad = None if missing(index, step) else gradient(tuple(p.shape), p.dtype, index, step)
 
@@ -174,7 +174,7 @@ def shapes_for(name: str) -> list[tuple[int, ...]]:
 
 def take_step(name: str, optimizer: Any, params: list[Tensor], step: int) -> None:
     """A step with the kind of gradient, or the closure, that the algorithm needs."""
-    give_gradients(params, step)
+    give_case_gradients(params, step)
     if name in ONLY_SPARSE:
         for p in params:
             p.grad = None if p.grad is None else some_rows(p.grad)
@@ -199,3 +199,12 @@ def quadratic(params: list[Tensor]) -> Tensor:
         loss = loss + (scale * (p - index) ** 2).sum() + (p - p.flatten().sum()).pow(4).sum() / 100
     loss.backward()
     return loss
+
+
+def assert_same_update(ours: Tensor, theirs: Tensor, start: Tensor, tolerance: float, what: str) -> None:
+    """To a fraction of the update taken, and four roundings of the value itself."""
+    if ours.numel() == 0:
+        return
+    allowed = tolerance * (theirs - start).abs().max() + 4 * torch.finfo(ours.dtype).eps * theirs.abs()
+    error = (ours - theirs).abs()
+    assert (error <= allowed).all(), f"{what}: off by {(error / allowed).max().item():.3g} times what is allowed"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from algorithm_cases import OPTIONS, cases, parameters, shapes_for, take_step
+from algorithm_cases import OPTIONS, assert_same_update, case_parameters, cases, shapes_for, take_step
 from torch import Tensor
 
 import steprule
@@ -38,7 +38,7 @@ def with_torch(name: str, number: int, dtype: torch.dtype, reloaded: bool) -> tu
     Loading, torch makes numbers such as NAdam's ``mu_product`` as wide as the parameter, with which it then differs
     from itself.
     """
-    params = parameters(dtype, shapes_for(name))
+    params = case_parameters(dtype, shapes_for(name))
     optimizer = make(torch.optim, name, params, OPTIONS[name][number])
     steps(name, optimizer, params, 0)
     if reloaded:
@@ -54,37 +54,31 @@ def saved_and_read(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-def assert_close(ours: Any, theirs: Any, start: Any, name: str, dtype: torch.dtype) -> None:
-    ours, theirs, start = (torch.as_tensor(x) for x in (ours, theirs, start))
-    if theirs.numel():
-        moved = (theirs - start).abs().max()
-        allowed = ROUNDED.get(name, TOLERANCE[dtype]) * moved + 4 * torch.finfo(dtype).eps * theirs.abs()
-        assert ((ours - theirs).abs() <= allowed).all()
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "number"), cases(list(OPTIONS)))
 @pytest.mark.parametrize("order", [(torch.optim, steprule), (steprule, torch.optim)], ids=["from torch", "to torch"])
 def test_half_and_half(order: tuple[Any, Any], name: str, number: int, dtype: torch.dtype) -> None:
-    options, start = OPTIONS[name][number], parameters(dtype, shapes_for(name))
-    params = parameters(dtype, shapes_for(name))
+    options, start = OPTIONS[name][number], case_parameters(dtype, shapes_for(name))
+    params = case_parameters(dtype, shapes_for(name))
     first = make(order[0], name, params, options)
     steps(name, first, params, 0)
     second = make(order[1], name, params, options if name == "LBFGS" else {})
     second.load_state_dict(saved_and_read(first.state_dict()))
     steps(name, second, params, HALF)
     theirs = with_torch(name, number, dtype, order[1] is torch.optim)
+    tolerance = ROUNDED.get(name, TOLERANCE[dtype])
     for p, q, p0, state in zip(params, theirs[0], start, theirs[1], strict=True):
-        assert_close(p.detach(), q, p0.detach(), name, dtype)
+        assert_same_update(p.detach(), q, p0.detach(), tolerance, f"shape {tuple(p.shape)}")
         assert set(second.state.get(p, {})) == set(state)
         for key, value in state.items():
             if isinstance(value, (Tensor, int, float)):
-                assert_close(second.state[p][key], value, torch.zeros(()), name, dtype)
+                mine, other = (torch.as_tensor(x) for x in (second.state[p][key], value))
+                assert_same_update(mine, other, torch.zeros(()), tolerance, key)
 
 
 @pytest.mark.parametrize(("name", "number"), cases(list(OPTIONS)))
 def test_resuming_gives_the_same_bits(name: str, number: int) -> None:
-    params = parameters(torch.float32, shapes_for(name))
+    params = case_parameters(torch.float32, shapes_for(name))
     first = make(steprule, name, params, OPTIONS[name][number])
     steps(name, first, params, 0)
     again = [p.detach().clone().requires_grad_() for p in params]

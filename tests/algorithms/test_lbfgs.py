@@ -67,16 +67,16 @@ def run(library: Any, problem: Problem, dtype: torch.dtype, options: dict[str, A
     return seen, optimizer.state[params[0]], torch.tensor(losses, dtype=torch.float64)
 
 
-def assert_same(ours: Any, theirs: Any, what: str = "") -> None:
+def assert_same_run(ours: Any, theirs: Any, what: str = "") -> None:
     if isinstance(theirs, dict):
         known = {key for key, value in theirs.items() if value is not None}
         assert ours.keys() == known
         for key in known:
-            assert_same(ours[key], theirs[key], key)
+            assert_same_run(ours[key], theirs[key], key)
     elif isinstance(theirs, list):
         assert len(ours) == len(theirs), what
         for a, b in zip(ours, theirs, strict=True):
-            assert_same(a, b, what)
+            assert_same_run(a, b, what)
     elif theirs is None:
         assert ours is None, what
     else:
@@ -92,16 +92,16 @@ def test_every_evaluation_and_the_state_are_those_of_torch(
 ) -> None:
     ours, our_state, our_losses = run(steprule, PROBLEMS[problem], dtype, options)
     theirs, their_state, their_losses = run(torch.optim, PROBLEMS[problem], dtype, options)
-    assert_same(ours, theirs)
-    assert_same(our_state, their_state)
-    assert_same(our_losses, their_losses)
+    assert_same_run(ours, theirs)
+    assert_same_run(our_state, their_state)
+    assert_same_run(our_losses, their_losses)
 
 
 def test_maximize_climbs_as_minimizing_the_negative_descends() -> None:
     options = {"line_search_fn": "strong_wolfe"}
     descent, _, _ = run(steprule, hilly, torch.float64, options)
     climb, _, _ = run(steprule, lambda params: -hilly(params), torch.float64, {**options, "maximize": True})
-    assert_same(climb, descent)
+    assert_same_run(climb, descent)
 
 
 def various_gradients(library: Any, options: dict[str, Any]) -> list[Tensor]:
@@ -126,7 +126,7 @@ def various_gradients(library: Any, options: dict[str, Any]) -> list[Tensor]:
 
 @pytest.mark.parametrize("options", [{"line_search_fn": "strong_wolfe"}, {"lr": 0.1}], ids=str)
 def test_missing_sparse_and_complex_gradients(options: dict[str, Any]) -> None:
-    assert_same(various_gradients(steprule, options), various_gradients(torch.optim, options))
+    assert_same_run(various_gradients(steprule, options), various_gradients(torch.optim, options))
 
 
 def test_a_gradient_that_lies_otherwise_in_memory() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from algorithm_cases import gradient, missing, parameters
+from algorithm_cases import case_parameters, gradient, missing
 
 import steprule
 
@@ -46,7 +46,7 @@ FORMULAS: dict[str, Callable[..., Array]] = {"Lamb": lamb, "Lion": lion}
 @pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("backend", ["llvm", "eager"])
 def test_the_papers_formula(name: str, decay: float, dtype: torch.dtype, backend: str) -> None:
-    params = parameters(dtype, SHAPES)
+    params = case_parameters(dtype, SHAPES)
     with torch.no_grad():
         params[2].zero_()  # a layer of norm zero
     options: dict[str, Any] = {"eps": 1e-5} if name == "Lamb" else {}

@@ -16,7 +16,7 @@ KINDS = pytest.mark.parametrize("kind", database.optim_db, ids=lambda kind: kind
 TOLERANCE = {torch.float32: 3e-6, torch.complex64: 3e-6, torch.float64: 1e-12}
 
 
-def parameters(dtype: torch.dtype) -> list[Tensor]:
+def two_matrices(dtype: torch.dtype) -> list[Tensor]:
     torch.manual_seed(0)
     return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in [(10, 5), (3, 4)]]
 
@@ -58,7 +58,7 @@ def test_every_input_of_torchs_database(kind: Any, dtype: torch.dtype) -> None:
     inputs = database._get_optim_inputs_including_global_cliquey_kwargs("cpu", dtype, kind, skip=skip)
     assert inputs
     for item in inputs:
-        theirs, ours = parameters(dtype), parameters(dtype)
+        theirs, ours = two_matrices(dtype), two_matrices(dtype)
         optimizers = (
             kind.optim_cls(theirs, **in_double(item.kwargs)),
             getattr(steprule, kind.name)(ours, **in_double(item.kwargs)),
@@ -84,6 +84,6 @@ def test_everything_that_torchs_database_says_is_refused(kind: Any) -> None:
     assert errors
     for error in errors:
         given = error.optimizer_error_input
-        params = parameters(torch.float32) if given.params is None else given.params
+        params = two_matrices(torch.float32) if given.params is None else given.params
         with pytest.raises(error.error_type, match=error.error_regex):
             first_step(getattr(steprule, kind.name), params, copy.deepcopy(given.kwargs))

@@ -73,7 +73,7 @@ def test_a_second_group_has_its_own_rate() -> None:
     torch.testing.assert_close(before[1] - second.detach(), torch.full((3, 3), 1e-4), rtol=0, atol=1e-6)
 
 
-def train(weight: Tensor, optimizer: Any, first: int, last: int) -> None:
+def take_steps(weight: Tensor, optimizer: Any, first: int, last: int) -> None:
     """Steps `first` to `last` of a task whose gradient depends on the weight and on the step."""
     for step in range(first, last + 1):
         optimizer.zero_grad()
@@ -85,12 +85,12 @@ def train(weight: Tensor, optimizer: Any, first: int, last: int) -> None:
 def test_saved_at_step_10_and_resumed_to_100_is_the_uninterrupted_run(tmp_path: Path, nesterov: bool) -> None:
     options = {"lr": 0.01, "momentum": 0.9, "nesterov": nesterov}
     uninterrupted = weight_of_ones_gradient()
-    train(uninterrupted, optim.SGD([uninterrupted], **options), 1, 100)
+    take_steps(uninterrupted, optim.SGD([uninterrupted], **options), 1, 100)
 
     weight = weight_of_ones_gradient()
     optimizer = optim.SGD([weight], **options)
     assert optimizer.state_dict()["state"] == {}
-    train(weight, optimizer, 1, 10)
+    take_steps(weight, optimizer, 1, 10)
     assert list(optimizer.state[weight]) == ["momentum_buffer"]
     torch.save(optimizer.state_dict(), tmp_path / "optimizer_state_dict.pkl")
 
@@ -98,7 +98,7 @@ def test_saved_at_step_10_and_resumed_to_100_is_the_uninterrupted_run(tmp_path: 
     optimizer = optim.SGD([resumed], **options)
     assert optimizer.state_dict()["state"] == {}
     optimizer.load_state_dict(torch.load(tmp_path / "optimizer_state_dict.pkl"))
-    train(resumed, optimizer, 11, 100)
+    take_steps(resumed, optimizer, 11, 100)
 
     assert torch.equal(resumed, uninterrupted)
     assert not torch.equal(resumed, weight)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import image
@@ -81,13 +82,6 @@ number = 3
 """
 
 
-@pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A module of tasks in the working folder."""
@@ -114,13 +108,6 @@ def found(folder: Path) -> dict[str, Any]:
 
 def losses(folder: Path) -> list[list[float]]:
     return [result["losses"] for result in found(folder)["results"]]
-
-
-def assert_refused(result: Result, *parts: str) -> None:
-    """One line, exit status 2."""
-    assert result.exit_code == 2, result.output
-    [line] = result.stderr.splitlines()
-    assert all(part in line for part in parts), line
 
 
 SGD, ADAM = "SGD lr=0.05 momentum=0.9", "Adam lr=0.02*cosine(60)"

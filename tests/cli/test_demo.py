@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_line import assert_refused
 from every_algorithm import ALGORITHMS
 from matplotlib import image
 from typer.testing import CliRunner, Result
@@ -25,13 +25,6 @@ from steprule.cli import demo as demo_command
 from steprule.cli.demo_run import DemoSettings, new_run, resumed_run, train_step
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def command_line(*arguments: str) -> Result:
@@ -60,13 +53,6 @@ def epochs_done(folder: Path) -> int:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def assert_refused(result: Result, *parts: str) -> None:
-    """One line, exit status 2."""
-    assert result.exit_code == 2, result.output
-    [line] = result.stderr.splitlines()
-    assert all(part in line for part in parts), line
 
 
 EPOCHS = ("--epochs", "3", "--seed", "5")

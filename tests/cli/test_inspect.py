@@ -14,6 +14,7 @@ import pytest
 import torch
 import typer
 from torch import nn
+from training import train
 from typer.testing import CliRunner
 
 import steprule
@@ -28,7 +29,7 @@ app.command()(inspect)
 app.command()(convert)
 
 
-def run(*arguments: object, columns: int = 80, status: int = 0) -> str:
+def output_of(*arguments: object, columns: int = 80, status: int = 0) -> str:
     environment = {"COLUMNS": str(columns), "NO_COLOR": "1"}
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
     assert result.exit_code == status, result.output
@@ -36,7 +37,7 @@ def run(*arguments: object, columns: int = 80, status: int = 0) -> str:
 
 
 def parsed(*arguments: object) -> Any:
-    return json.loads(run("inspect", "--json", *arguments))
+    return json.loads(output_of("inspect", "--json", *arguments))
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -44,11 +45,8 @@ def network(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for step in range(steps):
-        optimizer.zero_grad()
-        model(torch.arange(20.0).view(5, 4) - step).square().sum().backward()
-        optimizer.step()
+def batches(steps: int) -> list[torch.Tensor]:
+    return [torch.arange(20.0).view(5, 4) - step for step in range(steps)]
 
 
 @pytest.fixture
@@ -57,11 +55,11 @@ def files(tmp_path: Path) -> dict[str, Path]:
     model = network()
     decay = {"*.bias": {"weight_decay": 0.0}}
     optimizer = steprule.AdamW(model, lr=0.01 * cosine(100), overrides=decay)
-    train(model, optimizer, 3)
+    train(model, optimizer, batches(3))
     paths = {name: tmp_path / name for name in ("ours", "torch", "named", "several", "two", "later")}
     save(paths["ours"], optimizer, model, epoch=3, rng=True)
     other = torch.optim.AdamW(model.parameters(), lr=0.01)
-    train(network(), other, 0)
+    train(network(), other, batches(0))
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     other.step()
@@ -69,7 +67,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     torch.save(torch.optim.Adam(model.named_parameters(), lr=0.01).state_dict(), paths["named"])
     torch.save({"optimizer": optimizer.state_dict(), "model": model.state_dict(), "epoch": 3}, paths["several"])
     torch.save({"a": other.state_dict(), "b": [other.state_dict()]}, paths["two"])
-    train(model, optimizer, 2)
+    train(model, optimizer, batches(2))
     with torch.no_grad():
         optimizer.state[model[0].weight]["exp_avg"][0, :2] = torch.tensor([math.nan, math.inf])
     save(paths["later"], optimizer, model)
@@ -140,9 +138,9 @@ class TestInspect:
         found = parsed(files["several"])
         assert (found["algorithm"], found["step"], found["others"]) == ("AdamW", 3, {"epoch": 3})
         assert found["bytes"]["model"] > 0
-        assert "choose one with --key: a, b.0" in run("inspect", files["two"], status=2)
+        assert "choose one with --key: a, b.0" in output_of("inspect", files["two"], status=2)
         assert parsed(files["two"], "--key", "b.0")["parameters"] == 6
-        assert "no state of an optimizer under 'c'" in run("inspect", files["two"], "--key", "c", status=2)
+        assert "no state of an optimizer under 'c'" in output_of("inspect", files["two"], "--key", "c", status=2)
 
     def test_filter_and_sort(self, files: dict[str, Path]) -> None:
         names = lambda *more: [row["name"] for row in parsed(files["later"], *more)["table"]]
@@ -155,10 +153,10 @@ class TestInspect:
     @pytest.mark.parametrize("columns", [80, 200])
     def test_the_screen_is_not_cut_off(self, files: dict[str, Path], columns: int) -> None:
         for arguments in ([files["later"]], [files["torch"]], [files["ours"], files["later"]]):
-            shown = run("inspect", *arguments, columns=columns)
+            shown = output_of("inspect", *arguments, columns=columns)
             assert "…" not in shown
             assert max(map(len, shown.splitlines())) <= columns
-        shown = run("inspect", files["later"], columns=columns)
+        shown = output_of("inspect", files["later"], columns=columns)
         for text in (
             "AdamW after 5 steps",
             "6 parameters in 2 groups",
@@ -173,7 +171,7 @@ class TestInspect:
     def test_long_names_break_at_dots(self, tmp_path: Path) -> None:
         name = "encoder.layers.11.attention.self.output_projection.lora_adapters.default.weight"
         save(tmp_path / "run", torch.optim.Adam([(name, torch.zeros(2, 3, requires_grad=True))]))
-        shown = run("inspect", tmp_path / "run")
+        shown = output_of("inspect", tmp_path / "run")
         assert "…" not in shown
         assert all(f"{part}" in shown for part in name.split("."))
 
@@ -182,7 +180,7 @@ class TestInspect:
         assert [one["algorithm"] for one in found] == ["AdamW", "AdamW", "Adam"]
 
     def test_two_files_that_are_the_same(self, files: dict[str, Path]) -> None:
-        assert "nothing differs: 18 tensors compared" in run("inspect", files["ours"], files["ours"])
+        assert "nothing differs: 18 tensors compared" in output_of("inspect", files["ours"], files["ours"])
         assert parsed(files["ours"], files["ours"])["same"] is True
 
     def test_two_files_that_differ(self, files: dict[str, Path]) -> None:
@@ -213,7 +211,7 @@ class TestInspect:
         assert found["only"] == [["x"], ["z"]]
         assert found["changes"] == {"lr: 0.1 -> 0.2": ["y"]}
         assert found["tensors"][0]["shapes"] == [[3], [4]]
-        assert "only in a: x" in run("inspect", tmp_path / "a", tmp_path / "b")
+        assert "only in a: x" in output_of("inspect", tmp_path / "a", tmp_path / "b")
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -226,7 +224,7 @@ class TestInspect:
     )
     def test_a_wrong_file_is_one_line_and_status_2(self, tmp_path: Path, content: bytes, message: str) -> None:
         (tmp_path / "bad").write_bytes(content)
-        shown = run("inspect", tmp_path / "bad", status=2)
+        shown = output_of("inspect", tmp_path / "bad", status=2)
         assert len(shown.splitlines()) == 1
         assert any(part in shown for part in message.split("|"))
         assert "bad" in shown
@@ -234,10 +232,10 @@ class TestInspect:
     def test_a_file_that_is_cut_short_or_missing(self, files: dict[str, Path], tmp_path: Path) -> None:
         for name in ("ours", "torch"):
             (tmp_path / "cut").write_bytes(files[name].read_bytes()[:-200])
-            assert len(run("inspect", tmp_path / "cut", status=2).splitlines()) == 1
-        assert "none: No such file" in run("inspect", tmp_path / "none", status=2)
+            assert len(output_of("inspect", tmp_path / "cut", status=2).splitlines()) == 1
+        assert "none: No such file" in output_of("inspect", tmp_path / "none", status=2)
         save(tmp_path / "model", None, network())
-        assert "holds no optimizer" in run("inspect", tmp_path / "model", status=2)
+        assert "holds no optimizer" in output_of("inspect", tmp_path / "model", status=2)
 
     def test_no_code_of_a_pickle_runs(self, tmp_path: Path) -> None:
         class Evil:
@@ -245,7 +243,7 @@ class TestInspect:
                 return (os.mkdir, (str(tmp_path / "ran"),))
 
         torch.save({"state": {}, "param_groups": [], "x": Evil()}, tmp_path / "evil")
-        assert "weights_only=True" in run("inspect", tmp_path / "evil", status=2)
+        assert "weights_only=True" in output_of("inspect", tmp_path / "evil", status=2)
         assert not (tmp_path / "ran").exists()
 
 
@@ -285,7 +283,7 @@ class TestConvert:
     def test_to_torch_and_back(self, files: dict[str, Path], tmp_path: Path) -> None:
         for form in ("torch", "torch-by-name"):
             target = tmp_path / f"to {form}"
-            shown = run("convert", files["ours"], target, "--to", form)
+            shown = output_of("convert", files["ours"], target, "--to", form)
             assert "left out: model, extra, random, schedules" in shown
             saved = torch.load(target, weights_only=True)
             assert set(saved) == {"state", "param_groups"}
@@ -294,7 +292,7 @@ class TestConvert:
             named = list(model.named_parameters())
             groups = [[pair for pair in named if pair[0].endswith("bias") == bias] for bias in (False, True)]
             torch.optim.AdamW([{"params": group} for group in groups]).load_state_dict(saved)
-        run("convert", tmp_path / "to torch-by-name", tmp_path / "back", "--to", "checkpoint")
+        output_of("convert", tmp_path / "to torch-by-name", tmp_path / "back", "--to", "checkpoint")
         optimizer = steprule.AdamW(network(), overrides={"*.bias": {"weight_decay": 0.0}})
         load(tmp_path / "back", optimizer)
         assert optimizer.state_dict()["steprule"]["step"] == 3
@@ -302,10 +300,10 @@ class TestConvert:
         assert (found["tensors"], found["only"], found["compared"]) == ([], [[], []], 12)
 
     def test_the_whole_file(self, files: dict[str, Path], tmp_path: Path) -> None:
-        run("convert", files["ours"], tmp_path / "all", "--to", "torch-by-name", "--whole")
+        output_of("convert", files["ours"], tmp_path / "all", "--to", "torch-by-name", "--whole")
         saved = torch.load(tmp_path / "all", weights_only=True)
         assert set(saved) == {"optimizer", "model", "random", "epoch"}
-        run("convert", tmp_path / "all", tmp_path / "back", "--to", "checkpoint", "--whole")
+        output_of("convert", tmp_path / "all", tmp_path / "back", "--to", "checkpoint", "--whole")
         model = network(seed=5)
         optimizer = steprule.AdamW(model, overrides={"*.bias": {"weight_decay": 0.0}})
         extra = load(tmp_path / "back", optimizer, model)
@@ -315,7 +313,7 @@ class TestConvert:
     def test_torchs_file_by_position_gets_names(self, files: dict[str, Path], tmp_path: Path) -> None:
         names, target = tmp_path / "names", tmp_path / "target"
         names.write_text("\n".join(name for name, _ in network().named_parameters()) + "\n")
-        run("convert", files["torch"], target, "--to", "checkpoint", "--names", names)
+        output_of("convert", files["torch"], target, "--to", "checkpoint", "--names", names)
         model = network()
         optimizer = steprule.AdamW(reversed(list(model.named_parameters())))
         load(target, optimizer)
@@ -326,29 +324,29 @@ class TestConvert:
         names = tmp_path / "names"
         names.write_text("a\nb\n")
         command = ("convert", files["torch"], tmp_path / "x", "--to", "torch-by-name")
-        assert "must have 6 names" in run(*command, "--names", names, status=2)
-        assert "give them with --names" in run(*command, status=2)
+        assert "must have 6 names" in output_of(*command, "--names", names, status=2)
+        assert "give them with --names" in output_of(*command, status=2)
         assert not (tmp_path / "x").exists()
 
     def test_the_algorithm_is_said_where_the_file_does_not(self, files: dict[str, Path], tmp_path: Path) -> None:
         state = torch.load(files["torch"], weights_only=True)
         state["param_groups"][0] = {"params": state["param_groups"][0]["params"], "lr": 0.1}
         torch.save(state, tmp_path / "bare")
-        assert "--algorithm" in run("convert", tmp_path / "bare", tmp_path / "x", "--to", "checkpoint", status=2)
-        run("convert", tmp_path / "bare", tmp_path / "x", "--to", "checkpoint", "--algorithm", "AdamW")
+        assert "--algorithm" in output_of("convert", tmp_path / "bare", tmp_path / "x", "--to", "checkpoint", status=2)
+        output_of("convert", tmp_path / "bare", tmp_path / "x", "--to", "checkpoint", "--algorithm", "AdamW")
         assert parsed(tmp_path / "x")["algorithm"] == "AdamW"
         command = ("convert", files["ours"], tmp_path / "y", "--to", "checkpoint", "--algorithm", "SGD")
-        assert "is of AdamW, not of SGD" in run(*command, status=2)
+        assert "is of AdamW, not of SGD" in output_of(*command, status=2)
 
     def test_nothing_is_overwritten(self, files: dict[str, Path]) -> None:
         before = files["torch"].read_bytes()
-        assert "exists" in run("convert", files["ours"], files["torch"], "--to", "torch", status=2)
+        assert "exists" in output_of("convert", files["ours"], files["torch"], "--to", "torch", status=2)
         assert files["torch"].read_bytes() == before
 
     def test_a_damaged_file_is_refused(self, files: dict[str, Path], tmp_path: Path) -> None:
         raw = files["ours"].read_bytes()
         (tmp_path / "bad").write_bytes(raw[:-50] + bytes([raw[-50] ^ 1]) + raw[-49:])
-        assert "checksum" in run("convert", tmp_path / "bad", tmp_path / "x", "--to", "torch", status=2)
+        assert "checksum" in output_of("convert", tmp_path / "bad", tmp_path / "x", "--to", "torch", status=2)
         assert not (tmp_path / "x").exists()
 
 

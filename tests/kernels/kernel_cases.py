@@ -25,26 +25,3 @@ def optimizer_of(
     body = {"update": lambda self, p, g, s, h: rule(p, g, s, h), "slots": dict(slots or {})}
     made: Optimizer = type(rule.__name__, (Optimizer,), body)(params, {"lr": 0.1, **hyper}, backend=backend)
     return made
-
-
-def leaf(value: torch.Tensor, grad: torch.Tensor | None = None) -> torch.Tensor:
-    """A parameter that is this tensor, with this gradient."""
-    p = value.detach().requires_grad_()
-    if grad is not None:
-        give(p, grad)
-    return p
-
-
-def give(p: torch.Tensor, grad: torch.Tensor) -> None:
-    """Set a gradient, of another dtype too."""
-    if grad.dtype != p.dtype:
-        p.grad = None
-        p.grad_dtype = None
-    p.grad = grad
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Random numbers that depend on the seed alone, of every dtype alike."""
-    generator = torch.Generator().manual_seed(seed)
-    wide = torch.complex128 if dtype.is_complex else torch.float64
-    return torch.randn(shape, generator=generator, dtype=wide).to(dtype)

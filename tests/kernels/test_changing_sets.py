@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import normal
+from tensors import normal
 from torch import Tensor
 
 import steprule
@@ -23,7 +24,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 }
 
 
-def parameters() -> list[Tensor]:
+def parameters_of_any_gradient() -> list[Tensor]:
     params = [normal(*shape, seed=i).requires_grad_() for i, shape in enumerate(SHAPES)]
     for p in params:
         p.grad_dtype = None
@@ -35,7 +36,7 @@ def turned(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, -1).contiguous().transpose(0, -1) if tensor.ndim else tensor.clone()
 
 
-def gradient(kind: str, p: Tensor, seed: int) -> Tensor | None:
+def gradient_of_kind(kind: str, p: Tensor, seed: int) -> Tensor | None:
     if kind == "none":
         return None
     grad = normal(*p.shape, seed=seed)
@@ -110,10 +111,6 @@ STEPS = st.lists(
 )
 
 
-def same(a: Any, b: Any) -> bool:
-    return bool(a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b))
-
-
 @pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @settings(max_examples=15, deadline=None)
@@ -122,7 +119,7 @@ def test_a_step_has_the_bits_of_one_that_is_planned_anew(algorithm: str, backend
     """The other optimizer loads its own state before each step, after which it knows nothing any more."""
     runs = []
     for _ in range(2):
-        params = parameters()
+        params = parameters_of_any_gradient()
         groups = [{"params": params[0::2]}, {"params": params[1::2], "lr": 0.1}]
         optimizer = getattr(steprule, algorithm)(groups, lr=0.05, backend=backend, **ALGORITHMS[algorithm])
         optimizer.track("grad_norm", "update_norm")
@@ -133,7 +130,7 @@ def test_a_step_has_the_bits_of_one_that_is_planned_anew(algorithm: str, backend
             for event, i in events:
                 event(optimizer, params[i])
             for i, (kind, p) in enumerate(zip(kinds, params, strict=True)):
-                p.grad = gradient(kind, p, 10 * seed + i)
+                p.grad = gradient_of_kind(kind, p, 10 * seed + i)
         anew.load_state_dict(anew.state_dict())
         mine.step()
         anew.step()
@@ -147,9 +144,9 @@ def test_a_step_has_the_bits_of_one_that_is_planned_anew(algorithm: str, backend
 
 
 def test_another_backend_serves_from_the_next_set_on() -> None:
-    params = parameters()
+    params = parameters_of_any_gradient()
     for i, p in enumerate(params):
-        p.grad = gradient("dense", p, i)
+        p.grad = gradient_of_kind("dense", p, i)
     optimizer = steprule.AdamW(params)
     optimizer.step()
     optimizer.param_groups[0]["backend"] = "eager"
@@ -160,18 +157,18 @@ def test_another_backend_serves_from_the_next_set_on() -> None:
 
 def test_a_refused_step_leaves_nothing_behind() -> None:
     """One gradient has become another dtype when another one is refused: both are looked at again."""
-    params = parameters()
+    params = parameters_of_any_gradient()
     for i, p in enumerate(params):
-        p.grad = gradient("dense", p, i)
+        p.grad = gradient_of_kind("dense", p, i)
     optimizer = steprule.SGD(params, lr=1.0)
     optimizer.step()
     start, memory = [p.detach().clone() for p in params], params[1].data
-    params[0].grad = gradient("bfloat16", params[0], 1)
+    params[0].grad = gradient_of_kind("bfloat16", params[0], 1)
     params[1].grad, params[1].data = torch.ones(4, 3), torch.zeros(2)
     with pytest.raises(RuntimeError, match=r"was p\.data replaced after backward"):
         optimizer.step()
     params[1].grad, params[1].data = None, memory
-    params[1].grad = gradient("dense", params[1], 1)
+    params[1].grad = gradient_of_kind("dense", params[1], 1)
     optimizer.step()
     assert torch.equal(params[0], start[0] - params[0].grad.float())
     assert torch.equal(params[1], start[1] - params[1].grad)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import COMPILED, FLOATS, leaf, normal, optimizer_of
+from kernel_cases import COMPILED, FLOATS, optimizer_of
+from tensors import leaf, normal
 from torch import Tensor
 
 import steprule

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import COMPILED, FLOATS, give, leaf, normal, optimizer_of
+from kernel_cases import COMPILED, FLOATS, optimizer_of
+from tensors import give, leaf, normal
 from torch import Tensor
 
 from steprule import SGD, AdamW

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import give, leaf, optimizer_of
+from kernel_cases import optimizer_of
+from tensors import give, leaf
 from torch import Tensor, nn
 from torch.testing._internal.two_tensor import TwoTensor
 

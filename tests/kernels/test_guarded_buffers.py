@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import FLOATS, give, normal, optimizer_of
+from kernel_cases import FLOATS, optimizer_of
+from tensors import give, normal
 from torch import Tensor
 
 from steprule import Optimizer
@@ -262,7 +263,8 @@ ON_THE_EDGE = """
 import ctypes, mmap
 import torch
 from steprule.rule import array, max_abs, norm
-from kernel_cases import FLOATS, give, optimizer_of
+from kernel_cases import FLOATS, optimizer_of
+from tensors import give
 
 PAGE = mmap.PAGESIZE
 protect = ctypes.CDLL(None, use_errno=True).mprotect

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import COMPILED, FLOATS, leaf, normal, optimizer_of
+from kernel_cases import COMPILED, FLOATS, optimizer_of
+from tensors import leaf, normal
 from torch import Tensor
 
 import steprule
@@ -20,13 +21,6 @@ from steprule.kernels.tables import CHUNK
 from steprule.rule import array, isnan, matrix, max_abs, mean, norm, sum, where
 
 THREADS = [1, 2, 4, 7]
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 REDUCED: dict[str, tuple[Callable[..., Any], Callable[[Tensor], Tensor]]] = {
@@ -75,12 +69,12 @@ def test_against_torch_in_float64(what: str, scope: str, backend: str) -> None:
 
 @pytest.mark.parametrize("scope", ["tensor", "all"])
 @pytest.mark.parametrize("what", REDUCED)
-def test_the_same_bits_on_any_number_of_threads(what: str, scope: str, threads: Callable[[int], None]) -> None:
+def test_the_same_bits_on_any_number_of_threads(what: str, scope: str) -> None:
     sizes = [1, 3 * CHUNK + 5, 100, 9 * CHUNK, 77_777]
     assert math.fsum(sizes) > pool.ALONE
     results = []
     for count in THREADS:
-        threads(count)
+        torch.set_num_threads(count)
         params = [leaf(normal(n, seed=n), normal(n, seed=n + 1)) for n in sizes]
         results.append([x[0].item() for x in measured(params, what, scope, "llvm")])
         assert count == 1 or len(pool.pool.queues) >= count - 1
@@ -91,7 +85,7 @@ def test_the_same_bits_on_any_number_of_threads(what: str, scope: str, threads: 
 def test_whole_trainings_have_the_same_bits_on_any_number_of_threads(threads: Callable[[int], None]) -> None:
     results = []
     for count in THREADS:
-        threads(count)
+        torch.set_num_threads(count)
         params = [leaf(normal(n, seed=n)) for n in (40_000, 3, 130_001, 1, 17_000)]
         optimizer = steprule.Lamb(params, lr=0.01, clip_norm=1.0)
         for step in range(5):

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import COMPILED, give, leaf, normal, optimizer_of
+from kernel_cases import COMPILED, optimizer_of
+from tensors import give, leaf, normal
 from torch import Tensor, nn
 
 import steprule

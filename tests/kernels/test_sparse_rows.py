@@ -10,17 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import COMPILED, leaf, normal, optimizer_of
-from torch import Tensor, nn
+from kernel_cases import COMPILED, optimizer_of
+from tensors import coo, leaf, normal
+from torch import nn
 
 import steprule
 from steprule import SGD, Adagrad, Adam, AdamW
 from steprule.rule import max_abs, mean, norm, sum, where
-
-
-def coo(index: Any, values: Tensor, size: tuple[int, ...], **flags: Any) -> Tensor:
-    index = torch.as_tensor(np.atleast_2d(np.asarray(index, dtype=np.int64)))
-    return torch.sparse_coo_tensor(index, values, size, check_invariants=True, **flags)
 
 
 def everything(p: Any, g: Any, s: Any, h: Any) -> Any:

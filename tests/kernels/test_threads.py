@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from kernel_cases import leaf, normal
+from tensors import leaf, normal
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -27,11 +27,8 @@ ELEMENTS = 3 * pool.ALONE
 
 
 @pytest.fixture(autouse=True)
-def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
+def four_threads() -> None:
     torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
 
 
 # made beforehand: in a forked child torch's own threads (OpenMP's) wait for ever
@@ -39,7 +36,7 @@ STARTS = [normal(ELEMENTS, seed=seed) for seed in range(4)]
 GRADS = [normal(ELEMENTS, seed=1000 + step) for step in range(4)]
 
 
-def train(steps: int, seed: int = 0, algorithm: Callable[..., Any] = AdamW) -> tuple[Any, Tensor]:
+def after(steps: int, seed: int = 0, algorithm: Callable[..., Any] = AdamW) -> tuple[Any, Tensor]:
     p = leaf(STARTS[seed].clone())
     optimizer = algorithm([p], lr=0.01, clip_norm=1.0)
     go_on(optimizer, p, range(steps))
@@ -138,8 +135,8 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 @needs_fork
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_child_steps_on_and_both_get_the_same_bits(threads: int) -> None:
-    _, expected = train(4)
-    optimizer, p = train(2)
+    _, expected = after(4)
+    optimizer, p = after(2)
     start = p.detach().clone()
 
     def in_child() -> list[float]:
@@ -156,8 +153,8 @@ def test_a_child_steps_on_and_both_get_the_same_bits(threads: int) -> None:
 
 @needs_fork
 def test_a_fork_while_another_thread_compiles() -> None:
-    _, expected = train(2)
-    optimizer, p = train(1)
+    _, expected = after(2)
+    optimizer, p = after(1)
     stop = threading.Event()
     errors: list[BaseException] = []
 
@@ -202,9 +199,9 @@ def test_a_data_loader_with_workers_before_between_and_after_steps() -> None:
             warnings.simplefilter("ignore")  # of more workers than processors, and of forks with threads
             return sum(batch.sum().item() for batch in DataLoader(Rows(), 2, num_workers=2))
 
-    _, expected = train(4)
+    _, expected = after(4)
     assert epoch() == 45
-    optimizer, p = train(2)
+    optimizer, p = after(2)
     assert epoch() == 45
     go_on(optimizer, p, range(2, 4))
     assert epoch() == 45
@@ -216,7 +213,7 @@ def test_a_data_loader_with_workers_before_between_and_after_steps() -> None:
 
 @pytest.mark.parametrize("algorithm", [AdamW, Lamb])
 def test_optimizers_in_several_python_threads_get_the_bits_of_one_after_another(algorithm: Any) -> None:
-    expected = [train(3, seed, algorithm)[1] for seed in range(4)]
+    expected = [after(3, seed, algorithm)[1] for seed in range(4)]
     llvm.compiled.cache_clear()
     llvm.machine.cache_clear()
     found: dict[int, Tensor] = {}
@@ -225,7 +222,7 @@ def test_optimizers_in_several_python_threads_get_the_bits_of_one_after_another(
     def work(seed: int) -> None:
         torch.set_num_threads(4)
         ready.wait()
-        found[seed] = train(3, seed, algorithm)[1]
+        found[seed] = after(3, seed, algorithm)[1]
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -250,7 +247,7 @@ def test_one_engine_is_made_however_many_threads_come_first(monkeypatch: pytest.
     llvm.machine.cache_clear()
     llvm.compiled.cache_clear()
     try:
-        threads = [threading.Thread(target=train, args=(1, seed)) for seed in range(4)]
+        threads = [threading.Thread(target=after, args=(1, seed)) for seed in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from captures import as_if_capturing
+from tensors import parameters
 from torch import Tensor
 
 import steprule
@@ -61,11 +62,6 @@ def prodigy(params: list[Tensor], gradients: list[list[Tensor]], lr: float = 1.0
     return estimates
 
 
-def parameters(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    torch.manual_seed(0)
-    return [torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_() for shape in SHAPES]
-
-
 def gradients_of(params: list[Tensor]) -> list[Tensor]:
     return [(3 * p.detach() + p.detach().sin() + 0.1) for p in params]
 
@@ -75,7 +71,7 @@ BACKENDS = pytest.mark.parametrize("backend", ["llvm", "eager", pytest.param("tr
 
 @BACKENDS
 def test_prodigy_is_prodigy(backend: str) -> None:
-    params, estimates, steps = parameters(), [], []
+    params, estimates, steps = parameters(SHAPES, torch.float64), [], []
     optimizer = Prodigy(params, lr=1.0, d0=1e-6, backend=backend)
     for _ in range(40):
         for p, g in zip(params, gradients_of(params), strict=True):
@@ -83,7 +79,7 @@ def test_prodigy_is_prodigy(backend: str) -> None:
         steps.append([p.grad.clone() for p in params])
         optimizer.step()
         estimates.append(optimizer.state[params[0]]["d"].item())
-    plain = [p.detach() for p in parameters()]
+    plain = [p.detach() for p in parameters(SHAPES, torch.float64)]
     expected = prodigy(plain, steps)
     assert estimates == pytest.approx(expected, rel=1e-12)
     assert estimates[-1] > 100 * estimates[0]
@@ -118,9 +114,9 @@ def smoothed(params: list[Tensor], skip: int | None = None, steps: int = 8, **op
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @BACKENDS
 def test_each_parameter_has_its_own_number(backend: str, dtype: torch.dtype) -> None:
-    params = parameters(dtype)
+    params = parameters(SHAPES, dtype)
     optimizer = smoothed(params, skip=1, backend=backend)
-    for i, q in enumerate(parameters(dtype)):
+    for i, q in enumerate(parameters(SHAPES, dtype)):
         x, size, half, count = q.detach(), 1.0, 5.0, 0
         for step in range(8):
             if step == 3 and i == 1:
@@ -143,9 +139,9 @@ def test_each_parameter_has_its_own_number(backend: str, dtype: torch.dtype) -> 
 
 
 def test_saved_and_resumed_to_the_bit(tmp_path: Path) -> None:
-    straight = parameters(torch.float32)
+    straight = parameters(SHAPES, torch.float32)
     smoothed(straight)
-    params = parameters(torch.float32)
+    params = parameters(SHAPES, torch.float32)
     first = smoothed(params, steps=5)
     for how in ("state_dict", "file"):
         again = [p.detach().clone().requires_grad_() for p in params]

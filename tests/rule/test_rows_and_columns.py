@@ -11,6 +11,7 @@ import torch
 from captures import as_if_capturing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import give_gradients, parameters
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -84,16 +85,9 @@ def everything(p: Tensor, g: Tensor, state: dict[str, Any], step: int, largest: 
     return p - 0.1 * mass / (1 + (new_low * high).abs() + centered + size)
 
 
-def parameters(dtype: torch.dtype = torch.float64, shapes: list[tuple[int, ...]] = SHAPES) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    made = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    return [p.to(dtype).requires_grad_() for p in made]
-
-
-def give_gradients(params: list[Tensor], step: int, skip: bool = False) -> None:
+def give_gradients_to_some(params: list[Tensor], step: int, skip: bool) -> None:
+    give_gradients(params, step)
     for i, p in enumerate(params):
-        generator = torch.Generator().manual_seed(100 * step + i)
-        p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
         if skip and (step + i) % 4 == 0:
             p.grad = None
 
@@ -111,7 +105,7 @@ def expected(params: list[Tensor], steps: int, skip: bool) -> tuple[list[Tensor]
         for p in wide
     ]
     for step in range(steps):
-        give_gradients(params, step, skip)
+        give_gradients_to_some(params, step, skip)
         present = [i for i, p in enumerate(params) if p.grad is not None]
         grads = {i: params[i].grad.double() for i in present}  # type: ignore[union-attr]
         largest = max((g.abs().max() for g in grads.values() if g.numel()), default=torch.zeros(()))
@@ -124,7 +118,7 @@ def expected(params: list[Tensor], steps: int, skip: bool) -> tuple[list[Tensor]
 def trained(params: list[Tensor], steps: int = 6, skip: bool = True, **options: Any) -> Optimizer:
     optimizer = Everything(params, **options)
     for step in range(steps):
-        give_gradients(params, step, skip)
+        give_gradients_to_some(params, step, skip)
         optimizer.step()
     return optimizer
 
@@ -135,9 +129,9 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.1}
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @BACKENDS
 def test_every_reduction_is_what_torch_says(backend: str, dtype: torch.dtype) -> None:
-    optimizer = trained(params := parameters(dtype), backend=backend)
+    optimizer = trained(params := parameters(SHAPES, dtype), backend=backend)
     assert {launch.backend for launch in optimizer._planner.plan.launches} == {backend}  # type: ignore[union-attr]
-    wide, states = expected(parameters(dtype), 6, skip=True)
+    wide, states = expected(parameters(SHAPES, dtype), 6, skip=True)
     for p, q, known in zip(params, wide, states, strict=True):
         torch.testing.assert_close(p.detach().double(), q, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
         state = optimizer.state[p]
@@ -156,7 +150,7 @@ def test_every_reduction_is_what_torch_says(backend: str, dtype: torch.dtype) ->
     threads=st.integers(1, 4),
 )
 def test_any_shapes_cut_in_any_way(shapes: list[tuple[int, ...]], limit: int, least: int, threads: int) -> None:
-    wide, _ = expected(parameters(shapes=shapes), 3, skip=False)
+    wide, _ = expected(parameters(shapes, torch.float64), 3, skip=False)
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(llvm, "LIMIT", limit)
@@ -164,7 +158,7 @@ def test_any_shapes_cut_in_any_way(shapes: list[tuple[int, ...]], limit: int, le
         patch.setattr(llvm, "ALONE", 0)
         torch.set_num_threads(threads)
         try:
-            trained(params := parameters(shapes=shapes), 3, skip=False, backend="llvm")
+            trained(params := parameters(shapes, torch.float64), 3, skip=False, backend="llvm")
         finally:
             torch.set_num_threads(before)
     for p, q in zip(params, wide, strict=True):
@@ -179,7 +173,7 @@ def test_the_same_bits_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            trained(params := parameters(torch.float32))
+            trained(params := parameters(SHAPES, torch.float32))
             found.append(params)
     finally:
         torch.set_num_threads(before)
@@ -189,8 +183,8 @@ def test_the_same_bits_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("backend", ["llvm", "eager"])
 def test_saved_and_resumed_to_the_bit(backend: str, tmp_path: Path) -> None:
-    trained(straight := parameters(torch.float32), 8, backend=backend)
-    first = trained(params := parameters(torch.float32), 5, backend=backend)
+    trained(straight := parameters(SHAPES, torch.float32), 8, backend=backend)
+    first = trained(params := parameters(SHAPES, torch.float32), 5, backend=backend)
     for how in ("state_dict", "file"):
         again = [p.detach().clone().requires_grad_() for p in params]
         optimizer = Everything(again, backend=backend)
@@ -200,7 +194,7 @@ def test_saved_and_resumed_to_the_bit(backend: str, tmp_path: Path) -> None:
         else:
             optimizer.load_state_dict(first.state_dict())
         for step in range(5, 8):
-            give_gradients(again, step, skip=True)
+            give_gradients_to_some(again, step, skip=True)
             optimizer.step()
         assert all(map(torch.equal, again, straight)), how
 
@@ -286,7 +280,7 @@ class SM3(Optimizer):
 @BACKENDS
 def test_sm3_is_sm3(backend: str) -> None:
     shapes: list[tuple[int, ...]] = [(6, 4), (7,), (), (40, 70)]
-    params, wide = (parameters(shapes=shapes) for _ in range(2))
+    params, wide = (parameters(shapes, torch.float64) for _ in range(2))
     optimizer = SM3(params, backend=backend)
     bounds: dict[int, Any] = {}
     for step in range(5):
@@ -308,7 +302,7 @@ def test_sm3_is_sm3(backend: str) -> None:
 
 
 def test_a_question_for_dimensions_divides_a_group_into_launches() -> None:
-    optimizer = SM3(params := parameters(shapes=[(6, 4), (7,), (), (2, 3, 4)]))
+    optimizer = SM3(params := parameters([(6, 4), (7,), (), (2, 3, 4)], torch.float64))
     give_gradients(params, 0)
     assert optimizer.explain().count("llvm: ") == 2
     text = optimizer.explain(source=True)
@@ -321,7 +315,7 @@ def test_a_question_for_dimensions_divides_a_group_into_launches() -> None:
 def test_skipped_steps_and_numbers_on_the_device(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "on_gpu", lambda value: isinstance(value, Tensor) and how == "device")
     monkeypatch.setattr(torch_optimizer, "_get_capturable_supported_devices", lambda *_: ["cuda", "cpu"])
-    ours, theirs = (parameters(shapes=[(5, 3), (2, 40, 70)]) for _ in range(2))
+    ours, theirs = (parameters([(5, 3), (2, 40, 70)], torch.float64) for _ in range(2))
     optimizer, reference = Everything(ours, backend="triton"), Everything(theirs, backend="eager")
     if how == "device":
         optimizer.param_groups[0] |= {"lr": torch.tensor(0.1, dtype=torch.float64), "capturable": True}
@@ -342,7 +336,7 @@ def test_skipped_steps_and_numbers_on_the_device(how: str, monkeypatch: pytest.M
 
 @INTERPRETER
 def test_a_captured_step_uploads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = parameters(), parameters()
+    ours, theirs = parameters(SHAPES, torch.float64), parameters(SHAPES, torch.float64)
     optimizer, reference = Everything(ours, backend="triton"), Everything(theirs, backend="eager")
     for step in range(3):
         give_gradients(ours, 0)
@@ -356,7 +350,7 @@ def test_a_captured_step_uploads_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_clipping_scaling_and_tracking_go_with_it() -> None:
-    ours, theirs = parameters(), parameters()
+    ours, theirs = parameters(SHAPES, torch.float64), parameters(SHAPES, torch.float64)
     optimizer, reference = Everything(ours, clip_norm=1.0), Everything(theirs)
     optimizer.track("update_norm")
     for step in range(3):

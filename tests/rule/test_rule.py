@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensors import weight
 
 from steprule import SGD, AdamW, Optimizer
 from steprule.rule import (
@@ -78,12 +79,6 @@ class Counted(Optimizer):
 
     def rule(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         return p - h.lr * g
-
-
-def weight(value: float = 1.0, grad: float = 1.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    p = torch.full((3,), value, dtype=dtype, requires_grad=True)
-    p.grad = torch.full((3,), grad, dtype=dtype)
-    return p
 
 
 # Wrong rules.
@@ -369,7 +364,7 @@ def test_flags_none_and_strings_are_branched_on() -> None:
                 g = minimum(g, h.limit)
             return p - h.lr * (2 * g if h.twice else g)
 
-    p = weight(0.0, 3.0)
+    p = weight(value=0.0, grad=3.0)
     optimizer = Rule([p], mode="plain", limit=None, twice=False, lr=1.0)
     group = optimizer.param_groups[0]
 
@@ -416,7 +411,7 @@ def test_every_kind_of_zero_question() -> None:
                 step = step + 10000
             return p - step
 
-    p = weight(0.0)
+    p = weight(value=0.0)
     optimizer = Rule([p], a=0, b=0)
 
     def moved(a: float, b: float) -> float:
@@ -477,7 +472,7 @@ def test_any_list_of_numbers_counts_as_it_is_at_each_step(kind: Any) -> None:
             first, second = h.betas
             return p - first * second * g
 
-    p, betas = weight(0.0), kind([2.0, 3.0])
+    p, betas = weight(value=0.0), kind([2.0, 3.0])
     optimizer = Rule([p], betas=betas)
     optimizer.step()
     betas[0] = 0.5
@@ -491,7 +486,7 @@ def test_a_flag_that_is_changed_in_place_is_asked_again() -> None:
         def rule(self, p: Any, g: Any, s: Any, h: Any) -> Any:
             return p - (1.0 if h.table["slow"] else 2.0) * g
 
-    p, table = weight(0.0), {"slow": True}
+    p, table = weight(value=0.0), {"slow": True}
     optimizer = Rule([p], table=table)
     optimizer.step()
     table["slow"] = False
@@ -506,7 +501,7 @@ def test_betas_as_a_list_and_a_rate_tensor_changed_in_place() -> None:
             first, second = h.betas
             return p - h.lr * first * second * g
 
-    p = weight(0.0)
+    p = weight(value=0.0)
     rate, betas = torch.tensor(0.5, dtype=torch.float64), [2.0, 3.0]
     optimizer = Rule([p], betas=betas)
     optimizer.param_groups[0]["lr"] = rate
@@ -609,7 +604,7 @@ def test_slots_by_use_by_declaration_and_with_what_they_start() -> None:
             s.start = s.start + 1
             return p + s.rate + s.copy
 
-    p = weight(1.0)
+    p = weight(value=1.0)
     optimizer = Rule([p], lr=0.5)
     optimizer.step()
     state = optimizer.state[p]
@@ -627,7 +622,7 @@ def test_is_new_holds_in_the_first_update_only_also_without_any_slot() -> None:
         def rule(self, p: Any, g: Any, s: Any, h: Any) -> Any:
             return p + where(s.is_new, 100, 1)
 
-    p, q = weight(0.0), weight(0.0)
+    p, q = weight(value=0.0), weight(value=0.0)
     optimizer = Rule([p, q])
     for step in range(4):
         q.grad = None if step in (0, 2) else torch.ones_like(q)
@@ -640,7 +635,7 @@ def test_scalars_are_computed_in_double_precision_on_the_host() -> None:
         def rule(self, p: Any, g: Any, s: Any, h: Any) -> Any:
             return p - h.lr * ((1 - h.beta**s.step) / (1 - h.beta) - 1)
 
-    p = weight(0.0, dtype=torch.float32)
+    p = weight(value=0.0, dtype=torch.float32)
     optimizer = Rule([p], beta=1 - 2.0**-30, lr=1.0)
     optimizer.step()
     optimizer.step()
@@ -895,7 +890,7 @@ def meaning(node: Any, names: dict[str, float]) -> Any:
     raise AssertionError(f"not one expression: {ast.unparse(node)}")
 
 
-def same(a: Any, b: Any) -> bool:
+def equal(a: Any, b: Any) -> bool:
     a, b = float(a), float(b)
     return a == b or (a != a and b != b)
 
@@ -908,14 +903,14 @@ def test_the_text_of_an_expression_means_the_expression(e: Expression, values: t
     group = dict(zip("abc", values, strict=True))
     expected = evaluate(e, lambda leaf: group[leaf.detail[0]])
 
-    assert same(meaning(ast.parse(repr(e), mode="eval").body, group), expected)
+    assert equal(meaning(ast.parse(repr(e), mode="eval").body, group), expected)
 
 
 @given(expressions, VALUES)
 def test_compiled_scalars_are_what_evaluation_gives(e: Expression, values: tuple[float, ...]) -> None:
     group = dict(zip("abc", values, strict=True))
     [compiled] = compile_scalars([e], [])(group, 1.0, False, [], None, float)
-    assert same(compiled, evaluate(e, lambda leaf: group[leaf.detail[0]]))
+    assert equal(compiled, evaluate(e, lambda leaf: group[leaf.detail[0]]))
 
 
 def test_levels_decide_where_an_expression_is_computed() -> None:

@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from comparing import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
+from training import train
 
 from steprule.checkpoint import CheckpointError, load, save, write_parts
 from steprule.saving.fit import LoadResult
@@ -47,6 +49,9 @@ DTYPES = [
 ]
 
 
+WORDS = [torch.arange(6), torch.arange(6) + 1, torch.arange(6)]
+
+
 class Tied(nn.Module):
     """An embedding whose weight is the head's too, a buffer, and state that is no tensor."""
 
@@ -69,53 +74,35 @@ class Tied(nn.Module):
         self.calls = state["calls"]
 
 
-def made(words: int = 7, algorithm: str = "Adam", seed: int = 0, **hyper: object) -> tuple[Tied, torch.optim.Optimizer]:
+def tied(words: int = 7, algorithm: str = "Adam", seed: int = 0, **hyper: object) -> tuple[Tied, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     model = Tied(words)
     return model, getattr(torch.optim, algorithm)(model.named_parameters(), **{"lr": 0.01, **hyper})
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
-    for step in range(steps):
-        optimizer.zero_grad()
-        model(torch.arange(6) + step % 2).square().sum().backward()
-        optimizer.step()
 
 
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> object:
     return copy.deepcopy((model.state_dict(), optimizer.state_dict(), torch.get_rng_state()))
 
 
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        alike = isinstance(b, torch.Tensor) and (a.dtype, a.shape) == (b.dtype, b.shape)
-        return alike and a.detach().numpy().tobytes() == b.detach().numpy().tobytes()
-    if isinstance(a, dict):
-        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and (a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b)))
-
-
 def test_a_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    model, optimizer = made(seed=1)
-    train(model, optimizer)
+    model, optimizer = tied(seed=1)
+    train(model, optimizer, WORDS)
     save(tmp_path / "run", optimizer, model, epoch=3)
-    train(model, optimizer)
-    twin, other = made(seed=2, lr=7.0)
+    train(model, optimizer, WORDS)
+    twin, other = tied(seed=2, lr=7.0)
     assert load(tmp_path / "run", other, twin) == {"epoch": 3}
-    train(twin, other)
+    train(twin, other, WORDS)
     assert same(model.state_dict(), twin.state_dict())
     assert same(optimizer.state_dict(), other.state_dict())
 
 
 def test_without_a_model_and_without_an_optimizer(tmp_path: Path) -> None:
-    model, optimizer = made()
-    train(model, optimizer)
+    model, optimizer = tied()
+    train(model, optimizer, WORDS)
     save(tmp_path / "optimizer", optimizer)
     save(tmp_path / "model", None, model)
     save(tmp_path / "both", optimizer, model)
-    twin, other = made(seed=2)
+    twin, other = tied(seed=2)
     load(tmp_path / "optimizer", other)
     load(tmp_path / "model", None, twin)
     assert same(snapshot(model, optimizer)[:2], snapshot(twin, other)[:2])
@@ -127,8 +114,8 @@ def test_without_a_model_and_without_an_optimizer(tmp_path: Path) -> None:
 
 
 def test_safetensors_reads_the_file(tmp_path: Path) -> None:
-    model, optimizer = made()
-    train(model, optimizer)
+    model, optimizer = tied()
+    train(model, optimizer, WORDS)
     save(tmp_path / "run", optimizer, model, mean=torch.ones(2, 3, dtype=torch.bfloat16))
     with safe_open(tmp_path / "run", framework="pt") as file:
         assert file.get_tensor("extra.mean").dtype == torch.bfloat16
@@ -139,7 +126,7 @@ def test_safetensors_reads_the_file(tmp_path: Path) -> None:
 
 
 def test_shared_tensors_are_stored_once_and_views_alone(tmp_path: Path) -> None:
-    model, optimizer = made()
+    model, optimizer = tied()
     base = torch.arange(100_000.0)
     save(tmp_path / "run", optimizer, model, whole=base[:10], again=base[:10], other=base[10:20])
     with safe_open(tmp_path / "run", framework="pt") as file:
@@ -152,8 +139,8 @@ def test_shared_tensors_are_stored_once_and_views_alone(tmp_path: Path) -> None:
 
 
 def test_what_was_shared_is_shared_again_but_not_with_the_optimizer_or_the_model(tmp_path: Path) -> None:
-    model, optimizer = made()
-    train(model, optimizer)
+    model, optimizer = tied()
+    train(model, optimizer, WORDS)
     slot, weight = optimizer.state[model.norm.weight]["exp_avg"], model.norm.weight.detach()
     save(tmp_path / "run", optimizer, model, slot=slot, again=[slot], weight=weight)
     extra = load(tmp_path / "run", optimizer, model)
@@ -162,7 +149,7 @@ def test_what_was_shared_is_shared_again_but_not_with_the_optimizer_or_the_model
     assert len({t.data_ptr() for t in (extra["slot"], now, extra["weight"], model.norm.weight)}) == 4
     assert torch.equal(extra["slot"], now)
     assert torch.equal(extra["weight"], model.norm.weight)
-    train(model, optimizer)
+    train(model, optimizer, WORDS)
     assert torch.equal(extra["slot"], slot)
 
 
@@ -441,8 +428,8 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_file_says_how_and_changes_nothing(tmp_path: Path, kind: str) -> None:
-    model, optimizer = made()
-    train(model, optimizer)
+    model, optimizer = tied()
+    train(model, optimizer, WORDS)
     save(tmp_path / "run", optimizer, model, rng=True)
     damage, message = DAMAGE[kind]
     (tmp_path / "bad").write_bytes(damage((tmp_path / "run").read_bytes()))
@@ -458,7 +445,7 @@ def test_no_code_of_a_pickle_runs(tmp_path: Path) -> None:
             return (os.mkdir, (str(tmp_path / "ran"),))
 
     torch.save({"state": Evil()}, tmp_path / "run")
-    model, optimizer = made()
+    model, optimizer = tied()
     with pytest.raises(CheckpointError, match="it looks like a file of torch"):
         load(tmp_path / "run", optimizer, model)
     assert not (tmp_path / "ran").exists()
@@ -466,25 +453,25 @@ def test_no_code_of_a_pickle_runs(tmp_path: Path) -> None:
 
 class TestFit:
     def test_another_algorithm(self, tmp_path: Path) -> None:
-        model, optimizer = made()
+        model, optimizer = tied()
         save(tmp_path / "run", optimizer, model)
         other = torch.optim.SGD(model.named_parameters(), lr=0.1)
         with pytest.raises(CheckpointError, match="run: the saved state is of Adam, and this is SGD"):
             load(tmp_path / "run", other, model)
 
     def test_optimizer_and_model_are_both_checked_before_either_changes(self, tmp_path: Path) -> None:
-        model, optimizer = made(seed=1)
-        train(model, optimizer)
+        model, optimizer = tied(seed=1)
+        train(model, optimizer, WORDS)
         save(tmp_path / "run", optimizer, model, rng=True)
-        twin, other = made(words=9, seed=2)
-        train(twin, other)
+        twin, other = tied(words=9, seed=2)
+        train(twin, other, WORDS)
         before = snapshot(twin, other)
         with pytest.raises(CheckpointError, match=r"misshapen: head\.weight was saved as \(7, 4\) float32") as error:
             load(tmp_path / "run", other, twin)
         assert "the saved model does not fit this Tied" in str(error.value)
         assert "the saved state does not fit this Adam" in str(error.value)
         assert same(before, snapshot(twin, other))
-        fits, unfit = made(seed=3)
+        fits, unfit = tied(seed=3)
         unfit = torch.optim.Adam([("norm.weight", fits.norm.weight)])
         before = snapshot(fits, unfit)
         with pytest.raises(CheckpointError, match=r"unexpected: embedding\.weight"):
@@ -492,10 +479,10 @@ class TestFit:
         assert same(before, snapshot(fits, unfit))
 
     def test_a_model_that_refuses_leaves_everything(self, tmp_path: Path) -> None:
-        model, optimizer = made(seed=1)
-        train(model, optimizer)
+        model, optimizer = tied(seed=1)
+        train(model, optimizer, WORDS)
         save(tmp_path / "run", optimizer, model)
-        twin, other = made(seed=2)
+        twin, other = tied(seed=2)
         twin.set_extra_state = lambda state: 1 / 0
         before = copy.deepcopy(twin.state_dict())
         with pytest.raises(CheckpointError, match="nothing was loaded: ZeroDivisionError") as error:
@@ -505,10 +492,10 @@ class TestFit:
         assert same(twin.state_dict(), before)
 
     def test_what_fits_is_loaded_when_not_strict(self, tmp_path: Path) -> None:
-        model, optimizer = made(seed=1)
-        train(model, optimizer)
+        model, optimizer = tied(seed=1)
+        train(model, optimizer, WORDS)
         save(tmp_path / "run", optimizer, model)
-        twin, other = made(words=9, seed=2)
+        twin, other = tied(words=9, seed=2)
         embedding = twin.embedding.weight.detach().clone()
         loaded = load(tmp_path / "run", other, twin, strict=False)
         assert [entry.name for entry in loaded.model.misshapen] == ["embedding.weight", "head.weight"]
@@ -518,10 +505,10 @@ class TestFit:
         assert other.state[twin.norm.weight]["step"] == 3
 
     def test_a_vocabulary_grows(self, tmp_path: Path) -> None:
-        model, optimizer = made(seed=1)
-        train(model, optimizer)
+        model, optimizer = tied(seed=1)
+        train(model, optimizer, WORDS)
         save(tmp_path / "run", optimizer, model)
-        twin, other = made(words=9, seed=2)
+        twin, other = tied(words=9, seed=2)
         embedding = twin.embedding.weight.detach().clone()
         loaded = load(tmp_path / "run", other, twin, resize=["embedding.weight", "head.weight"])
         assert (loaded.model, loaded.optimizer) == (LoadResult([], [], []), LoadResult([], [], []))
@@ -532,8 +519,8 @@ class TestFit:
         assert not slot[7:].any()
 
     def test_modules_move(self, tmp_path: Path) -> None:
-        model, optimizer = made(seed=1)
-        train(model, optimizer)
+        model, optimizer = tied(seed=1)
+        train(model, optimizer, WORDS)
         save(tmp_path / "run", optimizer, model)
 
         class Outer(nn.Module):
@@ -555,10 +542,10 @@ class TestFit:
             load(tmp_path / "run", other, outer, rename={**rename, "nrom": "x"})
 
     def test_a_wrapped_model(self, tmp_path: Path) -> None:
-        model, optimizer = made(seed=1)
-        train(model, optimizer)
+        model, optimizer = tied(seed=1)
+        train(model, optimizer, WORDS)
         save(tmp_path / "run", optimizer, model)
-        twin, _ = made(seed=2)
+        twin, _ = tied(seed=2)
         wrapped = nn.Module()
         wrapped.module = twin
         other = torch.optim.Adam(wrapped.named_parameters())
@@ -566,7 +553,7 @@ class TestFit:
         assert same(model.state_dict(), twin.state_dict())
 
     def test_hyperparameters(self, tmp_path: Path) -> None:
-        model, optimizer = made()
+        model, optimizer = tied()
         save(tmp_path / "run", optimizer, model)
         other = torch.optim.Adam(model.named_parameters(), lr=7.0)
         load(tmp_path / "run", other, hyperparameters="current")
@@ -578,7 +565,7 @@ class TestFit:
 
 
 def test_the_header_alone_is_read_before_the_size_is_known_to_fit(tmp_path: Path) -> None:
-    model, optimizer = made()
+    model, optimizer = tied()
     save(tmp_path / "run", optimizer, model, long=torch.zeros(100_000))
     with open(tmp_path / "run", "rb") as file:
         header = read_header(file, tmp_path / "run")

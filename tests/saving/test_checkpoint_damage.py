@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same
 from files import sealed, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import HOW, JUNK, changed, places
 from torch import nn
+from training import train
 
 import steprule
 from steprule.checkpoint import CheckpointError, load, save
@@ -36,22 +38,10 @@ class Run:
         self.step()
 
     def step(self) -> None:
-        self.optimizer.zero_grad()
-        self.model(torch.arange(15.0).view(5, 3)).square().sum().backward()
-        self.optimizer.step()
+        train(self.model, self.optimizer, [torch.arange(15.0).view(5, 3)])
 
     def content(self) -> tuple[Any, ...]:
         return self.model.state_dict(), self.optimizer.state_dict(), torch.get_rng_state()
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 class Saved:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same
 from torch import nn
+from training import train
 
 import steprule
 from steprule.checkpoint import CheckpointError, load, save
@@ -49,25 +51,13 @@ class Run:
             self.step()
 
     def step(self) -> None:
-        self.optimizer.zero_grad()
-        self.model(torch.arange(15.0).view(5, 3)).square().sum().backward()
-        self.optimizer.step()
+        train(self.model, self.optimizer, [torch.arange(15.0).view(5, 3)])
 
     def content(self) -> Any:
         plain = {k: v for k, v in vars(self.optimizer).items() if k in ("_steps", "_scheduled")}
         return copy.deepcopy(
             (self.model.state_dict(), self.optimizer.state_dict(), torch.get_rng_state(), plain, self.model.seen)
         )
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 def raising(error: BaseException) -> Callable[..., None]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from comparing import same
 from every_algorithm import ALGORITHMS
+from tensors import give_gradients
 from torch import nn
+from training import train
 
 import steprule
 from steprule.checkpoint import load, save
@@ -26,7 +28,7 @@ OPTIONS = {
 
 
 class Net(nn.Module):
-    """A little of everything: a convolution, a norm, an embedding, a layer that is not always used."""
+    """An embedding, a convolution that is frozen now and then, a norm, a layer that is not always used."""
 
     def __init__(self, sparse: bool = False) -> None:
         super().__init__()
@@ -36,8 +38,9 @@ class Net(nn.Module):
         self.extra = nn.Linear(3, 3)
         self.late = nn.Linear(3, 2)
 
-    def forward(self, words: torch.Tensor, step: int) -> torch.Tensor:
-        x = self.norm(self.conv(self.embedding(words).transpose(1, 2))).mean(-1)
+    def forward(self, step: int) -> torch.Tensor:
+        self.conv.bias.requires_grad_(step % 4 != 1)
+        x = self.norm(self.conv(self.embedding(batch(step)).transpose(1, 2))).mean(-1)
         if step % 3:
             x = x + self.extra(x)
         return self.late(x)
@@ -45,24 +48,6 @@ class Net(nn.Module):
 
 def batch(step: int) -> torch.Tensor:
     return torch.randint(0, 11, (6, 5), generator=torch.Generator().manual_seed(step))
-
-
-def train(model: Net, optimizer: torch.optim.Optimizer, begin: int, end: int) -> None:
-    for step in range(begin, end):
-        model.conv.bias.requires_grad_(step % 4 != 1)
-        optimizer.zero_grad()
-        model(batch(step), step).square().sum().backward()
-        optimizer.step()
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and a == b
 
 
 def early(model: Net) -> list[tuple[str, nn.Parameter]]:
@@ -75,7 +60,7 @@ def early(model: Net) -> list[tuple[str, nn.Parameter]]:
 def test_with_a_group_added_frozen_parameters_missing_gradients_and_schedules(
     tmp_path: Path, algorithm: str, options: dict[str, object]
 ) -> None:
-    def made(seed: int) -> tuple[Net, steprule.Optimizer]:
+    def new_run(seed: int) -> tuple[Net, steprule.Optimizer]:
         torch.manual_seed(seed)
         model = Net()
         rate = 0.02 * warmup(3, 0.1).then(cosine(20))
@@ -85,76 +70,62 @@ def test_with_a_group_added_frozen_parameters_missing_gradients_and_schedules(
         named = [(f"late.{name}", p) for name, p in model.late.named_parameters()]
         optimizer.add_param_group({"params": named, "lr": 0.03 * linear(30)})
 
-    model, optimizer = made(1)
-    train(model, optimizer, 0, 4)
+    model, optimizer = new_run(1)
+    train(model, optimizer, range(4))
     add(model, optimizer)
-    train(model, optimizer, 4, 7)
+    train(model, optimizer, range(4, 7))
     save(tmp_path / "run", optimizer, model)
-    twin, other = made(2)
+    twin, other = new_run(2)
     add(twin, other)
     load(tmp_path / "run", other, twin)
     assert same(optimizer.state_dict(), other.state_dict())
-    train(model, optimizer, 7, 12)
-    train(twin, other, 7, 12)
+    train(model, optimizer, range(7, 12))
+    train(twin, other, range(7, 12))
     assert same(dict(model.state_dict()), dict(twin.state_dict()))
     assert same(optimizer.state_dict(), other.state_dict())
     assert optimizer.param_groups[1]["lr"] == other.param_groups[1]["lr"] == 0.03 * linear(30)(11)
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("algorithm", DENSE)
-def test_with_another_number_of_threads(tmp_path: Path, threads: None, algorithm: str) -> None:
-    def made(seed: int) -> tuple[nn.Linear, steprule.Optimizer]:
+def test_with_another_number_of_threads(tmp_path: Path, algorithm: str) -> None:
+    def new_run(seed: int) -> tuple[nn.Linear, steprule.Optimizer]:
         torch.manual_seed(seed)
         model = nn.Linear(900, 400)
         return model, getattr(steprule, algorithm)(model, lr=0.02, clip_norm=1.0)
 
-    def train(model: nn.Linear, optimizer: steprule.Optimizer, begin: int, end: int) -> None:
-        for step in range(begin, end):
-            generator = torch.Generator().manual_seed(step)
-            for p in model.parameters():
-                p.grad = torch.randn(p.shape, generator=generator)
+    def take_steps(model: nn.Linear, optimizer: steprule.Optimizer, steps: range) -> None:
+        for step in steps:
+            give_gradients(model.parameters(), step)
             optimizer.step()
 
     torch.set_num_threads(3)
-    model, optimizer = made(1)
-    train(model, optimizer, 0, 3)
+    model, optimizer = new_run(1)
+    take_steps(model, optimizer, range(3))
     save(tmp_path / "run", optimizer, model)
-    train(model, optimizer, 3, 6)
+    take_steps(model, optimizer, range(3, 6))
     torch.set_num_threads(1)
-    twin, other = made(2)
+    twin, other = new_run(2)
     load(tmp_path / "run", other, twin)
-    train(twin, other, 3, 6)
+    take_steps(twin, other, range(3, 6))
     assert same(dict(model.state_dict()), dict(twin.state_dict()))
     assert same(optimizer.state_dict(), other.state_dict())
 
 
 @pytest.mark.parametrize("algorithm", SPARSE)
 def test_with_sparse_gradients(tmp_path: Path, algorithm: str) -> None:
-    def made(seed: int) -> tuple[nn.Embedding, steprule.Optimizer]:
+    def new_run(seed: int) -> tuple[nn.Embedding, steprule.Optimizer]:
         torch.manual_seed(seed)
         table = nn.Embedding(11, 4, sparse=True)
         return table, getattr(steprule, algorithm)(table, lr=0.02)
 
-    def train(table: nn.Embedding, optimizer: steprule.Optimizer, begin: int, end: int) -> None:
-        for step in range(begin, end):
-            optimizer.zero_grad()
-            table(batch(step)[:2]).square().sum().backward()
-            optimizer.step()
-
-    table, optimizer = made(1)
-    train(table, optimizer, 0, 3)
+    batches = [batch(step)[:2] for step in range(6)]
+    table, optimizer = new_run(1)
+    train(table, optimizer, batches[0:3])
     save(tmp_path / "run", optimizer, table)
-    train(table, optimizer, 3, 6)
-    twin, other = made(2)
+    train(table, optimizer, batches[3:6])
+    twin, other = new_run(2)
     load(tmp_path / "run", other, twin)
-    train(twin, other, 3, 6)
+    train(twin, other, batches[3:6])
     assert same(dict(table.state_dict()), dict(twin.state_dict()))
     assert same(optimizer.state_dict(), other.state_dict())
 
@@ -164,56 +135,44 @@ def test_with_sparse_gradients(tmp_path: Path, algorithm: str) -> None:
 def test_those_that_are_not_elementwise(tmp_path: Path, algorithm: str, form: str) -> None:
     options = {"LBFGS": {"line_search_fn": "strong_wolfe", "history_size": 3}}.get(algorithm, {})
 
-    def made(seed: int) -> tuple[nn.Module, steprule.Optimizer]:
+    def new_run(seed: int) -> tuple[nn.Module, steprule.Optimizer]:
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 5), nn.Flatten(), nn.Linear(25, 4))
         return model, getattr(steprule, algorithm)(model, lr=0.02, **options)
 
-    def train(model: nn.Module, optimizer: steprule.Optimizer, begin: int, end: int) -> None:
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = (model(batch(0)) - 1).square().sum()
-            loss.backward()
-            return loss
+    def three_steps(model: nn.Module, optimizer: steprule.Optimizer) -> None:
+        train(lambda words: model(words) - 1, optimizer, [batch(0)] * 3)
 
-        for _ in range(begin, end):
-            optimizer.step(closure)
-
-    model, optimizer = made(1)
-    train(model, optimizer, 0, 3)
-    twin, other = made(2)
+    model, optimizer = new_run(1)
+    three_steps(model, optimizer)
+    twin, other = new_run(2)
     if form == "file":
         save(tmp_path / "run", optimizer, model)
         load(tmp_path / "run", other, twin)
     else:
         other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         twin.load_state_dict(model.state_dict())
-    train(model, optimizer, 3, 6)
-    train(twin, other, 3, 6)
+    three_steps(model, optimizer)
+    three_steps(twin, other)
     assert same(dict(model.state_dict()), dict(twin.state_dict()))
     assert same(optimizer.state_dict(), other.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_in_every_precision(tmp_path: Path, dtype: torch.dtype) -> None:
-    def made(seed: int) -> tuple[nn.Module, steprule.Optimizer]:
+    def new_run(seed: int) -> tuple[nn.Module, steprule.Optimizer]:
         torch.manual_seed(seed)
         model = nn.Linear(5, 3, dtype=dtype)
         return model, steprule.AdamW(model, lr=0.02)
 
-    def train(model: nn.Module, optimizer: steprule.Optimizer, begin: int, end: int) -> None:
-        for step in range(begin, end):
-            optimizer.zero_grad()
-            model(batch(step)[:, :5].to(dtype)).square().sum().backward()
-            optimizer.step()
-
-    model, optimizer = made(1)
-    train(model, optimizer, 0, 3)
+    batches = [batch(step)[:, :5].to(dtype) for step in range(6)]
+    model, optimizer = new_run(1)
+    train(model, optimizer, batches[0:3])
     save(tmp_path / "run", optimizer, model)
-    train(model, optimizer, 3, 6)
-    twin, other = made(2)
+    train(model, optimizer, batches[3:6])
+    twin, other = new_run(2)
     load(tmp_path / "run", other, twin)
-    train(twin, other, 3, 6)
+    train(twin, other, batches[3:6])
     assert [p.tolist() for p in model.parameters()] == [p.tolist() for p in twin.parameters()]
 
 
@@ -221,13 +180,13 @@ def test_the_dictionary_resumes_too() -> None:
     torch.manual_seed(1)
     model = Net()
     optimizer = steprule.AdamW(model, lr=0.02 * cosine(20))
-    train(model, optimizer, 0, 4)
+    train(model, optimizer, range(4))
     twin = copy.deepcopy(model)
     saved = copy.deepcopy(optimizer.state_dict())
-    train(model, optimizer, 4, 8)
+    train(model, optimizer, range(4, 8))
     other = steprule.AdamW(twin, lr=0.02 * cosine(20))
     other.load_state_dict(saved)
-    train(twin, other, 4, 8)
+    train(twin, other, range(4, 8))
     assert same(dict(model.state_dict()), dict(twin.state_dict()))
 
 

@@ -10,9 +10,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from comparing import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from training import train
 
 import steprule
 from steprule import schedules
@@ -34,16 +36,13 @@ def options(algorithm: str) -> dict[str, float]:
     return {"lr": 0.01, "momentum": 0.9} if algorithm in ("SGD", "RMSprop") else {"lr": 0.01}
 
 
-def made(algorithm: str, params: object, **more: object) -> torch.optim.Optimizer:
+def of_torch(algorithm: str, params: object, **more: object) -> torch.optim.Optimizer:
     return getattr(torch.optim, algorithm)(params, **{**options(algorithm), **more})
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int = 7) -> None:
+def images(count: int, seed: int = 7) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(torch.randn(4, 1, 3, 3, generator=generator)).square().sum().backward()
-        optimizer.step()
+    return [torch.randn(4, 1, 3, 3, generator=generator) for _ in range(count)]
 
 
 def packed(optimizer: torch.optim.Optimizer, step: int = 3) -> dict[str, object]:
@@ -60,25 +59,18 @@ def by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dic
     return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
 
 
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and a == b
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_torch_loads_what_pack_gives_and_goes_on_with_the_same_bits(algorithm: str) -> None:
     model, twin = network(), network()
-    optimizer, other = made(algorithm, model.named_parameters()), made(algorithm, twin.named_parameters(), lr=7.0)
-    train(model, optimizer, 3)
+    optimizer, other = (
+        of_torch(algorithm, model.named_parameters()),
+        of_torch(algorithm, twin.named_parameters(), lr=7.0),
+    )
+    train(model, optimizer, images(3))
     twin.load_state_dict(model.state_dict())
     other.load_state_dict(copy.deepcopy(packed(optimizer)))
-    train(model, optimizer, 3)
-    train(twin, other, 3)
+    train(model, optimizer, images(3))
+    train(twin, other, images(3))
     assert same(model.state_dict(), twin.state_dict())
 
 
@@ -86,17 +78,17 @@ def test_torch_loads_what_pack_gives_and_goes_on_with_the_same_bits(algorithm: s
 @pytest.mark.parametrize("form", ["pack", "torch"])
 def test_any_order_and_any_split_into_groups(algorithm: str, form: str) -> None:
     model, twin = network(), network()
-    optimizer = made(algorithm, model.named_parameters())
-    train(model, optimizer, 3)
+    optimizer = of_torch(algorithm, model.named_parameters())
+    train(model, optimizer, images(3))
     named = list(twin.named_parameters())
     random.Random(1).shuffle(named)
     groups = [{"params": named[:1]}, {"params": named[1:4]}, {"params": named[4:]}]
-    other = made(algorithm, groups, lr=7.0)
+    other = of_torch(algorithm, groups, lr=7.0)
     twin.load_state_dict(model.state_dict())
     load(other, packed(optimizer) if form == "pack" else optimizer.state_dict())
     assert [group["lr"] for group in other.param_groups] == [0.01] * 3
-    train(model, optimizer, 3)
-    train(twin, other, 3)
+    train(model, optimizer, images(3))
+    train(twin, other, images(3))
     assert same(by_name(model, optimizer), by_name(twin, other))
 
 
@@ -119,7 +111,7 @@ def test_any_names_any_order_any_split(
         named = [(form.format(name), params[name]) for form, name in zip(wrap, order, strict=True)]
         ends = [0, *sorted(cut), len(named)]
         groups = [{"params": named[a:b]} for a, b in pairwise(ends)]
-        return params, made("Adam", groups)
+        return params, of_torch("Adam", groups)
 
     params, optimizer = split(orders[0], cuts[0], wraps[0])
     for name, p in params.items():
@@ -144,53 +136,53 @@ def test_names_are_seen_through_wrappers(wrapped: str, outward: bool) -> None:
     bare = [(name, p) for name, p in model.named_parameters()]
     dressed = [(wrapped.format(name), p) for name, p in bare]
     inner = [(name.replace("3.", "3._checkpoint_wrapped_module."), p) for name, p in dressed]
-    optimizer = made("Adam", bare if outward else inner)
-    train(model, optimizer, 2)
-    other = made("Adam", reversed(inner if outward else bare))
+    optimizer = of_torch("Adam", bare if outward else inner)
+    train(model, optimizer, images(2))
+    other = of_torch("Adam", reversed(inner if outward else bare))
     load(other, packed(optimizer))
     assert all(same(dict(optimizer.state[p]), dict(other.state[p])) for _, p in bare)
 
 
 def test_a_submodule_that_is_called_module_is_told_apart() -> None:
     a, b = (torch.zeros(2, requires_grad=True) for _ in range(2))
-    optimizer = made("SGD", [("module.w", a), ("w", b)])
+    optimizer = of_torch("SGD", [("module.w", a), ("w", b)])
     a.grad, b.grad = torch.ones(2), torch.full((2,), 2.0)
     optimizer.step()
-    other = made("SGD", [("w", b), ("module.w", a)])
+    other = of_torch("SGD", [("w", b), ("module.w", a)])
     load(other, packed(optimizer))
     assert other.state[a]["momentum_buffer"].tolist() == [1.0, 1.0]
-    third = made("SGD", [("module.module.w", a), ("module.w", b)])
+    third = of_torch("SGD", [("module.module.w", a), ("module.w", b)])
     with pytest.raises(ValueError, match=r"ambiguous.*'module.module.w' and 'module.w' are both 'w'"):
         load(third, packed(optimizer))
 
 
 def test_names_that_occur_twice_match_in_order() -> None:
     a, b = (torch.zeros(2, requires_grad=True) for _ in range(2))
-    optimizer = made("SGD", [{"params": [("weight", a)]}, {"params": [("weight", b)]}])
+    optimizer = of_torch("SGD", [{"params": [("weight", a)]}, {"params": [("weight", b)]}])
     a.grad, b.grad = torch.ones(2), torch.full((2,), 2.0)
     optimizer.step()
-    other = made("SGD", [{"params": [("weight", a)]}, {"params": [("weight", b)]}])
+    other = of_torch("SGD", [{"params": [("weight", a)]}, {"params": [("weight", b)]}])
     load(other, packed(optimizer))
     assert other.state[b]["momentum_buffer"].tolist() == [2.0, 2.0]
 
 
 def test_state_under_names_instead_of_numbers() -> None:
     model = network()
-    optimizer = made("Adam", model.named_parameters())
-    train(model, optimizer, 2)
+    optimizer = of_torch("Adam", model.named_parameters())
+    train(model, optimizer, images(2))
     saved = optimizer.state_dict()
     names = saved["param_groups"][0].pop("param_names")
     saved["param_groups"][0]["params"] = names
     saved["state"] = {names[i]: entry for i, entry in saved["state"].items()}
-    other = made("Adam", reversed(list(model.named_parameters())))
+    other = of_torch("Adam", reversed(list(model.named_parameters())))
     load(other, saved)
     assert same(by_name(model, optimizer), by_name(model, other))
 
 
 def test_the_form_of_2019_whose_keys_are_addresses() -> None:
     model = network()
-    optimizer = made("SGD", model.parameters())
-    train(model, optimizer, 2)
+    optimizer = of_torch("SGD", model.parameters())
+    train(model, optimizer, images(2))
     saved = optimizer.state_dict()
     addresses = [id(p) for p in model.parameters()]
     saved["param_groups"][0]["params"] = addresses
@@ -198,7 +190,7 @@ def test_the_form_of_2019_whose_keys_are_addresses() -> None:
     for group in saved["param_groups"]:
         for newer in ("maximize", "foreach", "differentiable", "fused"):
             del group[newer]
-    other = made("SGD", model.parameters(), lr=7.0)
+    other = of_torch("SGD", model.parameters(), lr=7.0)
     load(other, saved)
     assert same(by_name(model, optimizer), by_name(model, other))
     assert other.param_groups[0]["lr"] == 0.01
@@ -207,15 +199,15 @@ def test_the_form_of_2019_whose_keys_are_addresses() -> None:
 
 def test_adam_of_old_whose_step_is_a_whole_number() -> None:
     model, twin = network(), network()
-    optimizer, other = made("Adam", model.parameters()), made("Adam", twin.parameters())
-    train(model, optimizer, 2)
+    optimizer, other = of_torch("Adam", model.parameters()), of_torch("Adam", twin.parameters())
+    train(model, optimizer, images(2))
     saved = copy.deepcopy(optimizer.state_dict())
     for entry in saved["state"].values():
         entry["step"] = int(entry["step"])
     twin.load_state_dict(model.state_dict())
     load(other, saved)
-    train(model, optimizer, 2)
-    train(twin, other, 2)
+    train(model, optimizer, images(2))
+    train(twin, other, images(2))
     assert same(model.state_dict(), twin.state_dict())
     slots = lambda group, param: {"exp_avg": array(), "exp_avg_sq": array(), "step": scalar()}
     entry = prepare(other, saved, slots=slots).state[next(twin.parameters())]
@@ -249,12 +241,12 @@ def test_lbfgs_keeps_its_lists_and_numbers() -> None:
 
 def test_parameters_that_were_never_stepped_have_no_state() -> None:
     model = network()
-    optimizer = made("Adam", model.named_parameters())
+    optimizer = of_torch("Adam", model.named_parameters())
     for p in model[3].parameters():
         p.requires_grad_(False)
-    train(model, optimizer, 2)
-    other = made("Adam", model.named_parameters())
-    train(model, other, 1)
+    train(model, optimizer, images(2))
+    other = of_torch("Adam", model.named_parameters())
+    train(model, other, images(1))
     other.state[model[3].weight] = {"step": torch.tensor(9.0)}
     load(other, packed(optimizer))
     assert model[3].weight not in other.state
@@ -263,10 +255,10 @@ def test_parameters_that_were_never_stepped_have_no_state() -> None:
 
 def test_shapes_are_checked_by_position_too() -> None:
     model = network()
-    optimizer = made("Adam", model.parameters())
-    train(model, optimizer, 1)
+    optimizer = of_torch("Adam", model.parameters())
+    train(model, optimizer, images(1))
     params = list(model.parameters())
-    other = made("Adam", [*params[1:], params[0]])
+    other = of_torch("Adam", [*params[1:], params[0]])
     before = dict(other.param_groups[0])
     with pytest.raises(ValueError, match=r"parameter 0.*\(3, 1, 2, 2\) float32.*\(3\) float32"):
         load(other, optimizer.state_dict())
@@ -278,9 +270,9 @@ def test_shapes_are_checked_by_position_too() -> None:
 def test_torchs_own_refusals_by_position(swap: bool) -> None:
     model = network()
     params = list(model.parameters())
-    optimizer = made("Adam", [{"params": params[:2]}, {"params": params[2:]}])
-    one = made("Adam", params)
-    uneven = made("Adam", [{"params": params[:3]}, {"params": params[3:]}])
+    optimizer = of_torch("Adam", [{"params": params[:2]}, {"params": params[2:]}])
+    one = of_torch("Adam", params)
+    uneven = of_torch("Adam", [{"params": params[:3]}, {"params": params[3:]}])
     for other in (one, uneven):
         with pytest.raises(ValueError, match="loaded state dict") as theirs:
             other.load_state_dict(optimizer.state_dict())
@@ -290,14 +282,14 @@ def test_torchs_own_refusals_by_position(swap: bool) -> None:
 
 def test_every_problem_is_named_at_once_with_both_shapes() -> None:
     weights = {name: torch.zeros(shape, requires_grad=True) for name, shape in {"a": 2, "b": (3, 4), "c": 5}.items()}
-    optimizer = made("Adam", weights.items())
+    optimizer = of_torch("Adam", weights.items())
     for p in weights.values():
         p.grad = torch.ones_like(p)
     optimizer.step()
     saved = copy.deepcopy(packed(optimizer))
     del saved["state"][2]["exp_avg_sq"]
     now = {name: torch.zeros(shape, requires_grad=True) for name, shape in {"b": (3, 5), "c": 5, "d": 1}.items()}
-    other = made("Adam", now.items())
+    other = of_torch("Adam", now.items())
     with pytest.raises(ValueError, match="does not fit this Adam") as error:
         load(other, saved)
     for line in (
@@ -318,10 +310,10 @@ def test_every_problem_is_named_at_once_with_both_shapes() -> None:
 
 def test_what_does_not_fit_keeps_its_state_when_not_strict() -> None:
     a, b = torch.zeros(2, requires_grad=True), torch.zeros(3, requires_grad=True)
-    optimizer = made("SGD", [("a", a)], lr=0.5)
+    optimizer = of_torch("SGD", [("a", a)], lr=0.5)
     a.grad = torch.ones(2)
     optimizer.step()
-    other = made("SGD", [("a", a), ("b", b)])
+    other = of_torch("SGD", [("a", a), ("b", b)])
     b.grad, a.grad = torch.full((3,), 2.0), None
     other.step()
     assert load(other, packed(optimizer), strict=False) == LoadResult(["b"], [], [])
@@ -332,14 +324,14 @@ def test_what_does_not_fit_keeps_its_state_when_not_strict() -> None:
 
 def test_rename() -> None:
     model = network()
-    optimizer = made("Adam", [(f"module.encoder.{name}", p) for name, p in model.named_parameters()])
-    train(model, optimizer, 2)
+    optimizer = of_torch("Adam", [(f"module.encoder.{name}", p) for name, p in model.named_parameters()])
+    train(model, optimizer, images(2))
     for rename in (
         {"encoder": "body", "encoder.4": "head"},
         lambda name: name.replace("encoder.4", "head").replace("encoder", "body"),
     ):
         moved = [(f"head.{name[2:]}" if name[0] == "4" else f"body.{name}", p) for name, p in model.named_parameters()]
-        other = made("Adam", moved)
+        other = of_torch("Adam", moved)
         assert load(other, packed(optimizer), rename=rename) == LoadResult([], [], [])
         assert same(by_name(model, optimizer), by_name(model, other))
     with pytest.raises(ValueError, match="rename= names nothing in what is loaded: 'decoder'"):
@@ -349,12 +341,12 @@ def test_rename() -> None:
     with pytest.raises(TypeError, match="returned int"):
         load(other, packed(optimizer), rename=lambda name: 1)
     with pytest.raises(ValueError, match="rename= needs names"):
-        load(made("Adam", model.parameters()), packed(optimizer), rename={"encoder": "body"})
+        load(of_torch("Adam", model.parameters()), packed(optimizer), rename={"encoder": "body"})
 
 
 def test_resize_takes_the_common_part() -> None:
     old, new = nn.Embedding(4, 3), nn.Embedding(6, 3)
-    optimizer, other = made("Adam", old.named_parameters()), made("Adam", new.named_parameters())
+    optimizer, other = of_torch("Adam", old.named_parameters()), of_torch("Adam", new.named_parameters())
     old(torch.arange(4)).square().sum().backward()
     optimizer.step()
     with pytest.raises(ValueError, match=r"weight was saved as \(4, 3\) float32, where \(6, 3\)"):
@@ -375,23 +367,23 @@ def test_resize_takes_the_common_part() -> None:
         load(other, packed(optimizer), resize="weight")
     flat = nn.ParameterDict({"weight": nn.Parameter(torch.zeros(12))})
     with pytest.raises(ValueError, match=r"\(4, 3\) float32, where \(12\)"):
-        load(made("Adam", flat.named_parameters()), packed(optimizer), resize=["weight"])
+        load(of_torch("Adam", flat.named_parameters()), packed(optimizer), resize=["weight"])
 
 
 def test_another_algorithm_is_refused_with_both_names() -> None:
     model = network()
-    optimizer = made("RMSprop", model.named_parameters())
-    train(model, optimizer, 1)
+    optimizer = of_torch("RMSprop", model.named_parameters())
+    train(model, optimizer, images(1))
     with pytest.raises(ValueError, match="of RMSprop, and this is Adam"):
-        load(made("Adam", model.named_parameters()), packed(optimizer))
+        load(of_torch("Adam", model.named_parameters()), packed(optimizer))
     slots = lambda group, param: {"step": scalar(), "exp_avg": array(), "exp_avg_sq": array()}
     with pytest.raises(ValueError, match="not of Adam: it has 'momentum_buffer', 'square_avg', and Adam"):
-        load(made("Adam", model.named_parameters()), optimizer.state_dict(), slots=slots)
+        load(of_torch("Adam", model.named_parameters()), optimizer.state_dict(), slots=slots)
 
 
 def test_a_version_of_the_future_is_refused() -> None:
     model = network()
-    optimizer = made("Adam", model.named_parameters())
+    optimizer = of_torch("Adam", model.named_parameters())
     saved = packed(optimizer)
     saved["steprule"]["version"] = 2
     with pytest.raises(ValueError, match="has version 2, and this steprule reads version 1"):
@@ -401,8 +393,8 @@ def test_a_version_of_the_future_is_refused() -> None:
 @pytest.mark.parametrize("slot", ["step", "exp_avg", "max_exp_avg_sq"])
 def test_a_slot_that_like_parameters_have_is_missed_in_torchs_form(slot: str) -> None:
     model = network()
-    optimizer = made("Adam", model.named_parameters(), amsgrad=True)
-    train(model, optimizer, 2)
+    optimizer = of_torch("Adam", model.named_parameters(), amsgrad=True)
+    train(model, optimizer, images(2))
     saved = copy.deepcopy(optimizer.state_dict())
     del saved["state"][3][slot]
     with pytest.raises(ValueError, match=rf"missing: 1\.bias: {slot}"):
@@ -415,9 +407,9 @@ def test_a_group_without_momentum_beside_one_with_it() -> None:
         {"params": list(model[0].named_parameters()), "amsgrad": True},
         {"params": list(model[3].named_parameters())},
     ]
-    optimizer = made("Adam", groups)
-    train(model, optimizer, 2)
-    other = made("Adam", list(model[0].named_parameters()) + list(model[3].named_parameters()))
+    optimizer = of_torch("Adam", groups)
+    train(model, optimizer, images(2))
+    other = of_torch("Adam", list(model[0].named_parameters()) + list(model[3].named_parameters()))
     with pytest.raises(ValueError, match="amsgrad of group 0 is True in saved group 0 and False in saved group 1"):
         load(other, optimizer.state_dict())
     load(other, optimizer.state_dict(), hyperparameters="current")
@@ -431,21 +423,21 @@ class TestHyperparameters:
         split = [
             {"params": [(n, p) for n, p in named.items() if n.startswith(str(i))], "lr": i / 10} for i in (0, 1, 3, 4)
         ]
-        optimizer = made("Adam", split)
+        optimizer = of_torch("Adam", split)
         finer = [{"params": [(n, p)]} for n, p in named.items()]
-        other = made("Adam", finer)
+        other = of_torch("Adam", finer)
         load(other, packed(optimizer))
         assert [group["lr"] for group in other.param_groups] == [0.0, 0.0, 0.1, 0.1, 0.3, 0.3, 0.4, 0.4]
-        whole = made("Adam", named.items(), lr=7.0)
+        whole = of_torch("Adam", named.items(), lr=7.0)
         with pytest.raises(ValueError, match=r"lr of group 0 is 0\.0 in saved group 0 and 0\.1 in saved group 1"):
             load(whole, packed(optimizer))
         assert whole.param_groups[0]["lr"] == 7.0
 
     def test_current_ones_stay(self) -> None:
         model = network()
-        optimizer = made("Adam", model.named_parameters())
-        train(model, optimizer, 2)
-        other = made("Adam", model.named_parameters(), lr=7.0, betas=(0.5, 0.6))
+        optimizer = of_torch("Adam", model.named_parameters())
+        train(model, optimizer, images(2))
+        other = of_torch("Adam", model.named_parameters(), lr=7.0, betas=(0.5, 0.6))
         load(other, packed(optimizer), hyperparameters="current")
         assert (other.param_groups[0]["lr"], other.param_groups[0]["betas"]) == (7.0, (0.5, 0.6))
         assert same(by_name(model, optimizer), by_name(model, other))
@@ -455,10 +447,10 @@ class TestHyperparameters:
     def test_a_tensor_is_copied(self) -> None:
         model = network()
         lr = torch.tensor(0.5)
-        optimizer = made("Adam", model.named_parameters(), lr=lr)
+        optimizer = of_torch("Adam", model.named_parameters(), lr=lr)
         saved = packed(optimizer)
         lr.fill_(0.25)
-        other = made("Adam", model.named_parameters(), lr=torch.tensor(7.0))
+        other = of_torch("Adam", model.named_parameters(), lr=torch.tensor(7.0))
         load(other, saved)
         assert other.param_groups[0]["lr"].item() == 0.5
         other.param_groups[0]["lr"].fill_(1.0)
@@ -466,9 +458,9 @@ class TestHyperparameters:
 
     def test_what_a_scheduler_leaves_in_a_group_is_kept(self) -> None:
         model = network()
-        optimizer = made("SGD", model.named_parameters())
+        optimizer = of_torch("SGD", model.named_parameters())
         torch.optim.lr_scheduler.StepLR(optimizer, 1)
-        other = made("SGD", model.named_parameters())
+        other = of_torch("SGD", model.named_parameters())
         load(other, packed(optimizer))
         assert other.param_groups[0]["initial_lr"] == 0.01
 
@@ -488,7 +480,7 @@ class TestHyperparameters:
     )
     def test_values_of_another_kind_are_refused(self, key: str, value: object, kind: type[Exception]) -> None:
         model = network()
-        optimizer = made("Adam", model.named_parameters())
+        optimizer = of_torch("Adam", model.named_parameters())
         saved = packed(optimizer)
         saved["param_groups"][0][key] = value
         with pytest.raises(kind, match=f"'{key}' of group 0 was saved as"):
@@ -547,7 +539,7 @@ class TestHyperparameters:
 
     def test_a_check_is_asked(self) -> None:
         model = network()
-        optimizer = made("Adam", model.named_parameters())
+        optimizer = of_torch("Adam", model.named_parameters())
         saved = packed(optimizer)
         saved["param_groups"][0]["lr"] = -1.0
 
@@ -563,7 +555,7 @@ class TestSchedules:
     def optimizer(self, model: nn.Module, step: int = 0, **hyper: object) -> torch.optim.Optimizer:
         """An optimizer with its schedules separated from the numbers in its groups."""
         plain = {key: value for key, value in hyper.items() if not isinstance(value, (schedules.Schedule, tuple))}
-        made_ = made("Adam", model.named_parameters(), **plain)
+        made_ = of_torch("Adam", model.named_parameters(), **plain)
         made_.param_groups[0].update(hyper)
         found = schedules.separate(made_.param_groups[0], step)
         if found:
@@ -652,7 +644,10 @@ class TestTensors:
     def test_state_takes_the_dtype_of_the_parameter(self, then: str, now: str) -> None:
         old = nn.Linear(3, 2, dtype=getattr(torch, then))
         new = nn.Linear(3, 2, dtype=getattr(torch, now))
-        optimizer, other = made("Adam", old.named_parameters()), made("Adam", new.named_parameters())
+        optimizer, other = (
+            of_torch("Adam", old.named_parameters()),
+            of_torch("Adam", new.named_parameters()),
+        )
         old(torch.ones(1, 3, dtype=old.weight.dtype)).sum().backward()
         optimizer.step()
         for form in (packed(optimizer), optimizer.state_dict()):
@@ -664,37 +659,37 @@ class TestTensors:
 
     def test_state_kept_in_another_dtype_on_purpose_stays_in_it(self) -> None:
         p = torch.zeros(3, requires_grad=True)
-        optimizer = made("SGD", [("p", p)])
+        optimizer = of_torch("SGD", [("p", p)])
         optimizer.state[p]["momentum_buffer"] = torch.ones(3, dtype=torch.bfloat16)
-        other = made("SGD", [("p", p)])
+        other = of_torch("SGD", [("p", p)])
         load(other, packed(optimizer))
         assert other.state[p]["momentum_buffer"].dtype == torch.bfloat16
 
     def test_complex_and_real_do_not_mix(self) -> None:
         p, q = torch.zeros(3, dtype=torch.complex64, requires_grad=True), torch.zeros(3, requires_grad=True)
         p.grad = torch.ones(3, dtype=torch.complex64)
-        optimizer = made("Adam", [("p", p)])
+        optimizer = of_torch("Adam", [("p", p)])
         optimizer.step()
         for form in (packed(optimizer), optimizer.state_dict()):
             with pytest.raises(ValueError, match="complex64"):
-                load(made("Adam", [("p", q)]), form)
-        load(made("Adam", [("p", p.detach().to(torch.complex128).requires_grad_())]), packed(optimizer))
+                load(of_torch("Adam", [("p", q)]), form)
+        load(of_torch("Adam", [("p", p.detach().to(torch.complex128).requires_grad_())]), packed(optimizer))
 
     def test_nothing_is_shared_with_the_dictionary(self) -> None:
         model = network()
-        optimizer = made("NAdam", model.named_parameters())
-        train(model, optimizer, 2)
+        optimizer = of_torch("NAdam", model.named_parameters())
+        train(model, optimizer, images(2))
         saved = packed(optimizer)
-        other = made("NAdam", model.named_parameters())
+        other = of_torch("NAdam", model.named_parameters())
         load(other, saved)
         places = {t.data_ptr() for entry in saved["state"].values() for t in entry.values()}
         assert not places & {t.data_ptr() for entry in other.state.values() for t in entry.values()}
 
     def test_the_layout_is_the_parameters(self) -> None:
         weight = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
-        optimizer = made("SGD", [("w", weight)])
+        optimizer = of_torch("SGD", [("w", weight)])
         optimizer.state[weight]["momentum_buffer"] = torch.arange(96.0).view(2, 3, 4, 4)
-        other = made("SGD", [("w", weight)])
+        other = of_torch("SGD", [("w", weight)])
         load(other, packed(optimizer))
         found = other.state[weight]["momentum_buffer"]
         assert found.stride() == weight.stride()
@@ -703,7 +698,7 @@ class TestTensors:
     def test_views_of_one_vector_are_packed_alone(self) -> None:
         params = [torch.zeros(2, requires_grad=True) for _ in range(1000)]
         steps = torch.ones(1000)
-        optimizer = made("Adam", params)
+        optimizer = of_torch("Adam", params)
         for i, p in enumerate(params):
             optimizer.state[p] = {"step": steps[i], "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}
         saved = packed(optimizer)
@@ -716,18 +711,18 @@ class TestTensors:
         for p in params.values():
             p.requires_grad_()
             p.grad = torch.ones_like(p)
-        optimizer = made("Adam", params.items())
+        optimizer = of_torch("Adam", params.items())
         optimizer.step()
-        other = made("Adam", reversed(params.items()))
+        other = of_torch("Adam", reversed(params.items()))
         load(other, packed(optimizer))
         assert all(same(dict(optimizer.state[p]), dict(other.state[p])) for p in params.values())
 
 
 def test_hooks_run_around_loading() -> None:
     model = network()
-    optimizer = made("Adam", model.named_parameters())
-    train(model, optimizer, 1)
-    other = made("Adam", model.named_parameters())
+    optimizer = of_torch("Adam", model.named_parameters())
+    train(model, optimizer, images(1))
+    other = of_torch("Adam", model.named_parameters())
     seen = []
 
     def before(optimizer_: torch.optim.Optimizer, saved: dict[str, object]) -> dict[str, object]:
@@ -745,7 +740,7 @@ def test_hooks_run_around_loading() -> None:
 
 def test_no_warning_is_given() -> None:
     model = network()
-    optimizer = made("Adam", model.named_parameters())
+    optimizer = of_torch("Adam", model.named_parameters())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(optimizer, packed(optimizer))

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import HOW, JUNK, changed, places
 from torch import nn
+from training import train
 
 import steprule
 from steprule.schedules import cosine
@@ -51,22 +53,10 @@ class Run:
         return cls(self.model, lr=lr, overrides=decay, **({"momentum": 0.9} if algorithm == "SGD" else {}))
 
     def step(self) -> None:
-        self.optimizer.zero_grad()
-        self.model(torch.arange(8.0).view(2, 4)).square().sum().backward()
-        self.optimizer.step()
+        train(self.model, self.optimizer, [torch.arange(8.0).view(2, 4)])
 
     def unchanged(self) -> bool:
         return same(self.before, (self.optimizer.state_dict(), list(self.model.parameters())))
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
-        return type(a) is type(b) and a.layout == b.layout and torch.equal(a.to_dense(), b.to_dense())
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 def loaded_as_it_says(run: Run, saved: dict[str, Any]) -> bool:

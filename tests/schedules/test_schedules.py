@@ -55,7 +55,7 @@ def torch_values(make: Callable[[torch.optim.Optimizer], Any], steps: int, lr: f
     return values
 
 
-def assert_same(schedule: Schedule, expected: list[float]) -> None:
+def assert_values(schedule: Schedule, expected: list[float]) -> None:
     np.testing.assert_allclose([schedule(step) for step in range(len(expected))], expected, rtol=0, atol=1e-12)
 
 
@@ -128,7 +128,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_same_values_as_torch(case: str) -> None:
     schedule, peer = CASES[case]
-    assert_same(0.1 * schedule, torch_values(peer, 30))
+    assert_values(0.1 * schedule, torch_values(peer, 30))
 
 
 @pytest.mark.parametrize("three_phase", [False, True])
@@ -146,7 +146,7 @@ def test_one_cycle_has_the_values_of_torch(three_phase: bool, strategy: str, tot
 
     schedule = 0.1 * one_cycle(total, **arguments)
     expected = torch_values(peer, total)
-    assert_same(schedule, expected)
+    assert_values(schedule, expected)
     assert schedule(total + 5) == pytest.approx(expected[-1], abs=1e-12)
 
 
@@ -171,7 +171,7 @@ def test_one_cycle_that_only_goes_up_is_torch_too() -> None:
     expected = torch_values(
         lambda o: peers.OneCycleLR(o, max_lr=0.1, total_steps=20, pct_start=1.0, cycle_momentum=False), 20
     )
-    assert_same(0.1 * one_cycle(20, pct_start=1.0), expected)
+    assert_values(0.1 * one_cycle(20, pct_start=1.0), expected)
 
 
 def test_one_cycle_whose_rise_is_one_step_starts_at_the_top() -> None:

@@ -1,0 +1,22 @@
+"""Steps of an optimizer, for the tests that need some and do not care of which problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def train(model: Callable[[Any], Tensor], optimizer: torch.optim.Optimizer, batches: Iterable[Any]) -> None:
+    """A step for each batch; the loss is the sum of the squares of what the model makes of it."""
+    for batch in batches:
+
+        def closure(batch: Any = batch) -> Tensor:
+            optimizer.zero_grad()
+            loss = model(batch).square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
