@@ -205,6 +205,7 @@ def assert_same_update(ours: Tensor, theirs: Tensor, start: Tensor, tolerance: f
     """To a fraction of the update taken, and four roundings of the value itself."""
     if ours.numel() == 0:
         return
-    allowed = tolerance * (theirs - start).abs().max() + 4 * torch.finfo(ours.dtype).eps * theirs.abs()
+    eps = torch.finfo(ours.dtype).eps if ours.is_floating_point() or ours.is_complex() else 0.0
+    allowed = tolerance * (theirs - start).abs().max() + 4 * eps * theirs.abs()
     error = (ours - theirs).abs()
     assert (error <= allowed).all(), f"{what}: off by {(error / allowed).max().item():.3g} times what is allowed"
