@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import COMPILED, leaf, normal, optimizer_of
+from kernel_cases import COMPILED, optimizer_of
+from tensors import leaf, normal
 from torch import Tensor
 
 from steprule import rule

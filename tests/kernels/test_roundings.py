@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from every_algorithm import RULES
-from kernel_cases import leaf, normal, optimizer_of
+from kernel_cases import optimizer_of
+from tensors import leaf, normal
 from torch import Tensor
 
 import steprule
