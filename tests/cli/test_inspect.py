@@ -366,13 +366,13 @@ def test_nothing_in_a_file_reaches_the_terminal_as_a_command(tmp_path: Path, whe
     optimizer.state[weight] = {slot: value + 1 for slot, value in optimizer.state[weight].items()}
     optimizer.param_groups[0]["lr"] = 0.2
     save(tmp_path / "b", optimizer, n=1, **extra)
-    outputs = [run("inspect", tmp_path / "a"), run("inspect", tmp_path / "a", tmp_path / "b")]
-    outputs.append(run("convert", tmp_path / "a", tmp_path / "c", "--to", "torch", columns=2000))
+    outputs = [output_of("inspect", tmp_path / "a"), output_of("inspect", tmp_path / "a", tmp_path / "b")]
+    outputs.append(output_of("convert", tmp_path / "a", tmp_path / "c", "--to", "torch", columns=2000))
     for output in outputs:
         assert all(c.isprintable() or c == "\n" for c in output)
     if where != "not there":
         assert any("[2J" in output.replace("\n", "") for output in outputs)
-    assert json.loads(run("inspect", "--json", tmp_path / "a"))["groups"][0]["parameters"] == [name]
+    assert json.loads(output_of("inspect", "--json", tmp_path / "a"))["groups"][0]["parameters"] == [name]
 
 
 def test_nor_does_an_error_about_it(tmp_path: Path) -> None:
@@ -387,10 +387,10 @@ def test_nor_does_an_error_about_it(tmp_path: Path) -> None:
 
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    run("inspect", tmp_path / "pipe", status=2)
+    output_of("inspect", tmp_path / "pipe", status=2)
 
 
 def test_a_filter_that_matches_nothing_names_the_nearest(files: dict[str, Path]) -> None:
-    assert "no parameter is called '0.wieght'; did you mean '0.weight'" in run(
+    assert "no parameter is called '0.wieght'; did you mean '0.weight'" in output_of(
         "inspect", files["ours"], "--filter", "0.wieght", status=1
     )
