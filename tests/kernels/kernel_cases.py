@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from tensors import give, leaf, normal
 
 from steprule import Optimizer
 from steprule.rule.program import Slot
+
+__all__ = ["COMPILED", "FLOATS", "give", "leaf", "normal", "optimizer_of"]
 
 COMPILED = ["llvm", "eager"]
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
