@@ -360,8 +360,8 @@ class TestFiles:
 
 
 def test_files_of_version_1_with_a_sha256_are_read(tmp_path: Path) -> None:
-    model, optimizer = made(seed=1)
-    train(model, optimizer)
+    model, optimizer = tied(seed=1)
+    train(model, optimizer, WORDS)
     save(tmp_path / "run", optimizer, model, epoch=3)
     raw = (tmp_path / "run").read_bytes()
     length = int.from_bytes(raw[:8], "little")
@@ -372,7 +372,7 @@ def test_files_of_version_1_with_a_sha256_are_read(tmp_path: Path) -> None:
     old = len(header).to_bytes(8, "little") + header + raw[8 + length :]
     old = old.replace(b"0" * 64, hashlib.sha256(old).hexdigest().encode(), 1)
     (tmp_path / "old").write_bytes(old)
-    twin, other = made(seed=2)
+    twin, other = tied(seed=2)
     assert load(tmp_path / "old", other, twin) == {"epoch": 3}
     assert same(snapshot(model, optimizer)[:2], snapshot(twin, other)[:2])
     (tmp_path / "old").write_bytes(flipped(old))
