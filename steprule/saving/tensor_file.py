@@ -13,11 +13,14 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import torch
@@ -34,7 +37,6 @@ __all__ = [
     "TensorInfo",
     "opened",
     "read_header",
-    "read_tensor",
     "read_tensors",
     "write",
 ]
@@ -53,6 +55,8 @@ _MOST_DIMENSIONS = 64  # of a tensor: as many as torch's operations take
 
 _PIECE = 1 << 24
 _WORTH_A_THREAD = 1 << 20
+_WRITEBACK = 1 << 24
+_READERS = 2
 _DIGESTS: dict[str, tuple[Callable[..., Any], int]] = {"xxh3-128": (xxh3_128, 32), "sha256": (hashlib.sha256, 64)}
 """What computes a checksum, and how many hexadecimal digits it has; the first is that of new files."""
 _NEW = "xxh3-128"
@@ -95,6 +99,10 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
+
+
+_SEEKING = Lock()
+"""Held between seeking and reading, where there is no reading at a place."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,36 @@ class Checksum:
         return bytes(self._digest.hexdigest(), "ascii")
 
 
+class Writeback:
+    """Lets the disk take what was written while more is on its way, so that little is left for the last flush."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._thread = ThreadPoolExecutor(1)
+        self._since = 0
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Writeback:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._thread.shutdown()
+        if self._pending is not None and kind is None:
+            self._pending.result()
+
+    def wrote(self, count: int) -> None:
+        self._since += count
+        if self._since < _WRITEBACK or not hasattr(os, "fdatasync"):
+            return
+        if self._pending is not None:
+            if not self._pending.done():
+                return
+            self._pending.result()
+        with suppress(RuntimeError):  # an interpreter that is ending starts no threads
+            self._pending = self._thread.submit(os.fdatasync, self._file.fileno())
+        self._since = 0
+
+
 # ---------------------------------------------------------------------------------------------- writing
 
 
@@ -172,11 +210,12 @@ def write(file: BinaryIO, document: Document, tensors: Mapping[str, torch.Tensor
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # keeps all aligned
     header = _header(document, ordered)
     file.write(header)
-    with Checksum(_NEW, header) as checksum:
+    with Checksum(_NEW, header) as checksum, Writeback(file) as writeback:
         for tensor in ordered.values():
             for piece in _pieces(tensor):
                 checksum.update(piece)
                 file.write(piece)
+                writeback.wrote(len(piece))
     file.seek(8 + header[8:].index(_blank(_NEW)))
     file.write(checksum.hexdigest())
 
@@ -367,25 +406,64 @@ def read_tensors(file: BinaryIO, header: Header, path: Path) -> dict[str, torch.
     Raises:
         CheckpointError: the checksum differs, or the file became shorter while it was read.
     """
-    with Checksum(header.digest, header.raw.replace(header.checksum, _blank(header.digest), 1)) as checksum:
-        tensors = {name: read_tensor(file, header, name, path, checksum) for name in header.tensors}
+    start = header.raw.replace(header.checksum, _blank(header.digest), 1)
+    buffers = {name: torch.empty(info.end - info.begin, dtype=torch.uint8) for name, info in header.tensors.items()}
+    places = [(len(header.raw) + info.begin, buffers[name].numpy().data) for name, info in header.tensors.items()]
+    with Checksum(header.digest, start) as checksum, ThreadPoolExecutor(_READERS) as readers:
+        for piece in _read_in_order(file, places, path, readers):
+            checksum.update(piece)
     if checksum.hexdigest() != header.checksum:
         raise CheckpointError(f"{path}: damaged: the checksum of its content is not the one it was saved with")
-    return tensors
+    return {name: buffers[name].view(info.dtype).reshape(info.shape) for name, info in header.tensors.items()}
 
 
-def read_tensor(
-    file: BinaryIO, header: Header, name: str, path: Path, checksum: Checksum | None = None
-) -> torch.Tensor:
-    """One tensor; its bytes go into ``checksum`` too."""
-    info = header.tensors[name]
-    buffer = torch.empty(info.end - info.begin, dtype=torch.uint8)
-    data = buffer.numpy().data
-    file.seek(len(header.raw) + info.begin)
-    for i in range(0, len(data), _PIECE):
-        piece = data[i : i + _PIECE]
-        if file.readinto(piece) != len(piece):  # type: ignore[attr-defined]
+def _read_in_order(
+    file: BinaryIO, places: Iterable[tuple[int, memoryview]], path: Path, readers: Executor
+) -> Iterator[memoryview]:
+    """Fills memory from a file, large pieces side by side, and gives them in their order.
+
+    Args:
+        file: open for reading.
+        places: where the bytes begin in the file, and what they fill.
+        path: of the file.
+        readers: a few threads.
+    """
+    ahead: deque[tuple[memoryview, Future[None] | None]] = deque()
+    for begin, data in places:
+        for i in range(0, len(data), _PIECE):
+            piece = data[i : i + _PIECE]
+            ahead.append((piece, _read(file, begin + i, piece, path, readers)))
+            while len(ahead) > 2 * _READERS:
+                yield _arrived(*ahead.popleft())
+    while ahead:
+        yield _arrived(*ahead.popleft())
+
+
+def _read(file: BinaryIO, begin: int, piece: memoryview, path: Path, readers: Executor) -> Future[None] | None:
+    if len(piece) >= _WORTH_A_THREAD:
+        with suppress(RuntimeError):  # an interpreter that is ending starts no threads
+            return readers.submit(_fill, file, begin, piece, path)
+    _fill(file, begin, piece, path)
+    return None
+
+
+def _arrived(piece: memoryview, reading: Future[None] | None) -> memoryview:
+    if reading is not None:
+        reading.result()
+    return piece
+
+
+def _fill(file: BinaryIO, begin: int, piece: memoryview, path: Path) -> None:
+    while piece:
+        count = _read_at(file, begin, piece)
+        if not count:
             raise CheckpointError(f"{path}: cut short while it was read")
-        if checksum is not None:
-            checksum.update(piece)
-    return buffer.view(info.dtype).reshape(info.shape)
+        begin, piece = begin + count, piece[count:]
+
+
+def _read_at(file: BinaryIO, begin: int, piece: memoryview) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [piece], begin)
+    with _SEEKING:
+        file.seek(begin)
+        return file.readinto(piece)  # type: ignore[attr-defined, no-any-return]

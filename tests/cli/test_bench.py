@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import math
 import pickle
+import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -529,3 +530,16 @@ def test_every_algorithm_is_measured_that_steps_without_a_closure() -> None:
     found = contenders.algorithms()
     ours = {name for name in vars(torch.optim) if isinstance(getattr(steprule, name, None), type)} | {"Lamb", "Lion"}
     assert set(found) == ours - {"Optimizer", "LBFGS"}
+
+
+def test_files_are_saved_and_loaded_in_turns_with_torch(tmp_path: Path) -> None:
+    result = run("--files", "--size", "13", "--repeats", "2", "--json", str(tmp_path / "times.json"))
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert re.search(r"steprule\.save, \d+ MB: [\d.]+ s, torch\.save [\d.]+ s: [\d.]+ of it", text)
+    assert re.search(r"steprule\.load, \d+ MB: [\d.]+ s, torch\.load and load_state_dict [\d.]+ s: [\d.]+ of it", text)
+    for found in json.loads((tmp_path / "times.json").read_text())["results"]:
+        assert 10 < found["megabytes"] < 16
+        pairs = list(zip(found["seconds"], found["torchs"], strict=True))
+        assert len(pairs) == 2
+        assert found["ratio"] == statistics.median(a / b for a, b in pairs)

@@ -25,6 +25,7 @@ from torch import nn
 from training import train
 
 from steprule.checkpoint import CheckpointError, load, save, write_parts
+from steprule.saving import tensor_file
 from steprule.saving.fit import LoadResult
 from steprule.saving.tensor_file import read_header
 
@@ -378,6 +379,55 @@ def test_files_of_version_1_with_a_sha256_are_read(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(flipped(old))
     with pytest.raises(CheckpointError, match="the checksum of its content"):
         load(tmp_path / "old", other, twin)
+
+
+@pytest.mark.parametrize("at_a_place", [True, False])
+def test_large_tensors_are_written_and_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_place: bool
+) -> None:
+    monkeypatch.setattr(tensor_file, "_PIECE", 1000)
+    monkeypatch.setattr(tensor_file, "_WORTH_A_THREAD", 500)
+    monkeypatch.setattr(tensor_file, "_WRITEBACK", 1500)
+    if not at_a_place:
+        monkeypatch.delattr(os, "preadv", raising=False)
+        monkeypatch.delattr(os, "fdatasync", raising=False)
+    values = [torch.arange(n, dtype=torch.int32) for n in (0, 1, 100, 124, 125, 126, 250, 251, 7001)]
+    save(tmp_path / "run", None, values=values)
+    assert same(load(tmp_path / "run", None)["values"], values)
+    raw = (tmp_path / "run").read_bytes()
+    (tmp_path / "run").write_bytes(flipped(raw))
+    with pytest.raises(CheckpointError, match="the checksum of its content"):
+        load(tmp_path / "run", None)
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "run", None, value=torch.zeros(1000))
+    real = tensor_file._read_in_order
+
+    def shortened(*arguments: object) -> object:
+        os.truncate(tmp_path / "run", os.path.getsize(tmp_path / "run") - 10)
+        return real(*arguments)
+
+    monkeypatch.setattr(tensor_file, "_read_in_order", shortened)
+    with pytest.raises(CheckpointError, match="cut short while it was read"):
+        load(tmp_path / "run", None)
+
+
+def test_a_disk_that_fills_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "run", None, n=0)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensor_file, "_WRITEBACK", 100)
+    monkeypatch.setattr(tensor_file, "_PIECE", 100)
+    monkeypatch.setattr(os, "fdatasync", full, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path / "run", None, value=torch.zeros(100_000))
+    assert os.listdir(tmp_path) == ["run"]
+    assert load(tmp_path / "run", None) == {"n": 0}
 
 
 def edited(change: Callable[[dict[str, object]], object]) -> Callable[[bytes], bytes]:

@@ -18,10 +18,11 @@ import torch
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from steprule.cli.console import console, fail
+from steprule.cli.console import console, fail, say
 from steprule.replacing import replacing
 
 from .cases import Case, Result, Settings, Steps, cases
+from .files import measure_files
 from .gpu_cases import gpu_cases
 from .picture import draw
 from .shapes import SHAPES
@@ -49,9 +50,16 @@ def bench(
     ] = False,
     seconds: Annotated[float, typer.Option(metavar="S", help="Begin no other case after so many seconds.")] = math.inf,
     device: Annotated[str, typer.Option(help=f"Where to measure: {', '.join(CASES)}.")] = "cpu",
+    files: Annotated[
+        bool, typer.Option("--files", help="Measure saving and loading beside torch's instead of steps.")
+    ] = False,
+    size: Annotated[int, typer.Option(min=1, metavar="MB", help="With --files: of the file.")] = 600,
     names: Annotated[bool, typer.Option("--list", help="Print the names of the cases, and measure nothing.")] = False,
 ) -> None:
     """Measure the time of a step, in turns with torch's optimizers and with the machine's memory."""
+    if files:
+        measure_and_show_files(size, repeats, json_file)
+        return
     if device not in CASES:
         fail(f"--device is one of {', '.join(CASES)}, not {device!r}")
     chosen = choose(case, shapes, device)
@@ -81,6 +89,18 @@ def bench(
         console.print(f"{name} was not measured: {error}", style="red", highlight=False)
     if failed:
         raise typer.Exit(130 if STOPPED in failed.values() else 1)
+
+
+def measure_and_show_files(size: int, repeats: int, json_file: Path | None) -> None:
+    """Saving and loading, in turns with torch's."""
+    check_writable(json_file)
+    about, results = machine("cpu"), []
+    say(describe(about))
+    for result in measure_files(size, repeats):
+        say(result.line)
+        results.append({**asdict(result), "ratio": result.ratio})
+    if json_file:
+        write(json_file, json.dumps({**about, "results": results}))
 
 
 def choose(pattern: str, shapes: str | None, device: str = "cpu") -> list[Case]:
