@@ -294,7 +294,7 @@ class Optimizer(torch.optim.Optimizer):
             self.param_groups[-1]["schedules"] = scheduled
             self._scheduled = True
         self._members.keep_names(self.param_groups)
-        self._planner.plan = None
+        self._planner.outdated()
         if any(map(is_flat, self.param_groups[-1]["params"])):
             index = len(self.param_groups) - 1
             self._planner.check_flat(
@@ -351,7 +351,8 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         if self._roles.two_points:
             self._take_second(closure)
-        self._apply()
+        with self._planner.lock:
+            self._apply()
         return loss
 
     @property
@@ -447,7 +448,7 @@ class Optimizer(torch.optim.Optimizer):
                     self._skipped += 1
                     return None
             bad = plan.run(groups, inputs, self.state)
-        except Exception as error:
+        except BaseException as error:
             planner.abandon(error)
             raise
         if bad:
@@ -691,7 +692,7 @@ class Optimizer(torch.optim.Optimizer):
             begun anew: 1.weight, 1.bias
         """
         done = self._members.follow(model, self.param_groups, self.state)
-        self._planner.plan = None
+        self._planner.outdated()
         return done
 
     def report_metric(self, value: float) -> None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from steprule.grouping.selectors import dimensions
 from steprule.optimizer import Optimizer
 from steprule.rule import lerp, matrix, maximum, size, sqrt
 
@@ -143,7 +144,8 @@ class Muon(Optimizer):
 
     def accept(self, group: Mapping[str, Any]) -> None:
         for p in group["params"] if group["use_muon"] else ():
-            if p.ndim != 2 and not (group["convolutions"] and p.ndim > 2):
+            ndim = dimensions("of a lazy module", p)
+            if ndim != 2 and not (group["convolutions"] and ndim > 2):
                 raise ValueError(f"Muon only supports 2D parameters whereas we found a parameter with size: {p.size()}")
             if p.is_complex():
                 raise RuntimeError("Muon does not support complex parameters")
@@ -169,7 +171,8 @@ def others(model: nn.Module, convolutions: bool) -> Callable[[str, torch.Tensor,
     heads = [] if tables.intersection(linear) else linear[-1:]
 
     def rest(name: str, parameter: torch.Tensor, module: Any) -> bool:
-        is_matrix = parameter.ndim == 2 or (convolutions and parameter.ndim > 2)
+        ndim = dimensions(name, parameter)
+        is_matrix = ndim == 2 or (convolutions and ndim > 2)
         return not is_matrix or id(parameter) in tables or id(parameter) in heads
 
     return rest if any(rest(name, p, None) for name, p in model.named_parameters()) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -19,8 +20,9 @@ __all__ = ["Members", "missing", "refuse_members"]
 
 Groups = Sequence[Mapping[str, Any]]
 
-Seen: TypeAlias = dict[int, tuple[list["weakref.ref[torch.Tensor]"], list[str]]]
-"""By a group's identity, its parameters and their names as they were."""
+Seen: TypeAlias = dict[int, tuple[list[torch.Tensor], list[str]]]
+"""By a group's identity, its parameters and their names as they were. Tensors that have weak references can't be
+swapped, which is how ``module.to`` may convert them."""
 
 
 class Members:
@@ -141,8 +143,8 @@ def keep_names(groups: Sequence[dict[str, Any]], seen: Seen, modules: Iterable[n
     """
     if any(group.get("param_names") for group in groups):
         strange = [i for i, group in enumerate(groups) if group["params"] and not fitting(group, seen.get(id(group)))]
-        were = chain.from_iterable(zip(refs, names, strict=True) for refs, names in seen.values())
-        before = {id(p): name for ref, name in were if (p := ref()) is not None}
+        were = chain.from_iterable(zip(params, names, strict=True) for params, names in seen.values())
+        before = {id(p): name for p, name in were}
         full = {id(e.parameter): e.name for e in known_entries(modules, ())} if strange else {}
         for index in strange:
             group = groups[index]
@@ -155,9 +157,7 @@ def keep_names(groups: Sequence[dict[str, Any]], seen: Seen, modules: Iterable[n
                 for position, (name, place) in enumerate(zip(found, places, strict=False))
             ]
     return {
-        id(group): (list(map(weakref.ref, group["params"])), list(group["param_names"]))
-        for group in groups
-        if "param_names" in group
+        id(group): (list(group["params"]), list(group["param_names"])) for group in groups if "param_names" in group
     }
 
 
@@ -166,7 +166,7 @@ def fitting(group: Mapping[str, Any], seen: tuple[list[Any], list[str]] | None) 
     params, names = group["params"], group.get("param_names", ())
     if len(names) != len(params):
         return False
-    return seen is None or list(names) != seen[1] or all(r() is p for r, p in zip(seen[0], params, strict=True))
+    return seen is None or list(names) != seen[1] or all(map(operator.is_, seen[0], params))
 
 
 def unused(name: str, taken: set[Any]) -> str:

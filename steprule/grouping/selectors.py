@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from steprule.names import nearest
 
@@ -25,6 +26,7 @@ __all__ = [
     "biases",
     "by_ndim",
     "chosen",
+    "dimensions",
     "embeddings",
     "entries",
     "norms",
@@ -150,7 +152,23 @@ def by_ndim(*ndims: int) -> Selector:
     """
     if not ndims or any(not isinstance(ndim, int) or ndim < 0 for ndim in ndims):
         raise ValueError(f"ndims must be numbers of dimensions, got {ndims}")
-    return Selector(f"by_ndim({', '.join(map(str, ndims))})", lambda entry: entry.parameter.ndim in ndims)
+    return Selector(
+        f"by_ndim({', '.join(map(str, ndims))})", lambda entry: dimensions(entry.name, entry.parameter) in ndims
+    )
+
+
+def dimensions(name: str, parameter: Tensor) -> int:
+    """How many dimensions a parameter has.
+
+    Raises:
+        ValueError: it has none yet, as that of a lazy module before its first input.
+    """
+    if is_lazy(parameter):
+        raise ValueError(
+            f"parameter {name} has no shape yet, by which it could be told what it is: let the model see one input "
+            "before the optimizer is made"
+        )
+    return parameter.ndim
 
 
 NORM_CLASS = re.compile(r"Norm(?:\dd)?$")

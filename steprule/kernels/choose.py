@@ -13,6 +13,7 @@ from steprule.rule.program import GRAD, Operation, Program
 
 from .eager import EagerLaunch
 from .launch import Entry, Launch, asked_of, kept_in
+from .memory import fault, plain, reach, tangled
 from .tables import dense
 
 __all__ = ["BACKENDS", "choose", "launches"]
@@ -37,7 +38,12 @@ def obstacle(program: Program, entry: Entry, group: Mapping[str, Any]) -> str | 
         return "the parameter is not dense in memory"
     if p.is_neg():
         return "the parameter is a negative view"
+    if entry.tangled:
+        return "its memory overlaps that of another parameter or of a gradient, so one is updated after the other"
     for slot in program.slots:
+        value = entry.found(slot)
+        if isinstance(value, torch.Tensor) and type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+            return f"state {slot.name!r} is a {type(value).__name__}, whose memory is not plain"
         dtype = kept_in(slot, entry)
         if dtype not in FLOATS | COMPLEX:
             return f"state {slot.name!r} is {dtype}"
@@ -90,9 +96,11 @@ def launches(
     seen: dict[int, int] = {}
     kinds: dict[tuple[tuple[Any, ...], int], list[Entry]] = {}
     asked = [asked_of(group) for group in groups]
+    overlapping = overlaps(entries)
     for entry, program in zip(entries, map(known.__getitem__, map(id, programs)), strict=True):
-        options = asked[entry.group]
-        if not entry.holds(program, options):
+        options, shared = asked[entry.group], id(entry.param) in overlapping
+        if entry.tangled != shared or not entry.holds(program, options):
+            entry.tangled = shared
             check(program, entry, groups[entry.group])
             kernel, reason = choose(program, entry, groups[entry.group])
             if entry.part is not None:
@@ -106,6 +114,15 @@ def launches(
         times = seen[id(entry.param)] = seen.get(id(entry.param), 0) + 1
         kinds.setdefault((entry.kind, times), []).append(entry)
     return [kind[0](members[0].program, members, groups, kind[1]) for (kind, _), members in kinds.items()]
+
+
+def overlaps(entries: Sequence[Entry]) -> set[int]:
+    """The identities of the parameters whose memory overlaps that of another, or of a gradient."""
+    tensors = [e.param for e in entries] + [e.grad for e in entries]
+    owners, count = [id(e.param) for e in entries] * 2, len(entries)
+    found = [i for i, t in enumerate(tensors) if plain(t)]
+    places = [(tensors[i].data_ptr(), reach(tensors[i])) for i in found]
+    return tangled(places, [owners[i] for i in found], [i < count for i in found])
 
 
 def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
@@ -132,6 +149,14 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
         raise RuntimeError(f"parameter {entry.name} is a conjugate view; optimize its resolve_conj()")
     if g.device != p.device:
         raise RuntimeError(f"parameter {entry.name} is on {p.device}, its gradient on {g.device}")
+    if p.numel() and any(n > 1 and s == 0 for n, s in zip(p.shape, p.stride(), strict=True)):
+        raise RuntimeError(
+            f"unsupported operation: more than one element of the written-to tensor, parameter {entry.name}, refers to "
+            "a single memory location. Please clone() the tensor before performing the operation."
+        )
+    for tensor, what in ((p, "parameter"), (g, "gradient of parameter")):
+        if found := fault(tensor, tensor is p):
+            raise RuntimeError(f"the {what} {entry.name} {found}; replace it with a tensor that has memory of its own")
     if entry.part is not None and group.get("differentiable"):
         raise RuntimeError(
             f"differentiable=True: autograd can't follow the step over parameter {entry.name}, {entry.part.where}, of "

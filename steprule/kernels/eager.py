@@ -37,6 +37,7 @@ class EagerLaunch(Launch):
         return not self.differentiable and super().refresh()
 
     def advance(self, groups: Any) -> None:
+        self.refuse_grads_without_memory()
         super().advance(groups)
         self.differentiable = bool(groups[self.entries[0].group].get("differentiable"))
         self.values: list[tuple[Any, ...]] = [()] * len(self.params)

@@ -15,6 +15,7 @@ import torch
 
 from steprule.rule.program import FIRST_SLOT, Matrix, Program, Slot, Store
 
+from .memory import fault
 from .part import Part
 from .row_tables import Lines
 from .tables import dense, like, materialized, same_layout
@@ -70,8 +71,10 @@ class Entry:
     program: Program = field(init=False, repr=False, compare=False)
     options: tuple[Any, ...] = field(init=False, repr=False, compare=False)
     """What its group asks of the kernel, as :func:`asked_of` gives it."""
+    tangled: bool = field(default=False, init=False)
+    """Whether its memory overlaps that of another parameter, or of a gradient."""
     still: Callable[..., bool] = field(init=False, repr=False, compare=False)
-    """Whether parameter and gradient look as they did when the entry was settled."""
+    """Whether parameter, gradient and slots look as they did when the slots were adopted."""
     numel: int = field(init=False, repr=False, compare=False)
     """How many real numbers the parameter holds: twice its elements for a complex one."""
     strange: bool = field(init=False, repr=False, compare=False)
@@ -83,7 +86,7 @@ class Entry:
     names: Sequence[str] = field(init=False, repr=False, compare=False)
     """What the adopted slots are called in the state."""
     pointers: list[int] = field(init=False, repr=False, compare=False)
-    """Where the adopted slots lie in memory."""
+    """Where the parameter and the adopted slots lie in memory."""
 
     @property
     def owner(self) -> torch.Tensor:
@@ -114,7 +117,6 @@ class Entry:
         """Note what was asked for, and what parameter, gradient and state, as they are, were found to be good for."""
         p, g = self.param, self.grad
         self.program, self.options, self.kind, self.slots = program, options, kind, None
-        self.still = still([p, g])
         self.numel = real(p).numel()
         self.strange = g.layout == torch.strided and not same_layout(g, p)
         self.implicit = g.is_complex() or g.is_neg() or g._is_zerotensor()
@@ -122,7 +124,8 @@ class Entry:
     def adopted(self, names: Sequence[str], slots: list[torch.Tensor]) -> None:
         self.names, self.slots = names, slots
         self.kept = slots if self.part is None else [self.state.get(name) for name in names]
-        self.pointers = list(map(torch.Tensor.data_ptr, slots))
+        self.pointers = list(map(torch.Tensor.data_ptr, (self.param, *slots)))
+        self.still = still([self.param, self.grad, *slots])
 
     def holds(self, program: Program, options: tuple[Any, ...]) -> bool:
         """Whether what was found out still holds."""
@@ -131,9 +134,9 @@ class Entry:
             and self.program is program
             and not program.line_slots
             and self.options == options
-            and self.still(self.param, self.grad)
+            and self.still(self.param, self.grad, *self.slots)
             and all(map(operator.is_, map(self.state.get, self.names), self.kept))
-            and list(map(torch.Tensor.data_ptr, self.slots)) == self.pointers
+            and list(map(torch.Tensor.data_ptr, (self.param, *self.slots))) == self.pointers
         )
 
     def later(self, state: State, is_new: bool) -> Entry:
@@ -297,6 +300,9 @@ class Launch:
         self.numbers = self.counters.numpy()
         self.rows = self.classify(new)
         self.updated = [i for i, u in enumerate(program.updates) if u is not None]
+        written = FIRST_SLOT + len(program.slots)
+        self.changes = [any(operand < written for operand, _ in phase.stores) for phase in program.phases]
+        """Whether each pass writes to parameters or slots; others write what matrix functions are given alone."""
         self.inputs: dict[str, Any] = {}
         self.grads = self.given = [e.grad for e in entries]
         self.drop_temporaries()
@@ -317,10 +323,16 @@ class Launch:
                 f"state {name!r} of parameter {entry.name} is {found}, but the parameter is {tuple(p.shape)} on "
                 f"{p.device}; replace it with a tensor {wanted}, or delete it to start anew"
             )
-        if value.is_complex() != p.is_complex():
+        if value.is_complex() != p.is_complex() or not (value.is_complex() or value.is_floating_point()):
             raise RuntimeError(
                 f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; "
                 "replace it with a tensor like the parameter, or delete it to start anew"
+            )
+        wrong = fault(value)
+        if wrong is not None:
+            raise RuntimeError(
+                f"state {name!r} of parameter {entry.name} {wrong}; replace it with a tensor like the parameter, or "
+                "delete it to start anew"
             )
         value = materialized(value)
         if slot.kind == "array" and p.layout == torch.strided and dense(p):
@@ -421,14 +433,17 @@ class Launch:
         self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
         self.held = [*self.params, *chain.from_iterable((*self.slots, *self.line_views))]
         self.held_pointers = list(map(torch.Tensor.data_ptr, self.held))
+        self.every_slot = list(chain.from_iterable(self.slots))
         self.implicit = any([e.implicit for e in self.entries])  # noqa: C419 (a list is faster)
         self.looks = [e.still for e in self.entries]
         self.unchanged: Callable[..., bool] | None = None
 
     def as_planned(self, *tensors: Any) -> bool:
-        """Whether parameters and gradients look as they did; if so they are asked together from now on, not one by
-        one, which is faster and not worth its preparation for a launch of one step."""
-        if not all(same(p, g) for same, p, g in zip(self.looks, tensors, tensors[len(self.looks) :], strict=False)):
+        """Whether parameters, gradients and slots look as they did; if so they are asked together from now on, not one
+        by one, which is faster and not worth its preparation for a launch of one step."""
+        count = len(self.looks)
+        columns = [tensors[k : k + count] for k in range(0, len(tensors), count)]
+        if not all(same(*own) for same, *own in zip(self.looks, *columns, strict=True)):
             return False
         self.unchanged = still(tensors)
         return True
@@ -437,7 +452,7 @@ class Launch:
         """Look up parameters, gradients and state again; False if anything but gradients' addresses has changed."""
         params, grads, held = self.looked_up()
         if (
-            not (self.unchanged or self.as_planned)(*params, *grads)
+            not (self.unchanged or self.as_planned)(*params, *grads, *self.every_slot)
             or not self.states_are_kept()
             or list(map(torch.Tensor.data_ptr, held)) != self.held_pointers
             or self.numbers.tobytes() != self.expected
@@ -471,8 +486,23 @@ class Launch:
     def grad_pointers(self, strange: Sequence[int]) -> list[int]:
         """Where the gradients lie, once those that don't lie as their values and parameters do are copied."""
         if strange or self.implicit:
+            self.refuse_grads_without_memory()
             self.grads = self.laid_out_grads(strange)
         return list(map(torch.Tensor.data_ptr, self.grads))
+
+    def refuse_grads_without_memory(self) -> None:
+        """Nothing has changed yet.
+
+        Raises:
+            RuntimeError: naming the parameter.
+        """
+        for entry, grad in zip(self.entries, self.grads, strict=True):
+            wrong = fault(grad, written=False)
+            if wrong is not None:
+                raise RuntimeError(
+                    f"the gradient of parameter {entry.name} {wrong}; replace it with a tensor that has memory of its "
+                    "own"
+                )
 
     def laid_out_grads(self, strange: Sequence[int]) -> list[torch.Tensor]:
         """The gradients as they lie in memory, those that are ``strange`` brought to their parameters' layout."""

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from steprule.rule.program import Program
 
@@ -20,6 +21,8 @@ from .launch import Launch, asked_of
 from .part import Exchange
 
 __all__ = ["Plan", "PlanInTurns"]
+
+dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 class Plan:
@@ -69,6 +72,8 @@ class Plan:
         )
         self.awaits = any("awaited" in dict(launch.program.tracked) for launch in launches)
         """Whether the step is left, once the first pass has found that gradients are not finite."""
+        self.torn = False
+        """Whether a step has begun to change parameters or state and is not done: it is under way, or broke off."""
         self.known: list[Any] | None = None
         """The states of all parameters after the first step."""
         self.asynchronous = bool(launches) and all(launch.asynchronous for launch in launches)
@@ -125,6 +130,7 @@ class Plan:
         self.common.finish(self.params, state, self.known is not None)
         if self.known is None:
             self.known = list(state.values())
+        self.torn = False
         return []
 
     def passes(
@@ -140,12 +146,15 @@ class Plan:
         """
         if self.on_gpu and torch.cuda.is_current_stream_capturing():
             self.check_capture(groups)
+        if dispatch_modes():
+            check_recording(self.launches)
         for launch in self.launches:
             launch.inputs, launch.given = inputs, launch.grads
             launch.advance(groups)
         if self.exchange is not None:
             self.exchange.agree()
         if self.simple:
+            self.torn = True
             for launch in self.launches:
                 launch.run(0)
         else:
@@ -220,8 +229,10 @@ class Plan:
         running = [launch for launch in self.launches if stage < len(launch.program.phases)]
         if self.exchange is not None:
             self.exchange.between(stage, running)
-        for launch in running:
+        # what a person's function of matrices raises, it raises before anything is written
+        for launch in sorted(running, key=lambda launch: launch.changes[stage]):
             between(launch, stage)
+            self.torn = self.torn or launch.changes[stage]
             launch.run_stage(stage)
         if self.exchange is not None:
             self.exchange.reduce(stage, running)
@@ -285,10 +296,30 @@ class PlanInTurns(Plan):
             now = [again(launch, groups, state) for launch in launches] if turn else launches
             if turn and "grad_scale" in inputs:  # the first turn has left gradients unscaled
                 inputs = {**inputs, "grad_scale": torch.ones_like(inputs["grad_scale"])}
-            Plan(now, groups, self.programs).run(groups, inputs, state)
+            part = Plan(now, groups, self.programs)
+            try:
+                part.run(groups, inputs, state)
+            finally:
+                self.torn = self.torn or part.torn
             done += now
+            self.torn = True
         self.launches = done
+        self.torn = False
         return []
+
+
+def check_recording(launches: Sequence[Launch]) -> None:
+    """Refuse to run under ``make_fx`` what it can't see.
+
+    Raises:
+        RuntimeError: a kernel would update a parameter, and the graph lack the update.
+    """
+    compiled = [launch for launch in launches if launch.backend != "eager"]
+    if compiled and get_proxy_mode() is not None:
+        raise RuntimeError(
+            f"make_fx can't record the step over parameter {compiled[0].entries[0].name}: {compiled[0].backend} serves "
+            "it, which writes to memory behind torch's back; backend='eager' takes torch operations"
+        )
 
 
 def again(launch: Launch, groups: Sequence[Any], state: Mapping[torch.Tensor, Any]) -> Launch:

@@ -375,7 +375,8 @@ class _Layout:
         last = max(last, begin)
         stage = dict.fromkeys(outputs, last)
         for operand, expression in outputs.items():
-            if operand != PARAM:
+            # a slot is written once nothing can be raised any more, as a person's function of matrices may
+            if operand != PARAM and not self.matrices:
                 stage[operand] = self.earliest(operand, max(begin, self.depth(expression)), last, outputs, stage)
         phases = tuple(self.phase(i, [(o, outputs[o]) for o in outputs if stage[o] == i]) for i in range(last + 1))
         small, between, shared = self.small_work(len(phases), finished)

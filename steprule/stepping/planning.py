@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
+import threading
+import weakref
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +65,13 @@ class Algorithm:
         return (self.name, *(m.name for m in self.modifiers))
 
 
+BROKEN_OFF = (
+    "a step broke off after it had begun to change parameters: some are updated and some are not, and it is not "
+    "counted, so that to take it again would update some twice. Load a checkpoint; or, to go on from here all the "
+    "same, optimizer.load_state_dict(optimizer.state_dict())"
+)
+
+
 class Planner:
     """Keeps what was traced and found out from step to step: Programs, entries, and the plan of the last step."""
 
@@ -78,18 +88,34 @@ class Planner:
         self.flagged = False
         """Whether a flag on the device leaves a step out, so that nobody has to wait for it."""
         self.agreed: set[str] = set()
+        self.lock = threading.RLock()
+        """Held by the thread that takes a step."""
+        PLANNERS.add(self)
 
     def begin(self) -> None:
-        """A step begins."""
+        """A step begins.
+
+        Raises:
+            RuntimeError: the one before broke off half way.
+        """
+        if self.plan is not None and self.plan.torn:
+            raise RuntimeError(BROKEN_OFF)
         if self.shares:
             look_up(self.shares)
         if self.exchange is not None:
             self.exchange.begin()
 
-    def abandon(self, error: Exception) -> None:
+    def abandon(self, error: BaseException) -> None:
         """The step has failed: let the processes know that wait for this one."""
-        if self.exchange is not None:
+        if self.exchange is not None and isinstance(error, Exception):
             self.exchange.abandon(error)
+        if self.plan is not None and self.plan.torn and hasattr(error, "add_note"):
+            error.add_note(BROKEN_OFF)
+
+    def outdated(self) -> None:
+        """The plan no longer fits; one that broke off is kept, for it must not be forgotten."""
+        if self.plan is not None and not self.plan.torn:
+            self.plan = None
 
     def make(
         self,
@@ -238,3 +264,15 @@ def called(group: Mapping[str, Any], index: int, position: int) -> str:
     """What a person calls a parameter."""
     names = group.get("param_names")
     return repr(names[position]) if names else f"{position} of group {index}"
+
+
+PLANNERS: weakref.WeakSet[Planner] = weakref.WeakSet()
+
+
+def renew_locks() -> None:
+    """In a forked child there is no thread that another step is under way in."""
+    for planner in list(PLANNERS):
+        planner.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=renew_locks)

@@ -13,15 +13,17 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensors import leaf, normal
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+import steprule
 from steprule import AdamW, Lamb
 from steprule.kernels.cpu import llvm, pool
-from steprule.kernels.cpu.pool import Pool, run_on_threads
+from steprule.kernels.cpu.pool import ALONE, Pool, run_on_threads
 
 ELEMENTS = 3 * pool.ALONE
 
@@ -261,7 +263,7 @@ def test_one_engine_is_made_however_many_threads_come_first(monkeypatch: pytest.
 
 INTERRUPTED = """
 import os, signal, threading, time
-from steprule.kernels import pool
+from steprule.kernels.cpu import pool
 
 begun, ended = [], []
 
@@ -301,8 +303,7 @@ def test_an_error_in_a_kernel_leaves_the_next_run_a_pool() -> None:
         if threading.current_thread() is threading.main_thread():
             raise RuntimeError("no")
 
-    mine = Pool()
-    before = pool.pool
+    before = mine = pool.pool
     with pytest.raises(RuntimeError, match="no"):
         mine.run(failing, 0, 2)
     assert not any(thread.is_alive() for thread in mine.threads)
@@ -318,3 +319,143 @@ def test_a_launch_that_finds_the_workers_taken_does_all_alone() -> None:
         run_on_threads(calls.append, 5, 100)
     assert calls == [5]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class HandlerError(Exception):
+    """What a signal's handler raises."""
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "steprule"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_whatever_a_signals_handler_raises_anywhere_leaves_the_pool_whole() -> None:
+    def handler(*_: Any) -> None:
+        raise HandlerError
+
+    def kernel(frame: int) -> None:
+        counts.append(frame)
+
+    counts: list[int] = []
+    random, idle = np.random.default_rng(0), len(workers())
+    before = signal.signal(signal.SIGALRM, handler)
+    broken = 0
+    try:
+        for _ in range(200):
+            try:
+                # again later, should the first be raised where Python ignores it, as in a weak reference's callback
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, 2e-3), 0.5)
+                while True:
+                    run_on_threads(kernel, 1, 100)
+            except HandlerError:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                broken += 1
+            assert not pool.pool.busy.locked()
+            assert len(workers()) <= idle + torch.get_num_threads()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert broken == 200
+    for _ in range(20):
+        counts.clear()
+        run_on_threads(kernel, 2, 100)
+        assert counts == [2] * torch.get_num_threads()
+
+
+def test_where_no_thread_can_be_started_fewer_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, []
+
+    def refuse_the_third(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    mine = Pool()
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_third)
+    calls: list[int] = []
+    mine.run(calls.append, 7, 5)
+    mine.run(calls.append, 7, 5)
+    assert calls == [7] * 6
+    monkeypatch.setattr(pool, "pool", Pool())
+    started.append(threading.current_thread())  # not even the first
+    p = torch.zeros(ALONE, requires_grad=True)
+    p.grad = torch.ones(ALONE)
+    optimizer = steprule.SGD([p], lr=1.0)
+    optimizer.step()
+    assert p.unique().tolist() == [-1.0]
+    assert optimizer.steps_taken == 1
+    mine.end()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_signals_handler_may_fork_while_its_thread_compiles() -> None:
+    codes: list[int] = []
+
+    def handler_in_the_compiler() -> None:
+        with llvm.COMPILING:
+            child = os.fork()
+            if not child:
+                os._exit(5)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    thread = threading.Thread(target=handler_in_the_compiler, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert codes == [5]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_thread_takes_a_step_can_take_steps() -> None:
+    p = torch.zeros(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    optimizer = steprule.SGD([p], lr=1.0)
+    optimizer.step()
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with optimizer._planner.lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        optimizer.step()
+        os._exit(int(-p[0].item()))
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor can't round subnormal numbers to zero")
+def test_workers_round_subnormal_numbers_as_the_caller_does() -> None:
+    size = 8 * ALONE
+    start = torch.linspace(0.5, 2, size) * torch.finfo(torch.float32).tiny
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for flush in (False, True, False):
+            torch.set_flush_denormal(flush)
+            for count in (1, 4, 3):
+                torch.set_num_threads(count)
+                p = start.clone().requires_grad_()
+                p.grad = torch.zeros(size)
+                optimizer = steprule.SGD([p], lr=0.5, weight_decay=1.0)
+                optimizer.step()
+                found.append((flush, p.detach()))
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+    kept, flushed = found[0][1], found[3][1]
+    assert not torch.equal(kept, flushed)
+    assert bool((flushed[start < torch.finfo(torch.float32).tiny] == 0).all())
+    for flush, values in found:
+        assert torch.equal(values, flushed if flush else kept)

@@ -33,8 +33,9 @@ NAMES = {
     torch.complex128: "double",
 }
 
-COMPILING = threading.Lock()
-# a child that is forked by another thread meanwhile would find the compiler half way through something
+COMPILING = threading.RLock()
+# a child that is forked by another thread meanwhile would find the compiler half way through something; one that a
+# signal's handler forks in the thread that compiles goes on where that thread was
 os.register_at_fork(before=COMPILING.acquire, after_in_parent=COMPILING.release, after_in_child=COMPILING.release)
 
 
@@ -187,6 +188,8 @@ class LLVMLaunch(Launch):
             return
         pointers = self.grad_pointers(self.strange)
         if pointers != self.grads_at:
+            if 0 in pointers:
+                self.refuse_grads_without_memory()
             self.pointers[GRAD] = self.grads_at = pointers
 
     def take_rows(self) -> None:

@@ -264,7 +264,10 @@ class TritonLaunch(Launch):
         for k, name in enumerate(self.program.inputs):
             if name not in OF_ITS_OWN:
                 self.put(k, self.inputs[name])
-        self.pointers.host[GRAD] = self.take_rows() if self.sparse else self.grad_pointers(self.strange)
+        pointers = self.take_rows() if self.sparse else self.grad_pointers(self.strange)
+        if 0 in pointers:
+            self.refuse_grads_without_memory()
+        self.pointers.host[GRAD] = pointers
 
     def follow_stream(self) -> None:
         """Tell torch's allocator when the tables, made on one stream, are used on another."""

@@ -1,0 +1,94 @@
+"""Whether the memory of tensors is there, may be written, and is nobody else's: asked when a plan is made."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+__all__ = ["fault", "plain", "reach", "tangled"]
+
+
+def plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's elements lie in memory of its own, as torch's strided tensors do."""
+    return (
+        tensor.layout == torch.strided
+        and type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+        and tensor.device.type != "meta"
+    )
+
+
+def reach(tensor: torch.Tensor) -> int:
+    """The bytes from a tensor's first element to the end of its last; 0 for one without elements."""
+    if tensor.is_contiguous():
+        return tensor.numel() * tensor.element_size()
+    if not tensor.numel():
+        return 0
+    last = sum((int(n) - 1) * int(s) for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
+
+
+def fault(tensor: torch.Tensor, written: bool = True) -> str | None:
+    """Why a tensor can't be read, or written: what to say of it; None where it can."""
+    if not plain(tensor):
+        return None
+    needed = reach(tensor)
+    if not needed:
+        return None
+    storage = tensor.untyped_storage()
+    needed += int(tensor.storage_offset()) * tensor.element_size()
+    if storage.nbytes() < needed:
+        return f"needs {needed} bytes of a storage that holds {storage.nbytes()}: it was resized"
+    # torch's own memory can be resized and written; what came from elsewhere may be a file's
+    if written and tensor.device.type == "cpu" and not storage.resizable() and not writable(tensor.data_ptr()):
+        return "lies in memory that can only be read, as a file mapped with mode 'r'"
+    return None
+
+
+def writable(address: int) -> bool:
+    """Whether a byte may be written: the kernel is asked to write there what stands there already, and it may say no
+    where a program would be ended."""
+    if os.name != "posix":
+        return True
+    out, into = os.pipe()
+    try:
+        os.write(into, ctypes.string_at(address, 1))
+        return bool(ctypes.CDLL(None).read(out, ctypes.c_void_p(address), ctypes.c_size_t(1)) == 1)
+    finally:
+        os.close(out)
+        os.close(into)
+
+
+def tangled(places: Sequence[tuple[int, int]], owners: Sequence[int], written: Sequence[bool]) -> set[int]:
+    """The owners of memory that overlaps that of another, or what is written of their own.
+
+    Args:
+        places: address and size in bytes, each.
+        owners: whose each is.
+        written: whether it is written; what is only read may overlap.
+
+    >>> sorted(tangled([(0, 8), (4, 8), (16, 8), (16, 8)], [1, 2, 3, 3], [True, True, True, False]))
+    [1, 2, 3]
+    >>> tangled([(0, 8), (8, 8), (16, 8), (16, 8)], [1, 2, 1, 2], [True, True, False, False])
+    set()
+    """
+    if len(places) < 2:
+        return set()
+    table = np.asarray(places, np.int64)
+    order = np.argsort(table[:, 0], kind="stable")
+    starts, ends = table[order, 0], table[order].sum(axis=1)
+    if not (starts[1:] < np.maximum.accumulate(ends)[:-1]).any():
+        return set()
+    found: set[int] = set()
+    open_places: list[tuple[int, int]] = []
+    for i, start, end in zip(order.tolist(), starts.tolist(), ends.tolist(), strict=True):
+        open_places = [(k, stop) for k, stop in open_places if stop > start]
+        for k, _ in open_places if end > start else ():
+            same = owners[i] == owners[k] and written[i] and written[k]  # a parameter that is listed twice
+            if (written[i] or written[k]) and not same:
+                found |= {owners[i], owners[k]}
+        open_places.append((i, end))
+    return found
