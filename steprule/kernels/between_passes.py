@@ -24,6 +24,8 @@ def between(launch: Launch, stage: int) -> None:
             launch.keep([(s, expanded(launch, s.value, launch.program.level_of(s))) for s in stores])
     if stage == len(launch.program.phases):
         launch.small.clear()
+        launch.matrices.commit(launch.found_inf)
+        launch.drop_temporaries()
 
 
 @lru_cache(maxsize=256)

@@ -168,6 +168,12 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
             f"parameter {entry.name}, {entry.part.where}, each process holds several pieces; cut it along its first "
             "dimension"
         )
+    several = any(not step.in_place for phase in program.phases for step in phase.matrices)
+    if (program.tables or several) and entry.part is not None and entry.part.axes:
+        raise RuntimeError(
+            f"{program.name} works on tables or several whole matrices at once, but parameter {entry.name} is "
+            f"{entry.part.where}; give it to another optimizer"
+        )
     common = [slot.name for slot in program.reduced_slots if slot.scope == "all"]
     if common and group.get("differentiable"):
         raise RuntimeError(

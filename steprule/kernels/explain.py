@@ -47,5 +47,5 @@ def traffic(launch: Launch) -> float:
     dtypes = [launch.params[0].dtype, launch.grad_dtype, *(slot[0].dtype for slot in launch.slots)]
     sizes = [dtype.itemsize / (2 if dtype.is_complex else 1) for dtype in dtypes]
     wide = arithmetic(launch.params[0].dtype)
-    sizes += [(getattr(torch, m.dtype) if m.dtype else wide).itemsize for m in launch.program.matrices]
+    sizes += [(getattr(torch, name) if name else wide).itemsize for name in launch.program.temporary_dtypes]
     return launch.program.bytes_per_element(dict(enumerate(sizes)))

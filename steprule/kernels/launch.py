@@ -15,6 +15,7 @@ import torch
 
 from steprule.rule.program import FIRST_SLOT, Matrix, Program, Slot, Store
 
+from .matrices import Matrices
 from .memory import fault
 from .part import Part
 from .row_tables import Lines
@@ -188,7 +189,8 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
 
 def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
     """What a new slot of a parameter is kept in: complex for a complex one, for kernels work on real views of both."""
-    dtype: torch.dtype = getattr(torch, slot.dtype) if slot.dtype else param.dtype
+    plain = arithmetic(param.dtype) if slot.kind == "table" else param.dtype
+    dtype: torch.dtype = getattr(torch, slot.dtype) if slot.dtype else plain
     if param.is_complex() and not dtype.is_complex:
         return torch.complex128 if dtype == torch.float64 else torch.complex64
     return dtype
@@ -209,6 +211,9 @@ def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
     like = param if slot.kind == "array" else param.detach().new_empty(slot.shape(param.shape))
     if not initial:
         return torch.zeros_like(like, dtype=dtype, requires_grad=False)
+    if initial == "identity":
+        shape = slot.shape(param.shape)
+        return torch.eye(*shape[-2:], dtype=dtype, device=param.device).expand(shape).clone()
     number = float(initial)
     value = complex(number, number) if dtype.is_complex else number
     return torch.full_like(like, value, dtype=dtype, requires_grad=False)
@@ -272,6 +277,8 @@ class Launch:
     backend = ""
     asynchronous = False
     """Whether a step can be captured in a CUDA graph, and takes a found-infinite flag without waiting for it."""
+    found_inf: torch.Tensor | None = None
+    """On the device: not zero where the step is to leave everything as it is."""
     differentiable = False
     """Whether autograd is to follow the step."""
 
@@ -285,7 +292,8 @@ class Launch:
         self.states = [e.state for e in entries]
         self.sparse = entries[0].grad.layout == torch.sparse_coo
         counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
-        used = [s.name for s in (*program.slots, *program.line_slots, *program.reduced_slots)] + counted
+        own = (*program.slots, *program.line_slots, *program.tables, *program.reduced_slots)
+        used = [s.name for s in own] + counted
         new = [lacks(e.state, used) if e.is_new is None else e.is_new for e in entries]
         self.slot_names = [s.name for s in program.slots]
         for e in entries:
@@ -305,7 +313,9 @@ class Launch:
         """Whether each pass writes to parameters or slots; others write what matrix functions are given alone."""
         self.inputs: dict[str, Any] = {}
         self.grads = self.given = [e.grad for e in entries]
-        self.drop_temporaries()
+        self.matrix_tables = self.adopt_tables(groups)
+        names, kind = [e.name for e in entries], arithmetic(self.params[0].dtype)
+        self.matrices = Matrices(program, self.params, names, self.matrix_tables, kind)
         self.remember()
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -338,6 +348,10 @@ class Launch:
         if slot.kind == "array" and p.layout == torch.strided and dense(p):
             value = like(value, p)
         return value
+
+    def adopt_tables(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
+        """The slots for matrix functions."""
+        return [[self.adopt(slot, e, groups[e.group]) for e in self.entries] for slot in self.program.tables]
 
     def adopt_lines(self, groups: Sequence[Group]) -> None:
         """The slots of rows and columns as tables over all tensors, whose parts become the states' entries."""
@@ -379,9 +393,9 @@ class Launch:
 
     def install(self, state: MutableMapping[torch.Tensor, State]) -> None:
         """Let the optimizer's state be what this launch works on; done when its first step has succeeded."""
-        others = [s.name for s in (*self.program.reduced_slots, *self.program.line_slots)]
+        others = [s.name for s in (*self.program.reduced_slots, *self.program.line_slots, *self.program.tables)]
         names = [*self.slot_names, *self.counted, *others]
-        columns = [*self.slots, *self.counter_views, *self.kept_views, *self.line_views]
+        columns = [*self.slots, *self.counter_views, *self.kept_views, *self.line_views, *self.matrix_tables]
         if self.shares:
             columns = self.joined(columns)
         for name, tensors in zip(names, columns, strict=True):
@@ -431,7 +445,7 @@ class Launch:
         self.grad_dtype = self.grads[0].dtype
         self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
         self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
-        self.held = [*self.params, *chain.from_iterable((*self.slots, *self.line_views))]
+        self.held = [*self.params, *chain.from_iterable((*self.slots, *self.line_views, *self.matrix_tables))]
         self.held_pointers = list(map(torch.Tensor.data_ptr, self.held))
         self.every_slot = list(chain.from_iterable(self.slots))
         self.implicit = any([e.implicit for e in self.entries])  # noqa: C419 (a list is faster)
@@ -589,52 +603,24 @@ class Launch:
     def run_stage(self, stage: int) -> None:
         """Do one pass, and the matrix functions that stand behind it."""
         steps = self.program.phases[stage].matrices
-        if not steps:
-            return self.run(stage)
-        stacks = [(step, *stack) for step in steps for stack in self.stacks(step)]
-        buffers = []
-        for step, members, shape, _ in stacks:
-            dtype = self.matrix_dtype(step)
-            buffer = torch.empty(len(members), *shape, dtype=dtype, device=self.params[0].device)
-            buffers.append(buffer)
-            self.place(step.operand, members, buffer)
+        for step in steps:
+            self.matrices.make_room(step)
         self.run(stage)
-        if not self.shares:  # of which no process has whole matrices
-            for (step, members, _, numbers), buffer in zip(stacks, buffers, strict=True):
-                self.place(step.operand, members, worked(step.function, buffer, numbers))
-        return None
+        for step in steps if not self.shares else ():  # of which no process has whole matrices
+            self.matrices.run(step, self.matrix_numbers)
 
-    def matrix_dtype(self, step: Matrix) -> torch.dtype:
-        """What a matrix step's operands are in."""
-        return getattr(torch, step.dtype) if step.dtype else arithmetic(self.params[0].dtype)
+    @property
+    def temporaries(self) -> list[list[torch.Tensor]]:
+        """For each operand of a matrix function, the parameters' matrices."""
+        return list(self.matrices.operands.values())
 
     def operand_tensors(self, operand: int) -> list[torch.Tensor]:
-        """An operand of a matrix step, tensor by tensor."""
-        return self.temporaries[operand - FIRST_SLOT - len(self.slots)]
+        """An operand of a matrix function, tensor by tensor."""
+        return self.matrices.operands[operand]
 
     def drop_temporaries(self) -> None:
-        """Let go of the stacks between passes; until there are others, parameters stand in their place."""
-        self.temporaries = [self.params[:] for _ in range(self.program.temporaries)]
-
-    def place(self, operand: int, members: Sequence[int], stack: torch.Tensor) -> None:
-        """Let an operand's tensors be the members of a stack."""
-        tensors = self.operand_tensors(operand)
-        for i, member in zip(members, stack, strict=True):
-            tensors[i] = member
-
-    def stacks(self, step: Matrix) -> list[tuple[list[int], tuple[int, int], tuple[float, ...]]]:
-        """The members, matrix shape and numbers of each stack that a matrix step is given."""
-        numbers = self.matrix_numbers(step)
-        found: dict[Any, list[int]] = {}
-        for i, p in enumerate(self.params):
-            if p.ndim < 2 or p.is_complex():
-                raise RuntimeError(
-                    f"{self.program.name} works on whole real matrices, but parameter {self.entries[i].name} is "
-                    f"{p.dtype} of shape {tuple(p.shape)}; give it to another optimizer"
-                )
-            shape = (p.shape[0], math.prod(p.shape[1:]))
-            found.setdefault((shape, numbers[i]), []).append(i)
-        return [(members, shape, values) for (shape, values), members in found.items()]
+        """Let go of what stands between passes; where a step is done, its tables are kept."""
+        self.matrices.drop()
 
     def matrix_numbers(self, step: Matrix) -> dict[int, tuple[float, ...]]:
         """The numbers that a matrix function is given with each tensor."""

@@ -67,7 +67,9 @@ class Plan:
             (exchange is None or not exchange.stages)
             and not self.common.places
             and all(
-                len(x.program.phases) == 1 and not x.program.reductions and not any(x.program.between) for x in launches
+                len(x.program.phases) == 1
+                and not (x.program.reductions or x.program.phases[0].matrices or any(x.program.between))
+                for x in launches
             )
         )
         self.awaits = any("awaited" in dict(launch.program.tracked) for launch in launches)
@@ -171,7 +173,6 @@ class Plan:
             if self.exchange is not None:
                 self.exchange.between(None, self.launches)
             for launch in self.launches:
-                launch.drop_temporaries()
                 between(launch, len(launch.program.phases))
         return []
 

@@ -4,7 +4,7 @@ from .drawing import normal, uniform
 from .expression import Expression, RuleError
 from .functions import *  # noqa: F403
 from .functions import __all__ as _functions
-from .program import Program, array, channel, column, row, scalar
+from .program import Program, array, channel, column, row, scalar, table
 from .trace import trace
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "column",
     "row",
     "scalar",
+    "table",
     "trace",
     "normal",
     "uniform",

@@ -34,6 +34,8 @@ class Level(IntEnum):
     """One number for each column of each matrix: what a reduction over ``dim=-2`` leaves."""
     ARRAY = 6
     """One number for each element of the parameter."""
+    TABLE = 7
+    """A matrix of another shape than the parameter's, for functions of whole matrices alone."""
 
 
 LINES = frozenset({Level.MATRIX, Level.CHANNEL, Level.ROW, Level.COLUMN})
@@ -54,6 +56,8 @@ class _Asking(threading.local):
     ndim: Callable[[], int] | None = None
     draw: Callable[[], tuple[Expression, Expression, int]] | None = None
     """The seed, the step, and how many random numbers were drawn before."""
+    due: Callable[[Any], Expression] | None = None
+    """Whether work is due that is done in every k-th step."""
 
 
 asking = _Asking()
@@ -312,6 +316,10 @@ FOLD: dict[str, Callable[..., float]] = {
 def combine(op: str, *operands: Any) -> Expression:
     """The expression of an operator applied to expressions and numbers; numbers alone are computed at once."""
     args = tuple(map(as_expression, operands))
+    for table in (a for a in args if a.level is Level.TABLE):
+        raise RuleError(
+            f"({table}) is a table, not an array like the parameter: compute with it in a matrix() function"
+        )
     if op in FOLD and all(a.op == "constant" for a in args):
         return Expression("constant", detail=FOLD[op](*(a.detail for a in args)))
     return Expression(op, args)
@@ -385,8 +393,11 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
         over = {"tensor": "", "all": ", all"}.get(scope, f", dim={scope}")
         return f"{kind}({text(args[0], names)}{over})"
     if op == "matrix":
-        function = expression.detail[0]
+        function = expression.detail.function
         return f"{function.__name__}({', '.join(text(a, names) for a in args)})"
+    if op == "part":
+        several = len(args[0].detail.results) > 1
+        return f"{text(args[0], names)}{f'[{expression.detail[0]}]' * several}"
     if op == "neg":
         return "-" + inner(0, rank)
     if op == "not":

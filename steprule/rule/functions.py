@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .expression import LINES, VOCABULARY, Expression, Level, RuleError, as_expression, asking, combine
@@ -224,6 +225,7 @@ def _reduce(called: str, kind: str, x: Expression, scope: Scope, dim: Dim) -> Ex
         raise RuleError(f"scope is {SCOPES}, not {scope!r}")
     level: Any = getattr(x, "level", None)
     what = "has been reduced over a dimension already" if level in LINES else "is a single number"
+    what = "is a table: do it in the matrix() function" if level is Level.TABLE else what
     if dim is None:
         if level is not Level.ARRAY:
             raise RuleError(f"{called}() reduces an array, but ({x}) {what}")
@@ -277,19 +279,96 @@ def max_abs(x: Expression, scope: Scope = "tensor", *, dim: Dim = None) -> Expre
     return _reduce("max_abs", "max_abs", x, scope, dim)
 
 
-def matrix(function: Callable[..., Any], x: Expression, *numbers: Any, dtype: Any = None) -> Expression:
-    """``function`` applied to the array as a whole matrix: a step between two fused passes.
+@dataclass(frozen=True)
+class Call:
+    """What :func:`matrix` calls.
+
+    Attributes:
+        function: the function.
+        matrices: how many of its operands are stacks; numbers follow.
+        results: for each result None, if it is an array, or the slot whose shape it has.
+        due: whether the last operand says if it is called.
+        dtype: that of the stacks.
+        block: the largest extent of a block.
+    """
+
+    function: Callable[..., Any]
+    matrices: int
+    results: tuple[str | None, ...]
+    due: bool
+    dtype: str | None
+    block: int | None
+
+
+def matrix(
+    function: Callable[..., Any],
+    x: Any,
+    *operands: Any,
+    dtype: Any = None,
+    returns: Any = None,
+    every: Any = None,
+    block: int | None = None,
+) -> Any:
+    """``function`` applied to whole matrices: a step between two fused passes.
 
     Args:
-        function: maps a stack of equally shaped matrices, a tensor of shape (n, rows, columns) (and the
-            ``numbers``, as floats), to a stack of that shape. A parameter of more than two dimensions is taken as
-            (size(0), everything else).
-        x: what the function is given.
-        numbers: scalar expressions or plain numbers handed on to ``function``.
-        dtype: the dtype of the stack, such as ``"bfloat16"``; None means that of the arithmetic.
+        function: maps stacks of matrices (and numbers, as floats) to stacks. An array is a stack of shape (n, rows,
+            columns), n equally shaped matrices; a parameter of more than two dimensions is taken as (size(0),
+            everything else). A table is a stack of its own shape. The function may overwrite what it is given.
+        x: the first stack: an array, or a slot that is a :func:`table`.
+        operands: more arrays and tables, then scalar expressions or plain numbers.
+        dtype: the dtype of the stacks, such as ``"bfloat16"``; None means that of the arithmetic: float64 for float64
+            parameters, float32 for all others.
+        returns: what the results are like: ``x`` if left out; an array, a table, or several of them, such as
+            ``(s.left, g)``, where the function returns a tuple.
+        every: a number k: the function is called in the first of every k steps of a parameter only. Its results are
+            tables, named in ``returns`` as slots, and in between are what the slots hold.
+        block: cut matrices into blocks of at most so many rows and columns, each with tables of its own
+            (``table(..., block=)`` says the same).
+
+    Returns:
+        An expression, or as many as ``returns`` has.
     """
-    arguments = tuple(map(as_expression, numbers))
-    for argument in arguments:
+    given = (as_expression(x), *map(as_expression, operands))
+    stacks = 1
+    while stacks < len(given) and given[stacks].level in (Level.ARRAY, Level.TABLE):
+        stacks += 1
+    for argument in given[stacks:]:
         if argument.level is not Level.SCALAR:
             raise RuleError(f"({argument}) is not a scalar: matrix() hands on numbers that the host knows")
-    return Expression("matrix", (as_expression(x), *arguments), (function, float_name(dtype)), Level.ARRAY)
+    single = not isinstance(returns, (tuple, list))
+    wanted = (given[0] if returns is None else returns,) if single else tuple(returns)
+    results = tuple(map(_like, wanted))
+    if every is not None:
+        given = (*given, _due(every, wanted))
+    call = Call(function, stacks, results, every is not None, float_name(dtype), block)
+    called = Expression("matrix", given, call, Level.ARRAY)
+    levels = (Level.ARRAY if slot is None else Level.TABLE for slot in results)
+    parts = [
+        Expression("part", (called,), (k, slot), level)
+        for k, (slot, level) in enumerate(zip(results, levels, strict=True))
+    ]
+    return parts[0] if single else tuple(parts)
+
+
+def _like(e: Any) -> str | None:
+    """The slot of the shape that a result of a matrix function has; None for that of the parameter."""
+    e = as_expression(e)
+    if e.level is Level.TABLE:
+        return str(e.detail if e.op == "slot" else e.detail[1])
+    if e.level is Level.SCALAR:
+        raise RuleError(f"returns= of matrix() says by arrays and tables what its results are like, not by ({e})")
+    return None
+
+
+def _due(every: Any, wanted: Sequence[Any]) -> Expression:
+    every = as_expression(every)
+    if asking.due is None or every.level is not Level.SCALAR:
+        raise RuleError(f"every= of matrix() is a number that the host knows, in a rule, not ({every})")
+    for e in wanted:
+        if e.level is not Level.TABLE or e.op != "slot":
+            raise RuleError(
+                f"what matrix(..., every=k) returns is kept in between: name slots that are tables, as they are before "
+                f"they are written, in returns=, not ({e})"
+            )
+    return asking.due(every)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ __all__ = [
     "Reduction",
     "Shared",
     "Slot",
+    "Source",
     "Store",
     "array",
     "channel",
@@ -28,6 +30,7 @@ __all__ = [
     "float_name",
     "row",
     "scalar",
+    "table",
 ]
 
 
@@ -36,12 +39,16 @@ class Slot:
     """A named piece of a parameter's state, as :func:`array`, :func:`row`, :func:`column`, :func:`channel` or
     :func:`scalar` declares it."""
 
-    kind: Literal["array", "row", "column", "channel", "scalar"] = "array"
+    kind: Literal["array", "row", "column", "channel", "table", "scalar"] = "array"
     initial: float | str = 0.0
     dtype: str | None = None
     name: str = ""
     scope: Literal["tensor", "all"] = "tensor"
     """Whether each parameter has a scalar of its own, or the whole optimizer one."""
+    sides: tuple[int | str, ...] = ()
+    """Of a table: how many rows and columns it has."""
+    block: int | None = None
+    """Of a table: the largest extent of a block of the parameter's matrix."""
 
     @property
     def level(self) -> Level:
@@ -52,11 +59,27 @@ class Slot:
         """Its shape, of that of the parameter."""
         if self.kind == "row":
             return (*param[:-1], 1)
+        if self.kind == "table":
+            return self.table_shape(param[0], math.prod(param[1:]))
         if self.kind == "channel":
             return (*param[:1], *(1 for _ in param[1:]))
         if self.kind == "column":
             return (*param[:-2], 1, *param[-1:])
         return tuple(param) if self.kind == "array" else ()
+
+    def table_shape(self, rows: int, columns: int) -> tuple[int, ...]:
+        """Of a matrix of so many rows and columns; one table for each of its blocks, where there are several."""
+        if self.block is None:
+            return self.extents((rows, columns))
+        inside = self.extents((min(rows, self.block), min(columns, self.block)))
+        count = -(-rows // self.block) * -(-columns // self.block)
+        return inside if count <= 1 else (count, *inside)
+
+    def extents(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The rows and columns of a table, for a block of so many."""
+        known: dict[int | str, int] = {"rows": shape[0], "columns": shape[1]}
+        first, second = (known.get(side, side) for side in self.sides)
+        return int(first), int(second)
 
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2")
@@ -82,7 +105,7 @@ def float_name(dtype: Any) -> str | None:
 
 
 LEVELS = {"array": Level.ARRAY, "row": Level.ROW, "column": Level.COLUMN, "channel": Level.CHANNEL}
-LEVELS |= {"scalar": Level.SCALAR}
+LEVELS |= {"table": Level.TABLE, "scalar": Level.SCALAR}
 
 
 def array(initial: float | str = 0.0, dtype: Any = None) -> Slot:
@@ -124,6 +147,34 @@ def channel(initial: float | str = 0.0, dtype: Any = None) -> Slot:
         dtype: its dtype, such as ``"float32"``; None means the parameter's.
     """
     return Slot("channel", initial, float_name(dtype))
+
+
+def table(
+    rows: int | Literal["rows", "columns"],
+    columns: int | Literal["rows", "columns"],
+    initial: float | Literal["identity"] = 0.0,
+    dtype: Any = None,
+    *,
+    block: int | None = None,
+) -> Slot:
+    """A slot that is a matrix of another shape than the parameter's, for :func:`matrix`: ``table("rows", "rows")``.
+
+    Args:
+        rows: how many rows it has: a number, or as many as the parameter's matrix has ``"rows"`` or ``"columns"``.
+        columns: how many columns.
+        initial: its first values: a number, or ``"identity"``.
+        dtype: its dtype, ``"float32"`` or ``"float64"``; None means that of the arithmetic.
+        block: the parameter's matrix is cut into blocks of at most so many rows and columns, each of which has a table.
+    """
+    for side in (rows, columns):
+        if side not in ("rows", "columns") and not (isinstance(side, int) and side > 0):
+            raise RuleError(
+                "a table has as many rows and columns as the parameter's matrix has 'rows' or 'columns', or a number, "
+                f"not {side!r}"
+            )
+    if block is not None and not (isinstance(block, int) and block > 0):
+        raise RuleError(f"block={block!r} is the largest number of rows and columns of a block, or None")
+    return Slot("table", initial, float_name(dtype), sides=(rows, columns), block=block)
 
 
 def scalar(initial: float | str = 0.0, *, scope: Literal["tensor", "all"] = "tensor") -> Slot:
@@ -182,13 +233,53 @@ class Reduction:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What a matrix function is given or returns.
+
+    Attributes:
+        kind: ``"array"``, ``"slot"`` (a table as it stands in the state) or ``"made"`` (a table that one returned).
+        index: which: an operand, or one of the tables, or of those that were made.
+        slot: the table whose shape it has.
+        written: whether an array is written by the phase before.
+    """
+
+    kind: Literal["array", "slot", "made"]
+    index: int
+    slot: int = 0
+    written: bool = False
+
+
+@dataclass(frozen=True)
 class Matrix:
-    """A function of whole matrices that runs after a phase: it replaces what the phase wrote to ``operand``."""
+    """A function of whole matrices that runs after a phase.
+
+    Attributes:
+        function: the function.
+        numbers: what it is given beside stacks: indices among the Program's scalars.
+        inputs: the stacks that it is given.
+        results: what becomes of those that it returns.
+        dtype: that of the stacks; None for that of the arithmetic.
+        due: whether the last number says if it is called in a step, and is not given to it.
+        block: the largest extent of a block into which matrices are cut.
+    """
 
     function: Callable[..., Any]
     numbers: tuple[int, ...]
-    operand: int
+    inputs: tuple[Source, ...]
+    results: tuple[Source, ...]
     dtype: str | None
+    due: bool
+    block: int | None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it replaces one array by another, which stands in its place."""
+        return self.inputs == self.results
+
+    @property
+    def operand(self) -> int:
+        """The array that it replaces."""
+        return self.results[0].index
 
 
 @dataclass(frozen=True)
@@ -289,7 +380,9 @@ class Program:
         small: what is computed of numbers for each tensor, row or column, in torch operations over all tensors.
         between: which of these values are stored before each phase, and after the last.
         shared: which of them all parameters take from the first; the rows of the reduced table after the reductions.
-        temporaries: how many operands of matrix steps there are.
+        temporary_dtypes: the dtypes of the arrays that matrix functions are given and return.
+        tables: the slots for matrix functions.
+        kept_tables: which of them is given what of the tables that such functions returned.
         guards: the questions it was specialised on.
     """
 
@@ -309,7 +402,9 @@ class Program:
     small: tuple[Operation, ...]
     between: tuple[tuple[Store, ...], ...]
     shared: tuple[Shared, ...]
-    temporaries: int
+    temporary_dtypes: tuple[str | None, ...]
+    tables: tuple[Slot, ...]
+    kept_tables: tuple[tuple[int, int], ...]
     guards: tuple[Guard, ...] = field(compare=False)
     source: tuple[Any, ...] = field(compare=False, repr=False)
     """The expressions behind ``phases``, for printing."""
@@ -332,9 +427,9 @@ class Program:
         object.__setattr__(self, "assignments", (*operations, results))
 
     @property
-    def matrices(self) -> tuple[Matrix, ...]:
-        """The matrix steps, in the order of their operands, which need not be that of the passes."""
-        return tuple(sorted((m for phase in self.phases for m in phase.matrices), key=lambda m: m.operand))
+    def temporaries(self) -> int:
+        """How many operands of matrix functions there are."""
+        return len(self.temporary_dtypes)
 
     @property
     def operands(self) -> int:
@@ -360,7 +455,7 @@ class Program:
     @property
     def state(self) -> tuple[Slot, ...]:
         """Every slot but ``step``."""
-        return (*self.slots, *self.line_slots, *self.scalar_slots, *self.reduced_slots)
+        return (*self.slots, *self.line_slots, *self.tables, *self.scalar_slots, *self.reduced_slots)
 
     @cached_property
     def uses_step(self) -> bool:

@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 
 from .chain import chained
 from .expression import LINES, Expression, Level, RuleError, asking, joint, ordered
+from .functions import Call
 from .host import NUMBER, Guard, evaluate, number
 from .modifier import Modifier, declared
-from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Shared, Slot, Store
+from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Shared, Slot, Source, Store
 
 __all__ = ["Rule", "trace"]
 
@@ -175,7 +176,7 @@ class State:
                     f"({written}); {DECLARE.format(name=KIND[least[name]])}, or as array() if it is meant to be one"
                 )
             found = Level.ARRAY if name in self._reads or written is None else written.level
-            slot = self._declared.get(name, Slot(KIND[found]))  # type: ignore[arg-type]
+            slot = self._declared.get(name, Slot(KIND.get(found, "array")))  # type: ignore[arg-type]
             if written is not None:
                 self._refuse_misfit(name, slot, written)
             slots[name] = replace(slot, name=name)
@@ -189,13 +190,13 @@ class State:
         }
         every = list(ordered(self._writes[name] for name in sorted(free)))
         # what is reduced, or made a matrix of, is meant to be an array
-        whole = ordered(e.args[0] for e in every if e.op in ("reduce", "matrix"))
+        whole = ordered(a for e in every if e.op in ("reduce", "matrix") for a in e.args)
         free -= {str(e.detail) for e in whole if e.op == "slot"}
         least, before = dict.fromkeys(free, Level.SCALAR), None
         while least != before:
             before, known = dict(least), dict[int, Level]()
             for e in every:
-                fixed = not e.args or e.op in ("reduce", "matrix")
+                fixed = not e.args or e.op in ("reduce", "matrix", "part")
                 own = least.get(str(e.detail), e.level) if e.op == "slot" else e.level
                 known[id(e)] = own if fixed else joint(known[id(a)] for a in e.args)
             least = {name: known[id(self._writes[name])] for name in free}
@@ -204,6 +205,11 @@ class State:
     def _refuse_misfit(self, name: str, slot: Slot, written: Expression) -> None:
         """A slot that is given what it can't hold."""
         given = written.level
+        if (given is Level.TABLE) != (slot.level is Level.TABLE):
+            raise RuleError(
+                f"s.{name} is {'a table' if slot.level is Level.TABLE else 'no table'} but is given {GIVEN[given]}, "
+                f"({written}); declare what matrix() returns in the class: slots = {{{name!r}: table(...)}}"
+            )
         if slot.kind == "array" and (given is Level.REDUCED or (given is not Level.ARRAY and name in self._reads)):
             what, declare = GIVEN[given], DECLARE.format(name=KIND[given])
             raise RuleError(f"s.{name} is read as an array but given {what}, ({written}); {declare}")
@@ -222,6 +228,7 @@ KIND = {Level.SCALAR: "scalar", Level.REDUCED: "scalar", Level.ROW: "row", Level
 KIND |= {Level.ARRAY: "array", Level.CHANNEL: "channel", Level.MATRIX: "row"}
 GIVEN = {Level.SCALAR: "one number", Level.REDUCED: "one number", Level.ARRAY: "an array"}
 GIVEN |= {Level.ROW: "one number for each row", Level.COLUMN: "one number for each column"}
+GIVEN |= {Level.TABLE: "a table"}
 GIVEN |= {Level.CHANNEL: "one number for each channel", Level.MATRIX: "one number for each matrix"}
 DECLARE = 'for that, declare it in the class: slots = {{"name": {name}(0.0)}}'
 
@@ -288,9 +295,9 @@ def refuse_slot(name: str, slot: Any, hyper: Mapping[str, Any]) -> None:
     """A declaration that says nothing, or a first value that nobody knows."""
     if not isinstance(slot, Slot):
         raise RuleError(
-            f"slots[{name!r}] is {slot!r:.60}; declare it as array(), row(), column(), channel() or scalar()"
+            f"slots[{name!r}] is {slot!r:.60}; declare it as array(), row(), column(), channel(), table() or scalar()"
         )
-    known = slot.initial in hyper or (slot.kind == "array" and slot.initial == "parameter")
+    known = slot.initial in hyper or (slot.kind, slot.initial) in (("array", "parameter"), ("table", "identity"))
     if isinstance(slot.initial, str) and not known:
         near = difflib.get_close_matches(slot.initial, hyper, 3) or sorted(hyper)
         raise RuleError(
@@ -317,7 +324,8 @@ def run(rule: Rule, h: Hyper, s: State, shape: Shape) -> Expression:
     """Run a rule on symbols, once: the parameter's new value."""
     p = Expression("param", level=Level.ARRAY)
     g = Expression("grad", level=Level.ARRAY)
-    previous = asking.answer, asking.ndim, asking.draw
+    previous = asking.answer, asking.ndim, asking.draw, asking.due
+    asking.due = lambda k: ((s.step - 1) % k == 0) | s.is_new
     draws = itertools.count()
     seed = h.seed if "seed" in h._values else Expression("constant", detail=0.0)
     asking.answer, asking.ndim, asking.draw = h._ask, shape.ask, lambda: (seed, s.step, next(draws))
@@ -325,7 +333,7 @@ def run(rule: Rule, h: Hyper, s: State, shape: Shape) -> Expression:
         new: Expression = rule(p, g, s, h)
         return new
     finally:
-        asking.answer, asking.ndim, asking.draw = previous
+        asking.answer, asking.ndim, asking.draw, asking.due = previous
 
 
 class _Layout:
@@ -341,6 +349,7 @@ class _Layout:
         self.line_slots = tuple(s for s in every.values() if s.level in LINES)
         self.scalar_slots = tuple(s for s in every.values() if s.kind == "scalar" and s.name not in reduced)
         self.reduced_slots = tuple(s for s in every.values() if s.kind == "scalar" and s.name in reduced)
+        self.tables = tuple(s for s in every.values() if s.level is Level.TABLE)
         self.operand = {s.name: FIRST_SLOT + i for i, s in enumerate(self.slots)}
         self.canonical: dict[Any, Expression] = {}
         self.replaced: dict[int, Expression] = {}
@@ -354,6 +363,9 @@ class _Layout:
         self.lines: list[Expression] = []
         self.spread: dict[int, Expression] = {}
         self.matrices: list[Expression] = []
+        self.temporaries: list[str | None] = []
+        self.sources: dict[tuple[Any, ...], Source] = {}
+        self.made = 0
         self.shared: list[Expression] = []
 
     def program(self, new: Expression, tracks: Mapping[str, Expression], left: Mapping[int, Expression]) -> Program:
@@ -367,12 +379,18 @@ class _Layout:
             for s in (*self.line_slots, *self.reduced_slots)
             if s.name in self.writes
         }
+        tables = {s.name: self.unique(self.writes[s.name]) for s in self.tables if s.name in self.writes}
         for root in (*tracked.values(), *outputs.values(), *finished.values()):
             self.collect(root)
+        for root in tables.values():
+            self.collect(root)
+        for call in self.matrices:
+            self.number(call)
         # a step that may still be left writes nothing before it is known
         begin = self.depth(tracked["awaited"]) if "awaited" in tracked else 0
         last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in (*self.reduces, *self.sums)))), default=0)
-        last = max(last, begin)
+        # the parameter is written after all that may fail
+        last = max([last, begin, *map(self.depth, self.matrices)])
         stage = dict.fromkeys(outputs, last)
         for operand, expression in outputs.items():
             # a slot is written once nothing can be raised any more, as a person's function of matrices may
@@ -398,14 +416,16 @@ class _Layout:
             small,
             between,
             shared,
-            len(self.matrices),
+            tuple(self.temporaries),
+            self.tables,
+            tuple((i, self.table(tables[s.name]).index) for i, s in enumerate(self.tables) if s.name in tables),
             self.guards,
             (
                 [(names[o], e, stage[o]) for o, e in outputs.items()],
                 [(f"r{self.row(r)}", r, self.depth(r.args[0])) for r in self.reduces]
                 + [(f"l{i}", r, self.depth(r.args[0])) for i, r in enumerate(self.sums)]
-                + [(f"m{i}", m, self.depth(m.args[0])) for i, m in enumerate(self.matrices)],
-                list(finished.items()),
+                + [(f"m{i}", m, self.depth(m) - 1) for i, m in enumerate(self.matrices)],
+                [*finished.items(), *tables.items()],
             ),
             self.counted,
         )
@@ -439,6 +459,45 @@ class _Layout:
         if e.op == "shared":
             self.shared.append(e)
 
+    def number(self, call: Expression) -> None:
+        """Give what a matrix function is given and returns its place."""
+        detail: Call = call.detail
+        for k, a in enumerate(call.args[: detail.matrices]):
+            if a.level is not Level.TABLE and a.op != "part":
+                self.sources[id(call), k] = Source("array", self.temporary(detail.dtype), written=True)
+        in_place = detail.matrices == 1 and detail.results == (None,) and detail.block is None
+        for k, slot in enumerate(detail.results):
+            if slot is None:
+                known = self.sources.get((id(call), 0)) if in_place else None
+                self.sources[id(call), "result", k] = known or Source("array", self.temporary(detail.dtype))
+            else:
+                self.sources[id(call), "result", k] = Source("made", self.made, self.table_slot(slot))
+                self.made += 1
+
+    def temporary(self, dtype: str | None) -> int:
+        self.temporaries.append(dtype)
+        return FIRST_SLOT + len(self.slots) + len(self.temporaries) - 1
+
+    def table_slot(self, name: str) -> int:
+        return [s.name for s in self.tables].index(name)
+
+    def table(self, e: Expression) -> Source:
+        """A table, or an array that a matrix function returned."""
+        if e.op == "slot":
+            slot = self.table_slot(str(e.detail))
+            return Source("slot", slot, slot)
+        return self.sources[id(e.args[0]), "result", e.detail[0]]
+
+    def inputs_of(self, call: Expression) -> list[Source]:
+        """The stacks that a matrix function is given."""
+        given = enumerate(call.args[: call.detail.matrices])
+        return [self.sources.get((id(call), k)) or self.table(a) for k, a in given]
+
+    def written_by(self, call: Expression) -> list[tuple[int, Expression]]:
+        """The operands that the pass before a matrix function writes for it, with what they are."""
+        found = [(self.sources.get((id(call), k)), a) for k, a in enumerate(call.args[: call.detail.matrices])]
+        return [(source.index, a) for source, a in found if source is not None]
+
     def row(self, reduce: Expression) -> int:
         return len(self.inputs) + next(i for i, r in enumerate(self.reduces) if r is reduce)
 
@@ -454,8 +513,9 @@ class _Layout:
     def depth(self, e: Expression) -> int:
         """The first pass that can compute an expression: reductions and matrix steps are ready one pass later."""
         if id(e) not in self.depths:
+            args = [self.depth(a) - (e.op == "matrix" and a.op == "part") for a in e.args]
             ends_pass = e.op == "matrix" or (e.op == "reduce" and e.args[0].level is Level.ARRAY)
-            self.depths[id(e)] = max(map(self.depth, e.args), default=0) + ends_pass
+            self.depths[id(e)] = max(args, default=0) + ends_pass
         return self.depths[id(e)]
 
     def earliest(
@@ -463,7 +523,8 @@ class _Layout:
     ) -> int:
         """The first pass that may store a slot, or the gradient: none after it reads what stood there before."""
         later = [(stage[o], e) for o, e in outputs.items() if o != operand]
-        later += [(self.depth(x.args[0]), x.args[0]) for x in (*self.reduces, *self.sums, *self.matrices)]
+        later += [(self.depth(x.args[0]), x.args[0]) for x in (*self.reduces, *self.sums)]
+        later += [(self.depth(call) - 1, e) for call in self.matrices for _, e in self.written_by(call)]
         readers = [index for index, e in later if operand in self.read_by(e)]
         return min(last, max([ready, *readers]))
 
@@ -475,7 +536,7 @@ class _Layout:
             elif e.op == "slot" and e.level is Level.ARRAY:
                 found = frozenset({self.operand[str(e.detail)]})
             else:
-                args = () if e.op in ("reduce", "matrix") else e.args
+                args = () if e.op in ("reduce", "part") else e.args
                 found = frozenset[int]().union(*map(self.read_by, args))
             self.slots_read[id(e)] = found
         return self.slots_read[id(e)]
@@ -496,13 +557,20 @@ class _Layout:
             return values[id(e)]
 
         reduces = [r for r in self.reduces if self.depth(r.args[0]) == index]
-        steps = [(FIRST_SLOT + len(self.slots) + i, m) for i, m in enumerate(self.matrices)]
-        steps = [(o, m) for o, m in steps if self.depth(m.args[0]) == index]
-        stores = [(o, value(e)) for o, e in outputs] + [(o, value(m.args[0])) for o, m in steps]
+        calls = [call for call in self.matrices if self.depth(call) - 1 == index]
+        written = [place for call in calls for place in self.written_by(call)]
+        stores = [(o, value(e)) for o, e in (*outputs, *written)]
         reductions = [(self.row(r), value(r.args[0])) for r in reduces]
         sums = [(i, value(r.args[0])) for i, r in enumerate(self.sums) if self.depth(r.args[0]) == index]
-        matrices = [Matrix(m.detail[0], tuple(map(self.column, m.args[1:])), o, m.detail[1]) for o, m in steps]
-        return Phase(tuple(operations), tuple(stores), tuple(reductions), tuple(sums), tuple(matrices))
+        return Phase(tuple(operations), tuple(stores), tuple(reductions), tuple(sums), tuple(map(self.matrix, calls)))
+
+    def matrix(self, call: Expression) -> Matrix:
+        """A call of a matrix function."""
+        detail: Call = call.detail
+        numbers = tuple(map(self.column, call.args[detail.matrices :]))
+        results = [self.sources[id(call), "result", k] for k in range(len(detail.results))]
+        inputs = tuple(self.inputs_of(call))
+        return Matrix(detail.function, numbers, inputs, tuple(results), detail.dtype, detail.due, detail.block)
 
     def small_work(
         self, phases: int, finished: Mapping[str, Expression]
@@ -562,9 +630,8 @@ class _Layout:
             return "reduced", self.kept_row(str(e.detail))
         if e.op == "slot":
             return "read", self.operand[str(e.detail)]
-        if e.op == "matrix":
-            found = next(i for i, m in enumerate(self.matrices) if m is e)
-            return "read", FIRST_SLOT + len(self.slots) + found
+        if e.op == "part":
+            return "read", self.table(e).index
         return e.op, e.detail
 
     def by_rows(self, e: Expression) -> Expression:

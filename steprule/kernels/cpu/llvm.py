@@ -102,7 +102,7 @@ class LLVMLaunch(Launch):
         count = len(entries)
         self.arithmetic = arithmetic(self.params[0].dtype)
         kind = NAMES[self.arithmetic]
-        temporaries = [getattr(torch, m.dtype) if m.dtype else self.arithmetic for m in program.matrices]
+        temporaries = [getattr(torch, name) if name else self.arithmetic for name in program.temporary_dtypes]
         dtypes = [
             self.params[0].dtype,
             entries[0].grad.dtype,

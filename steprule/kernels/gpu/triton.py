@@ -86,9 +86,7 @@ class TritonLaunch(Launch):
         super().__init__(program, entries, groups, reason)
         count = len(entries)
         self.arithmetic = arithmetic(self.params[0].dtype)
-        temporaries = [
-            getattr(torch, m.dtype) if m.dtype else self.arithmetic for phase in program.phases for m in phase.matrices
-        ]
+        temporaries = [getattr(torch, name) if name else self.arithmetic for name in program.temporary_dtypes]
         self.dtypes = [
             self.params[0].dtype,
             entries[0].grad.dtype,
