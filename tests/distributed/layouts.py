@@ -99,7 +99,7 @@ def train(
     after: Callable[[torch.optim.Optimizer], object] = lambda optimizer: None,
 ) -> tuple[list[Tensor], torch.optim.Optimizer]:
     """The parameters after a few steps with gradients of which every rank knows the whole, and the optimizer."""
-    params = [nn.Parameter(tensor) for tensor in placed(layout, values(layout, 0))]
+    params: list[Tensor] = [nn.Parameter(tensor) for tensor in placed(layout, values(layout, 0))]
     optimizer = make([(f"p{i}", p) for i, p in enumerate(params)])
     for step in range(steps):
         gradients = placed(layout, values(layout, step + 1, 10.0**step / 100))

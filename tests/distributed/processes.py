@@ -84,9 +84,10 @@ class Group:
         while len(answers) + len(failures) < len(self.commands) and (left := end - time.monotonic()) > 0:
             waiting = [c for rank, c in enumerate(self.commands) if rank not in answers and rank not in failures]
             for commands in wait(waiting, left):
+                assert isinstance(commands, Connection)
                 rank = ranks[id(commands)]
                 try:
-                    kind, value = commands.recv()  # type: ignore[union-attr]
+                    kind, value = commands.recv()
                 except EOFError:
                     kind, value = "failed", "the process has ended"
                 (failures if kind == "failed" else answers)[rank] = value

@@ -86,9 +86,12 @@ def cases(draw: Any, max_dims: int = 4, permuted: bool = True) -> Case:
     shape[-1] *= draw(st.sampled_from([1, 1, 7, 40]))
     order, grad_order = (draw(st.permutations(range(len(shape)))) for _ in range(2))
     plain = list(range(len(shape)))
+    dtype, grad_dtype, state_dtype = draw(st.sampled_from(DTYPES))
     return Case(
         shape,
-        *draw(st.sampled_from(DTYPES)),
+        dtype,
+        grad_dtype,
+        state_dtype,
         draw(st.tuples(*[st.integers(0, 65)] * 4)),
         list(order) if permuted else plain,
         list(grad_order) if permuted and draw(st.booleans()) else list(order) if permuted else plain,

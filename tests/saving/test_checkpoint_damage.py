@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from comparing import same
-from files import sealed, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutations import HOW, JUNK, changed, places
+from saving.files import sealed, split
+from saving.mutations import HOW, JUNK, changed, places
 from torch import nn
 from training import train
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from files import sealed, split
+from saving.files import sealed, split
 from torch import nn
 
 import steprule

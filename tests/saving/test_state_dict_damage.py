@@ -11,7 +11,7 @@ import torch
 from comparing import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutations import HOW, JUNK, changed, places
+from saving.mutations import HOW, JUNK, changed, places
 from torch import nn
 from training import train
 
