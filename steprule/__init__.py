@@ -23,7 +23,7 @@ from steprule.algorithms.sparse_adam import SparseAdam
 from steprule.grouping.hyperparameters import Choice, Range
 from steprule.grouping.layers import layer_decay
 from steprule.grouping.overrides import exclusive, groups, scale
-from steprule.grouping.selectors import biases, by_ndim, embeddings, norms
+from steprule.grouping.selectors import biases, by_ndim, embeddings, hidden_matrices, norms
 
 from . import algorithms, modifiers, report, schedules
 from .checkpoint import CheckpointError, load, save
@@ -60,6 +60,7 @@ __all__ = [
     "embeddings",
     "exclusive",
     "groups",
+    "hidden_matrices",
     "layer_decay",
     "load",
     "lr_scheduler",

@@ -18,7 +18,7 @@ from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check
 from steprule.grouping.membership import Members, missing, refuse_members
 from steprule.grouping.overrides import groups, laid
-from steprule.grouping.selectors import Selectable
+from steprule.grouping.selectors import Selectable, guesses
 from steprule.kernels.explain import explain
 from steprule.kernels.launch import fresh
 from steprule.kernels.plan import Plan
@@ -27,6 +27,7 @@ from steprule.rule.modifier import Modifier
 from steprule.rule.program import Slot
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
+from steprule.saving.joined import joined
 from steprule.saving.loading import Loading, prepare, restoring
 from steprule.saving.state_dict import StateDict, pack
 from steprule.schedules import plateaus, separate, write
@@ -153,6 +154,7 @@ class Optimizer(torch.optim.Optimizer):
         self._scheduled = False
         self._evaluates = False
         self._moved: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._guesses = guesses(overrides or (), params)
         if overrides:
             params = groups(params, defaults, overrides, lay=self._roles.lay)
         elif isinstance(params, nn.Module):
@@ -233,7 +235,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         steps = self.steps_taken
-        names = ("_own_options", "_roles", "_tracked", "_nonfinite", "_skipped")
+        names = ("_evaluates", "_guesses", "_own_options", "_roles", "_tracked", "_nonfinite", "_skipped")
         own = {name: self.__dict__[name] for name in names}
         frozen = list(self._members.held.values())
         return {**super().__getstate__(), **own, "_steps": steps, "_frozen": frozen}
@@ -241,14 +243,21 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults = {**OPTIONS, **self.defaults}
-        absent = {"_own_options": frozenset(), "_steps": 0, "_tracked": (), "_nonfinite": "propagate", "_skipped": 0}
+        absent = {
+            "_guesses": [],
+            "_own_options": frozenset(),
+            "_steps": 0,
+            "_tracked": (),
+            "_nonfinite": "propagate",
+            "_skipped": 0,
+        }
         self.__dict__.update({**absent, **self.__dict__})
         if "_members" not in self.__dict__:
             self._members = Members()
         self._members.held.update((id(p), p) for p in self.__dict__.pop("_frozen", ()))
         if "_roles" not in self.__dict__:
             self._roles = Roles(self)
-        self._evaluates, self._moved = exchanged(self.state), None
+        self._evaluates, self._moved = self.__dict__.get("_evaluates", exchanged(self.state)), None
         self._planner = Planner()
         self._verdicts = Verdicts()
         self._scheduled = any("schedules" in group for group in self.param_groups)
@@ -517,7 +526,7 @@ class Optimizer(torch.optim.Optimizer):
         self._members.keep_names(self.param_groups)
         width, kernels = terminal_width(), list(map(self._kernels, self.param_groups))
         table = group_table(type(self).__name__, self.param_groups, kernels, OPTIONS, self.steps_taken, width)
-        return plain_text(table, width)
+        return "\n".join([plain_text(table, width), *self._guesses])
 
     def _kernels(self, group: dict[str, Any]) -> str:
         """What serves a group's parameters, in words."""
@@ -774,7 +783,11 @@ class Optimizer(torch.optim.Optimizer):
         if self._members.unchecked:
             self._members.check(self.param_groups, type(self).__name__)
         name, frozen = type(self).__name__, self._members.frozen
-        packed = pack(self.param_groups, self.state, algorithm=name, step=self.steps_taken, frozen=frozen)
+        differ = self._evaluates or any(map(self._roles.evaluated, self.param_groups))
+        weights = ("evaluation" if self._evaluates else "training") if differ else None
+        packed = pack(
+            self.param_groups, self.state, algorithm=name, step=self.steps_taken, frozen=frozen, weights=weights
+        )
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, packed)
             packed = packed if changed is None else changed
@@ -783,7 +796,7 @@ class Optimizer(torch.optim.Optimizer):
     @not_compiled
     def load_state_dict(  # type: ignore[override]
         self,
-        state_dict: Mapping[str, Any],
+        state_dict: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         strict: bool = True,
         *,
         hyperparameters: Hyperparameters = "saved",
@@ -793,7 +806,8 @@ class Optimizer(torch.optim.Optimizer):
         """Take over a saved state: everything is checked first, and on any error nothing has changed.
 
         Args:
-            state_dict: what :meth:`state_dict` gave, here or in any ``torch.optim.Optimizer``.
+            state_dict: what :meth:`state_dict` gave, here or in any ``torch.optim.Optimizer``; or several, of
+                optimizers that had a part of the parameters each, such as Muon's and AdamW's.
             strict: whether everything must fit; otherwise what does not fit keeps its present state.
             hyperparameters: ``"saved"``: those of the file; ``"current"``: as they are.
             rename: saved name -> name here: a mapping or a function.
@@ -812,9 +826,11 @@ class Optimizer(torch.optim.Optimizer):
         self._load(plan)
         return plan.result
 
-    def _plan_load(self, state_dict: Mapping[str, Any], **options: Any) -> Loading:
+    def _plan_load(self, state_dict: Any, **options: Any) -> Loading:
         """What :meth:`load_state_dict` would make of the optimizer, everything checked."""
         self._members.keep_names(self.param_groups)
+        if isinstance(state_dict, (list, tuple)):
+            return self._plan_load(joined(state_dict, self.param_groups), **options)
         ruled = type(self).update is not Optimizer.update
         slots = self._slots_of if ruled else None
         known: dict[str, Any] = dict(check=self._check_loaded, slots=slots, fresh=fresh, frozen=self._members.frozen)
@@ -824,10 +840,11 @@ class Optimizer(torch.optim.Optimizer):
         with restoring(self):
             self._steps = plan.step
             plan.install(self)
+        self._evaluates = exchanged(self.state) if plan.weights is None else plan.weights == "evaluation"
         self._members.held.update((id(p), p) for _, p in plan.frozen)
 
     def _check_loaded(self, group: Mapping[str, Any]) -> None:
-        self._validate({**self.defaults, **group})
+        self._validate({**self._roles.filling(group, self.defaults), **group})
 
     def _slots_of(self, group: dict[str, Any], param: torch.Tensor) -> dict[str, Slot]:
         return self._planner.slots_of(self._roles.algorithm(group, self), group, param)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from steprule.grouping.selectors import dimensions
+from steprule.grouping.selectors import dimensions, outer_weights
 from steprule.optimizer import Optimizer
 from steprule.rule import lerp, matrix, maximum, size, sqrt
 
@@ -39,9 +39,10 @@ class Muon(Optimizer):
 
     Only matrices are for Muon. Given an :class:`torch.nn.Module`, it sorts the parameters itself: embeddings, the
     output head (the Linear that is tied to an embedding, else the last Linear), and everything that is not a matrix
-    go to AdamW in the same optimizer. A table that is a plain parameter can't be told from a layer; ``overrides``
-    puts it right: ``{"pos_embed": dict(use_muon=False)}``. ``print(optimizer)`` shows who is where. A group
-    dictionary with ``use_muon=False`` is AdamW's too.
+    go to AdamW in the same optimizer, as :data:`steprule.hidden_matrices` tells them apart; ``overrides`` puts right
+    what it guessed wrong: ``{"tables": dict(use_muon=False)}``. ``print(optimizer)`` shows who is where. A group
+    dictionary with ``use_muon=False`` is AdamW's too. Where an override gives an ``algorithm``, nothing is sorted but
+    by the overrides.
 
     Args:
         params: a :class:`torch.nn.Module` to be sorted; or matrices, as :class:`steprule.Optimizer` takes them.
@@ -120,7 +121,8 @@ class Muon(Optimizer):
         defaults |= dict(ns_coefficients=ns_coefficients, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn)
         defaults |= dict(use_muon=True, convolutions=convolutions, betas=self._sides[False]["betas"])
         chosen = {what: self._of_side(hyper) for what, hyper in (overrides or {}).items()}
-        if isinstance(params, nn.Module):
+        said = any("algorithm" in hyper for hyper in chosen.values())
+        if isinstance(params, nn.Module) and not said:
             rest = others(params, convolutions)
             chosen = {**({rest: self._of_side({"use_muon": False})} if rest else {}), **chosen}
         elif isinstance(params, (list, tuple)):
@@ -165,14 +167,11 @@ class Muon(Optimizer):
 
 def others(model: nn.Module, convolutions: bool) -> Callable[[str, torch.Tensor, Any], bool] | None:
     """Selects those of a model's parameters that are not for Muon; None where there are none."""
-    modules = list(model.modules())
-    tables = {id(p) for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for p in m.parameters()}
-    linear = [id(m.weight) for m in modules if isinstance(m, nn.Linear)]
-    heads = [] if tables.intersection(linear) else linear[-1:]
+    outer, _ = outer_weights(model)
 
     def rest(name: str, parameter: torch.Tensor, module: Any) -> bool:
         ndim = dimensions(name, parameter)
         is_matrix = ndim == 2 or (convolutions and ndim > 2)
-        return not is_matrix or id(parameter) in tables or id(parameter) in heads
+        return not is_matrix or id(parameter) in outer
 
     return rest if any(rest(name, p, None) for name, p in model.named_parameters()) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -29,7 +29,10 @@ __all__ = [
     "dimensions",
     "embeddings",
     "entries",
+    "guesses",
+    "hidden_matrices",
     "norms",
+    "outer_weights",
     "select",
     "selector",
     "untracked",
@@ -64,26 +67,36 @@ class Selector:
         test: whether it means an entry.
         needs: what it must know about parameters: ``"name"``, ``"module"`` or nothing.
         exclusive: no other exclusive entry may match the same parameter.
+        guess: what it guessed of a model, in words; None where it is certain.
     """
 
     text: str
     test: Callable[[NamedParameter], object]
     needs: frozenset[str] = frozenset()
     exclusive: bool = False
+    guess: Callable[[nn.Module], str | None] | None = None
 
     def __repr__(self) -> str:
         return self.text
 
     def __and__(self, other: Selectable) -> Selector:
         first, second = self, selector(other)
+        both = first.needs | second.needs
         return Selector(
-            f"({first} & {second})", lambda entry: first.test(entry) and second.test(entry), self.needs | second.needs
+            f"({first} & {second})",
+            lambda entry: first.test(entry) and second.test(entry),
+            both,
+            guess=first.guess or second.guess,
         )
 
     def __or__(self, other: Selectable) -> Selector:
         first, second = self, selector(other)
+        both = first.needs | second.needs
         return Selector(
-            f"({first} | {second})", lambda entry: first.test(entry) or second.test(entry), self.needs | second.needs
+            f"({first} | {second})",
+            lambda entry: first.test(entry) or second.test(entry),
+            both,
+            guess=first.guess or second.guess,
         )
 
     def __rand__(self, other: Selectable) -> Selector:
@@ -93,7 +106,7 @@ class Selector:
         return selector(other) | self
 
     def __invert__(self) -> Selector:
-        return Selector(f"~{self}", lambda entry: not self.test(entry), self.needs)
+        return Selector(f"~{self}", lambda entry: not self.test(entry), self.needs, guess=self.guess)
 
 
 Selectable: TypeAlias = "Selector | str | re.Pattern[str] | type[nn.Module] | Test"
@@ -197,6 +210,61 @@ embeddings = Selector(
     frozenset({"module"}),
 )
 """The tables of ``nn.Embedding`` and ``nn.EmbeddingBag``; a head tied to one is the same parameter."""
+
+
+TABLE_NAME = re.compile(r"emb(?:ed|edding|eddings)?$|(?:^|_)(?:token|tokens|pos|position|positions|wpe|wte)(?:_|$)")
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+
+def outer_weights(model: nn.Module) -> tuple[dict[int, str], str | None]:
+    """The weights of embeddings and of the last layer, which no hidden layer owns.
+
+    The last layer is what the model says (``get_output_embeddings()``), else a layer that shares its weight with an
+    embedding, else the last that owns a weight of two dimensions or more. A parameter that is no layer's weight is a
+    table if it is called so (``pos_embed``, ``cls_token``).
+
+    Returns:
+        Their names by identity, and in words what was guessed.
+    """
+    named = dict(model.named_modules())
+    own = [(path, m, name, p) for path, m in named.items() for name, p in m.named_parameters(recurse=False)]
+    own = [entry for entry in own if not is_lazy(entry[-1])]
+    full = {id(p): f"{path}.{name}".lstrip(".") for path, _, name, p in reversed(own)}
+    tables = {id(p) for _, m, _, p in own if isinstance(m, TABLES)}
+    plain = [
+        id(p) for _, m, name, p in own if not isinstance(m, TABLES) and name != "weight" and TABLE_NAME.search(name)
+    ]
+    layers = [p for _, m, name, p in own if name == "weight" and p.ndim > 1 and not isinstance(m, TABLES)]
+    ask: Any = getattr(model, "get_output_embeddings", None)
+    said = ask() if ask is not None else None
+    last = [said.weight] if said is not None else [p for p in layers if id(p) in tables]
+    guessed = [] if last else layers[-1:]
+    words = [f"{full[id(p)]} for the last layer" for p in guessed] + [f"{full[key]} for a table" for key in plain]
+    found = {*tables, *plain, *map(id, last), *map(id, guessed)}
+    return {key: full[key] for key in found if key in full}, ", ".join(words) or None
+
+
+def is_hidden_matrix(entry: NamedParameter) -> bool:
+    return dimensions(entry.name, entry.parameter) > 1 and id(entry.parameter) not in outer_weights(entry.modules[0])[0]
+
+
+hidden_matrices = Selector(
+    "hidden_matrices",
+    is_hidden_matrix,
+    frozenset({"module"}),
+    guess=lambda model: outer_weights(model)[1],
+)
+"""Weights of at least two dimensions that are neither embeddings nor the last layer, tied ones included: those that
+:class:`steprule.Muon` is for. Where the model does not say which its last layer is, it is guessed, and
+``print(optimizer)`` shows the guess; another selector beside it puts it right: ``hidden_matrices & ~"head.*"``."""
+
+
+def guesses(what: Iterable[Selectable], model: object) -> list[str]:
+    """What selectors guessed of a model, each once."""
+    if not isinstance(model, nn.Module):
+        return []
+    known = [rule for rule in map(selector, what) if rule.guess is not None]
+    return list(dict.fromkeys(f"guessed: {words}" for rule in known if rule.guess and (words := rule.guess(model))))
 
 
 def entries(params: Params) -> list[NamedParameter]:

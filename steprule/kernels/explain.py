@@ -13,10 +13,11 @@ __all__ = ["explain"]
 
 def explain(launches: Sequence[Launch], source: bool = False) -> str:
     """A paragraph for each launch: kernel, tensors, bytes moved, reason; with ``source``, Program and code too."""
-    return "\n".join(paragraph(launch, source) for launch in launches) or "no parameter has a gradient yet"
+    several = len({launch.program.name for launch in launches}) > 1
+    return "\n".join(paragraph(launch, source, several) for launch in launches) or "no parameter has a gradient yet"
 
 
-def paragraph(launch: Launch, source: bool) -> str:
+def paragraph(launch: Launch, source: bool, several: bool) -> str:
     names = [e.name for e in launch.entries]
     elements = sum(real(p).numel() for p in launch.params)
     passes = len(launch.program.phases)
@@ -29,8 +30,11 @@ def paragraph(launch: Launch, source: bool) -> str:
         f"    {'torch operations, tensor by tensor' if launch.backend == 'eager' else compiled}",
         f"    {first_names(names)}",
     ]
-    if launch.program.modifiers:
-        lines.insert(1, f"    {launch.program.name}, modified by {', '.join(launch.program.modifiers)}, in this order")
+    name, modifiers = launch.program.name, launch.program.modifiers
+    if modifiers:
+        lines.insert(1, f"    {name}, modified by {', '.join(modifiers)}, in this order")
+    elif several:
+        lines.insert(1, f"    {name}")
     if source:
         code = launch.source
         lines += ["", str(launch.program), *(["", code] if code else []), ""]

@@ -36,6 +36,8 @@ def chained(update: Update, modifiers: Sequence[Modifier], name: str = "rule") -
         new = rule(p, g)
         for m, own, hyper in links:
             new = checked(m, "weights", m.weights(p, new, own, hyper))
+        if any(counts(m.evaluation(p, own, hyper)) for m, own, hyper in links if m.changes("evaluation")):
+            s._asked.add("counted")
         return new
 
     return modified
@@ -65,6 +67,11 @@ def ascended(modifier: Modifier) -> Update:
         return checked(modifier, "ascent", modifier.ascent(p, g, own, hyper))
 
     return ascend
+
+
+def counts(e: Any) -> bool:
+    """Whether a value depends on the number of the step."""
+    return isinstance(e, Expression) and (e.op == "step" or any(map(counts, e.args)))
 
 
 Link = tuple[Modifier, Any, Any]

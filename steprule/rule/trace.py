@@ -100,6 +100,8 @@ class State:
     _reduced: Container[str]
     _reads: dict[str, Expression]
     _writes: dict[str, Expression]
+    _asked: set[str]
+    """``"counted"`` where steps count though the rule does not compute with them."""
     _measured: dict[str, Expression]
     """What is reduced for a person to read, by name."""
     _left: dict[int, Expression]
@@ -111,6 +113,7 @@ class State:
         self.__dict__["_reads"] = {}
         self.__dict__["_writes"] = {}
         self.__dict__["_measured"] = {}
+        self.__dict__["_asked"] = set()
         self.__dict__["_left"] = {}
         self.__dict__["_step"] = Expression("step")
         self.__dict__["_is_new"] = Expression("is_new")
@@ -341,7 +344,7 @@ class _Layout:
 
     def __init__(self, name: str, state: State, hyper: Hyper, reduced: Container[str]) -> None:
         self.name = name
-        self.counted = "step" in state._declared
+        self.counted = "step" in state._declared or "counted" in state._asked
         self.guards = tuple(hyper._guards.values())
         self.writes: dict[str, Expression] = state._writes
         every = state._slots()

@@ -19,6 +19,7 @@ __all__ = ["Group", "Hyperparameters", "Merged", "merge", "params_of", "refuse_c
 Group: TypeAlias = dict[str, Any]
 Hyperparameters: TypeAlias = Literal["saved", "current"]
 
+_CAST = ("algorithm", "modifiers")  # which decide what the state is
 _SWITCHES = ("foreach", "fused")  # of torch, which are True, False or None
 _NO_NUMBERS = (*_SWITCHES, "params", "param_names", "schedules")
 
@@ -102,6 +103,8 @@ def merge(
         if differing:
             continue
         plain = values.pop("schedules", None)
+        for key in _CAST:
+            _refuse_other(key, group, values.pop(key, None), i)
         for key, value in values.items():
             now = group.get(key)
             optional = key in _SWITCHES or (checked and not isinstance(now, bool))
@@ -115,6 +118,18 @@ def merge(
             "the groups as they were saved, or keep the present numbers with hyperparameters='current'"
         )
     return merged
+
+
+def _refuse_other(key: str, group: Group, saved: Any, i: int) -> None:
+    """Refuse a state of another algorithm, or of other modifiers, which keep other state."""
+    now = group.get(key)
+    if saved is None or now is None or _same(now, saved):
+        return
+    here, there = (value if isinstance(value, str) else ", ".join(value) or "none" for value in (now, saved))
+    raise ValueError(
+        f"the {key} of group {i} is {here} here and was {there} when it was saved; make the optimizer as it was, or "
+        "keep what is here with hyperparameters='current'"
+    )
 
 
 def _copy(group: Group) -> Group:

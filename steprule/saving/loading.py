@@ -88,6 +88,7 @@ class Loading:
         schedules: the schedules that stay, each with what its plateaus saw in the saved run.
         replaced: one line for each saved schedule that another one of this optimizer replaces.
         frozen: the parameters that were frozen when they were saved, each with what it is called.
+        weights: which the model had when it was saved, of ``"training"`` or of ``"evaluation"``.
         said: one line for what freezing changes.
     """
 
@@ -99,6 +100,7 @@ class Loading:
     replaced: list[str]
     frozen: list[tuple[str, torch.Tensor]]
     said: list[str]
+    weights: str | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -222,7 +224,7 @@ def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
     if options.strict and any(result):
         raise ValueError(f"the saved state does not fit this {here.algorithm}:\n{result}")
     frozen, said = _frozen(saved, here, options, places)
-    return Loading(state, merged.groups, step, result, merged.schedules, merged.replaced, frozen, said)
+    return Loading(state, merged.groups, step, result, merged.schedules, merged.replaced, frozen, said, saved.weights)
 
 
 def _frozen(

@@ -62,6 +62,7 @@ class Saved:
         names: their names.
         loose: what stands in the state under no parameter.
         frozen: the places of those that were frozen; None where the dictionary does not say it.
+        weights: which the model had: of ``"training"`` or of ``"evaluation"``; None where there is no difference.
     """
 
     algorithm: str | None
@@ -72,6 +73,7 @@ class Saved:
     names: list[str] | None
     loose: dict[Any, Any]
     frozen: frozenset[int] | None
+    weights: str | None = None
 
 
 def read(saved: Mapping[str, Any]) -> Saved:
@@ -104,7 +106,9 @@ def read(saved: Mapping[str, Any]) -> Saved:
     ]
     loose = {key: value for key, value in entries.items() if key not in listed}
     groups, followed = _without_count(groups)
-    return Saved(section.algorithm, section.step, followed, groups, parameters, names, loose, section.frozen)
+    return Saved(
+        section.algorithm, section.step, followed, groups, parameters, names, loose, section.frozen, section.weights
+    )
 
 
 def _without_count(groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
@@ -167,6 +171,7 @@ class _Section(NamedTuple):
     step: int | None
     records: list[Record] | None
     frozen: frozenset[int] | None
+    weights: str | None = None
 
 
 def _section(section: Any, size: int) -> _Section:
@@ -188,12 +193,15 @@ def _section(section: Any, size: int) -> _Section:
     algorithm = _expect(section["algorithm"], str, "'algorithm' of the state dictionary")
     step = count(section["step"], "'step' of the state dictionary")
     frozen = _frozen(section.get("frozen"), size)
+    weights = section.get("weights")
+    if weights not in (None, "training", "evaluation"):
+        raise ValueError(f"'weights' of the state dictionary must be 'training' or 'evaluation', not {weights!r}")
     if section["parameters"] is None:
-        return _Section(algorithm, step, None, frozen)
+        return _Section(algorithm, step, None, frozen, weights)
     parameters = _expect(section["parameters"], (list, tuple), "'parameters' of the state dictionary")
     if len(parameters) != size:
         raise ValueError(f"the state dictionary describes {len(parameters)} parameters, its groups list {size}")
-    return _Section(algorithm, step, [_record(entry, i) for i, entry in enumerate(parameters)], frozen)
+    return _Section(algorithm, step, [_record(entry, i) for i, entry in enumerate(parameters)], frozen, weights)
 
 
 def _frozen(places: Any, size: int) -> frozenset[int] | None:

@@ -23,6 +23,7 @@ def pack(
     algorithm: str,
     step: int,
     frozen: Callable[[torch.Tensor], bool] = lambda _: False,
+    weights: str | None = None,
 ) -> StateDict:
     """The dictionary form, which ``torch.optim`` loads too.
 
@@ -35,6 +36,7 @@ def pack(
         algorithm: the optimizer's class name.
         step: number of steps the optimizer has taken.
         frozen: whether a parameter was frozen.
+        weights: which the model has, of ``"training"`` or of ``"evaluation"``, where that makes a difference.
 
     Returns:
         ``{"state": {index: {slot: value}}, "param_groups": [...], "steprule": {"version", "algorithm",
@@ -58,7 +60,7 @@ def pack(
     return {
         "state": dict(_packed_entry(key, entry, index) for key, entry in ordered),
         "param_groups": [_packed_group(group, index, step) for group in groups],
-        "steprule": describe(groups, state, algorithm, step, frozen),
+        "steprule": describe(groups, state, algorithm, step, frozen) | ({"weights": weights} if weights else {}),
     }
 
 
@@ -68,6 +70,7 @@ def describe(
     algorithm: str,
     step: int,
     frozen: Callable[[torch.Tensor], bool] = lambda _: False,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """What the dictionary has beyond torch's form: all that is needed to know that a state fits."""
     params = dict.fromkeys(params_of(groups))
