@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from steprule.distributed.files import Company, company
+from steprule.distributed.placing import is_spread, placed, placed_like, whole
 from steprule.saving.encoding import Encoder, as_complex, decode
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters, refuse_choice
 from steprule.saving.loading import prepare, restoring
 from steprule.saving.saved import highest_count
 from steprule.saving.state_dict import StateDict, describe
-from steprule.saving.tensor_file import CheckpointError, opened, read_header, read_tensors, write
+from steprule.saving.tensor_file import (
+    CheckpointError,
+    check_tensors,
+    in_order,
+    mapped_tensors,
+    opened,
+    read_header,
+    read_tensors,
+    write,
+)
 from steprule.saving.weights import fitting_weights, restoring_model
 
 from .names import Rename, part_for, refuse_unknown, unwrapped
@@ -64,6 +75,9 @@ def save(
     The file is in the safetensors format, with a checksum; ``docs/checkpoints.md`` describes it. Memory in
     use grows by the largest tensor at most.
 
+    Where several processes hold the parameters together (``fully_shard``, tensor parallel), all of them call it, and
+    the first one writes the same file as one process would; :func:`load` reads it on any number of them.
+
     Args:
         path: the file; the folder must exist.
         optimizer: of steprule or of torch.optim; None saves the rest alone.
@@ -75,6 +89,7 @@ def save(
     Raises:
         TypeError: there is something that a checkpoint cannot hold; the message says where. Or the second or third
             argument is no optimizer or no module.
+        RuntimeError: of several processes that hold the parameters, not all have called it, or another one failed.
         ValueError: ``keep`` is not a positive number.
         OSError: the file cannot be written. In each case the old file is as it was.
 
@@ -96,7 +111,31 @@ def save(
         "random": _random_state() if rng else None,
         "extra": extra,
     }
-    write_parts(Path(path), parts, keep or 1)
+    together = company(_tensors_of(optimizer, model))
+    if together is None:
+        write_parts(Path(path), parts, keep or 1)
+    else:
+        _save_together(Path(path), parts, keep or 1, together)
+
+
+def _tensors_of(optimizer: torch.optim.Optimizer | None, model: nn.Module | None) -> list[object]:
+    """The parameters of which a checkpoint is made, in the same order on every process."""
+    own = [] if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
+    return [*own, *(model.parameters() if isinstance(model, nn.Module) else ())]
+
+
+def _save_together(path: Path, parts: Mapping[str, Any], keep: int, together: Company) -> None:
+    """Writes the same file from what several processes hold."""
+    together.attend("save")
+    with together.one_for_all():
+        encoder = Encoder(_tensor_name(parts["optimizer"]))
+        document = {part: encoder.encode(parts[part], (part,)) for part in PARTS}
+
+    def write_file(whole: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        with replacing(path, keep) as file:
+            write(file, document, encoder.tensors, whole)
+
+    together.write(in_order(encoder.tensors), write_file)
 
 
 def _refuse_strangers(optimizer: object, model: object) -> None:
@@ -215,7 +254,11 @@ def load(
     refuse_choice(hyperparameters)
     _refuse_strangers(optimizer, model)
     path = Path(path)
-    content = read(path)
+    together = company(_tensors_of(optimizer, model))
+    if together is not None:
+        together.attend("load")
+    with nullcontext() if together is None else together.one_for_all():
+        content = read(path, together)
     loaded = Loaded(content["extra"])
     with _naming(path):
         _refuse_absent(content, optimizer=optimizer, model=model)
@@ -226,21 +269,26 @@ def load(
     problems: list[Exception] = []
     if model is not None:
         with _gathering(problems):
+            own_weights = weights
             weights, loaded.model = fitting_weights(model, content["model"], strict, rename, resize)
+            weights = {name: _spread_as(own_weights[name], value) for name, value in weights.items()}
     if optimizer is not None:
         with _gathering(problems):
-            plan = optimizer._plan_load if isinstance(optimizer, Optimizer) else partial(prepare, optimizer)
+            plan = (
+                optimizer._plan_load if isinstance(optimizer, Optimizer) else partial(prepare, optimizer, placed=placed)
+            )
             new = plan(
                 content["optimizer"],
                 strict=strict,
                 hyperparameters=hyperparameters,
                 rename=part_for(rename, names),
                 resize=[name for name in resize if unwrapped(name) in {unwrapped(known) for known in own}],
-                given=lambda tensor: id(tensor) not in content.shared,
+                given=lambda tensor: together is None and id(tensor) not in content.shared,
             )
             loaded.optimizer, loaded.frozen = new.result, [name for name, _ in new.frozen]
-    if problems:
-        raise CheckpointError(f"{path}: " + "\n".join(map(_said, problems))) from problems[0]
+    with nullcontext() if together is None else together.one_for_all():
+        if problems:
+            raise CheckpointError(f"{path}: " + "\n".join(map(_said, problems))) from problems[0]
     for line in () if optimizer is None else new.warnings:
         warnings.warn(line, stacklevel=2)
     _warn_of_other_devices(content["random"])
@@ -252,6 +300,13 @@ def load(
         if content["random"] is not None:
             _restore_random_state(content["random"])
     return loaded
+
+
+def _spread_as(own: object, value: Any) -> Any:
+    """A weight spread over processes as the model has it."""
+    if not (is_spread(own) or is_spread(value)):
+        return value
+    return placed_like(value, own) if is_spread(own) else whole(value)
 
 
 @contextmanager
@@ -326,8 +381,10 @@ class Content(dict[str, Any]):
     shared: frozenset[int] = frozenset()
 
 
-def read(path: Path) -> Content:
+def read(path: Path, together: Company | None = None) -> Content:
     """Everything in a checkpoint, checked: ``optimizer``, ``model``, ``random`` and ``extra``.
+
+    Where several processes read it, the first of them compares the checksum, and each reads what it takes.
 
     Raises:
         CheckpointError: the file is cut short, damaged, of an unknown version or not a checkpoint.
@@ -335,7 +392,12 @@ def read(path: Path) -> Content:
     """
     with opened(path) as file:
         header = read_header(file, path)
-        tensors = read_tensors(file, header, path)
+        if together is None:
+            tensors = read_tensors(file, header, path)
+        else:
+            tensors = mapped_tensors(header, path)
+            if together.is_first:
+                check_tensors(file, header, path)
     found: dict[tuple[str, bool], list[torch.Tensor]] = {}
 
     def find(name: str, is_complex: bool) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from steprule.display.table import encodable, group_table, plain_text, terminal_width
 from steprule.distributed.flat import is_flat
+from steprule.distributed.placing import placed
 from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check
 from steprule.grouping.membership import Members, missing, refuse_members
@@ -834,7 +835,7 @@ class Optimizer(torch.optim.Optimizer):
         ruled = type(self).update is not Optimizer.update
         slots = self._slots_of if ruled else None
         known: dict[str, Any] = dict(check=self._check_loaded, slots=slots, fresh=fresh, frozen=self._members.frozen)
-        return prepare(self, state_dict, step=self.steps_taken, **known, **options)
+        return prepare(self, state_dict, step=self.steps_taken, placed=placed, **known, **options)
 
     def _load(self, plan: Loading) -> None:
         with restoring(self):

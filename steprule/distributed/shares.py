@@ -13,7 +13,7 @@ import torch
 from steprule.rule.expression import Level
 from steprule.rule.program import Slot
 
-__all__ = ["Axis", "Share", "look_up", "share_of"]
+__all__ = ["Axis", "Share", "axis_of", "cut", "is_spread", "joined_as", "look_up", "share_of"]
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,7 @@ class Share:
         several = [i for i in range(mesh.ndim) if mesh.size(i) > 1]
         copies = [(axis_of(mesh, i), None) for i in several if not is_cut(placements[i])]
         cuts = [i for i in several if is_cut(placements[i])]
-        # what FSDP cuts of what tensor parallel has cut already stands before it in the mesh
-        late = [i for i in cuts if hasattr(placements[i], "split_factor")]
-        made = [i for i in cuts if i not in late] + late[::-1]
+        made = in_order(cuts, placements)
         return [*copies, *((axis_of(mesh, i), min(placements[i].dim, 1)) for i in made[::-1])]
 
     def extents(self, leg: int, place: int | None) -> tuple[int, int]:
@@ -181,7 +179,7 @@ class Share:
         elif slot.kind == "scalar" and not hasattr(value, "device_mesh"):
             return value
         elif tuple(value.shape) == shape:
-            return self.cut(value.detach(), placements)
+            return cut(value.detach(), self.whole.device_mesh, placements).clone()
         spread = words(found.device_mesh, found.placements) if hasattr(value, "device_mesh") else "a plain tensor"
         raise RuntimeError(
             f"state {slot.name!r} of parameter {name} is {spread} of shape {tuple(value.shape)}, but the parameter is "
@@ -189,31 +187,42 @@ class Share:
             "start anew"
         )
 
-    def cut(self, value: torch.Tensor, placements: Sequence[Any]) -> torch.Tensor:
-        """This process's part of a whole tensor that every process has; nothing is exchanged."""
-        from torch.distributed.tensor import distribute_tensor
-
-        spread: Any = distribute_tensor(value, self.whole.device_mesh, placements, src_data_rank=None)
-        local: torch.Tensor = spread._local_tensor
-        return local.clone()
-
     def joined(self, tensor: torch.Tensor, slot: Slot, known: Any) -> torch.Tensor:
-        from torch.distributed.tensor import DTensor
-
         if hasattr(known, "device_mesh") and known._local_tensor is tensor:
             same: torch.Tensor = known
             return same
-        shape, placements = self.expected(slot)
-        stride = self.whole.stride() if slot.kind == "array" else torch.empty(shape, device="meta").stride()
-        with torch.no_grad():
-            return DTensor.from_local(
-                tensor,
-                self.whole.device_mesh,
-                placements,
-                run_check=False,
-                shape=torch.Size(shape),
-                stride=tuple(stride),
-            )
+        return joined_as(tensor, self.whole, *self.expected(slot))
+
+
+def joined_as(local: torch.Tensor, like: Any, shape: tuple[int, ...], placements: Sequence[Any]) -> torch.Tensor:
+    """A DTensor over the mesh of another one, of which what is here is ``local``."""
+    from torch.distributed.tensor import DTensor
+
+    same = shape == tuple(like.shape)
+    stride = like.stride() if same else torch.empty(shape, device="meta").stride()
+    size = torch.Size(shape)
+    with torch.no_grad():
+        return DTensor.from_local(
+            local, like.device_mesh, placements, run_check=False, shape=size, stride=tuple(stride)
+        )
+
+
+def cut(value: torch.Tensor, mesh: Any, placements: Sequence[Any]) -> torch.Tensor:
+    """A view of what of a whole tensor belongs to this process; nothing is exchanged, and nothing else is read."""
+    cuts = [i for i, placement in enumerate(placements) if is_cut(placement)]
+    for i in in_order(cuts, placements):
+        dim, size = placements[i].dim, value.shape[placements[i].dim]
+        each = -(-size // mesh.size(i))
+        start = min(mesh.get_local_rank(i) * each, size)
+        value = value.narrow(dim, start, min(each, size - start))
+    return value
+
+
+def in_order(cuts: Sequence[int], placements: Sequence[Any]) -> list[int]:
+    """The dimensions of a mesh along which a tensor is cut, in the order in which the cuts were made: what FSDP cuts of
+    what tensor parallel has cut already stands before it in the mesh."""
+    late = [i for i in cuts if hasattr(placements[i], "split_factor")]
+    return [i for i in cuts if i not in late] + late[::-1]
 
 
 def words(mesh: Any, placements: Sequence[Any]) -> str:
@@ -224,13 +233,14 @@ def words(mesh: Any, placements: Sequence[Any]) -> str:
     return f"{shown} over a mesh of {sizes}{names}"
 
 
-def share_of(param: torch.Tensor) -> Share | None:
-    """What of a parameter is here, if it is a DTensor.
+def is_spread(tensor: object) -> bool:
+    """Whether several processes hold it together."""
+    return isinstance(tensor, torch.Tensor) and hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
 
-    Raises:
-        RuntimeError: it is one whose parts still have to be added up.
-    """
-    return Share(param) if hasattr(param, "device_mesh") and hasattr(param, "placements") else None
+
+def share_of(param: torch.Tensor) -> Share | None:
+    """What of a parameter is here, if it is a DTensor."""
+    return Share(param) if is_spread(param) else None
 
 
 def look_up(shares: Iterable[Share]) -> None:

@@ -97,8 +97,10 @@ class Encoder:
         plain: dict[str, Any] = {_TAG: "tensor"}
         if tensor.is_complex():
             plain["complex"] = True
-        strided = tensor.layout is torch.strided and not tensor.is_meta and tensor.numel() > 0
-        place = _memory(tensor) if strided else path
+        here: Any = tensor.detach()
+        here = here.to_local() if hasattr(here, "to_local") else here  # of a DTensor, its part
+        strided = here.layout is torch.strided and not here.is_meta and here.numel() > 0
+        place = (*_memory(here), tensor.shape) if strided else path
         if place not in self._seen:
             name = wanted = self._name(path)
             copies = 1

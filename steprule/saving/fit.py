@@ -17,11 +17,13 @@ from . import flat
 from .flat import is_flat
 from .saved import Parameter, Shape, as_number, described, form
 
-__all__ = ["Common", "Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Slots", "kinds"]
+__all__ = ["Common", "Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Placed", "Slots", "kinds"]
 
 Kind: TypeAlias = Literal["array", "scalar", "other"]
 Slots: TypeAlias = Mapping[str, Slot]
 Fresh: TypeAlias = Callable[[Slot, torch.Tensor, Mapping[str, Any]], torch.Tensor]
+
+Placed: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Slot | None, torch.dtype], torch.Tensor | None]
 
 _STRENGTH: tuple[Kind, ...] = ("other", "scalar", "array")
 _TORCH_SCALARS = ("step", "mu_product", "eta", "mu")
@@ -88,12 +90,15 @@ class Common:
         numbers: how many numbers all parameters hold together.
         fresh: the value that a slot begins with, for the rows that a resized one gains; zeros where None.
         given: whether a saved tensor may be taken as it is; none where None.
+        placed: of a saved tensor, the parameter, its slot and a dtype, a copy that is spread over processes as the
+            parameter is; None where it need not be.
     """
 
     kinds: Mapping[str, Kind]
     numbers: int
     fresh: Fresh | None
     given: Callable[[torch.Tensor], bool] | None
+    placed: Placed | None = None
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,10 @@ class Fit:
     def _new_array(self, name: str, value: torch.Tensor) -> torch.Tensor:
         target, dtype, param = self._target(name), self._dtype(value), self.param
         with torch.no_grad():
+            slot = (self.slots or {}).get(name)
+            spread = None if self.common.placed is None else self.common.placed(value, param, slot, dtype)
+            if spread is not None:
+                return spread
             like = target == param.shape
             new = (
                 torch.empty_like(param, dtype=dtype) if like else torch.empty(target, dtype=dtype, device=param.device)
@@ -237,7 +246,6 @@ class Fit:
                 same = (value.dtype, value.device, value.stride()) == (dtype, new.device, new.stride())
                 given = same and self.common.given is not None and self.common.given(value)
                 return value if given else new.copy_(value)
-            slot = (self.slots or {}).get(name)
             new.copy_(self.common.fresh(slot, param, self.group)) if self.common.fresh and slot else new.zero_()
             overlap = tuple(slice(min(a, b)) for a, b in zip(value.shape, target, strict=True))
             new[overlap] = value[overlap].to(new)

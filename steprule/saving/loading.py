@@ -17,7 +17,7 @@ import torch
 from steprule.names import Rename
 from steprule.schedules import Schedule, Scheduled, plateaus
 
-from .fit import Common, Fit, Fresh, LoadResult, Slots, kinds
+from .fit import Common, Fit, Fresh, LoadResult, Placed, Slots, kinds
 from .flat import is_flat
 from .groups import Group, Hyperparameters, merge, params_of, refuse_choice
 from .places import names_of, places_of, resized_names
@@ -43,6 +43,7 @@ class Receiver:
         slots: the slots that a parameter of a group has, where the optimizer knows them.
         fresh: the value with which a slot of a parameter in a group begins; zeros where left out.
         frozen: whether a parameter was frozen on purpose.
+        placed: how saved tensors are spread over processes, see :class:`steprule.saving.fit.Common`.
     """
 
     algorithm: str
@@ -53,6 +54,7 @@ class Receiver:
     slots: Callable[[Group, torch.Tensor], Slots] | None = None
     fresh: Fresh | None = None
     frozen: Callable[[torch.Tensor], bool] = lambda _: False
+    placed: Placed | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def prepare(
     slots: Callable[[Group, torch.Tensor], Slots] | None = None,
     fresh: Fresh | None = None,
     frozen: Callable[[torch.Tensor], bool] = lambda _: False,
+    placed: Placed | None = None,
     **options: Any,
 ) -> Loading:
     """What an optimizer becomes when it loads ``saved``, after its hooks for before loading have run.
@@ -173,7 +176,7 @@ def prepare(
     Args:
         optimizer: the optimizer.
         saved: a dictionary of :func:`steprule.saving.state_dict.pack` or of any ``torch.optim.Optimizer``.
-        step, check, slots, fresh, frozen: see :class:`Receiver`.
+        step, check, slots, fresh, frozen, placed: see :class:`Receiver`.
         **options: see :class:`Options`.
 
     Raises:
@@ -184,7 +187,7 @@ def prepare(
     chosen = Options(**options)
     refuse_choice(chosen.hyperparameters)
     given, name = _hooked(optimizer, saved), type(optimizer).__name__
-    here = Receiver(name, optimizer.param_groups, optimizer.state, step, check, slots, fresh, frozen)
+    here = Receiver(name, optimizer.param_groups, optimizer.state, step, check, slots, fresh, frozen, placed)
     try:
         return fit(read(given), here, chosen)
     except RecursionError as error:
@@ -298,7 +301,7 @@ def _fits(
     matched = [(p, saved.parameters[at].entry) for p, at in zip(params, places, strict=True) if at is not None]
     _refuse_reordered(matched, places, saved, here.algorithm)
     numbers = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
-    common = Common(kinds(matched, together), numbers, here.fresh, options.given)
+    common = Common(kinds(matched, together), numbers, here.fresh, options.given, here.placed)
     peers = _slot_sets(saved)
 
     def one(i: int, label: str, of: Parameter) -> Fit:

@@ -23,6 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from xxhash import xxh3_128
 
@@ -35,6 +36,9 @@ __all__ = [
     "CheckpointError",
     "Header",
     "TensorInfo",
+    "check_tensors",
+    "in_order",
+    "mapped_tensors",
     "opened",
     "read_header",
     "read_tensors",
@@ -194,25 +198,36 @@ class Writeback:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def write(file: BinaryIO, document: Document, tensors: Mapping[str, torch.Tensor]) -> None:
+def in_order(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors as they lie in a file: so that all are aligned."""
+    return dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+
+
+def write(
+    file: BinaryIO,
+    document: Document,
+    tensors: Mapping[str, torch.Tensor],
+    whole: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+) -> None:
     """Writes a file, one tensor after the other, so that no more than one is copied at a time.
 
     Args:
         file: open for writing, at its beginning.
         document: what JSON can hold.
         tensors: dense tensors of a dtype of safetensors; complex ones as their real views.
+        whole: gives all of a tensor; it is asked for one after the other, as :func:`in_order` has them.
 
     Raises:
         TypeError: a tensor is of a kind that the format does not have; nothing has been written.
     """
     for name, tensor in tensors.items():
         _refuse_strange(name, tensor)
-    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # keeps all aligned
+    ordered = in_order(tensors)
     header = _header(document, ordered)
     file.write(header)
     with Checksum(_NEW, header) as checksum, Writeback(file) as writeback:
         for tensor in ordered.values():
-            for piece in _pieces(tensor):
+            for piece in _pieces(whole(tensor)):
                 checksum.update(piece)
                 file.write(piece)
                 writeback.wrote(len(piece))
@@ -406,15 +421,41 @@ def read_tensors(file: BinaryIO, header: Header, path: Path) -> dict[str, torch.
     Raises:
         CheckpointError: the checksum differs, or the file became shorter while it was read.
     """
-    start = header.raw.replace(header.checksum, _blank(header.digest), 1)
     buffers = {name: torch.empty(info.end - info.begin, dtype=torch.uint8) for name, info in header.tensors.items()}
     places = [(len(header.raw) + info.begin, buffers[name].numpy().data) for name, info in header.tensors.items()]
+    _check(file, header, places, path)
+    return {name: buffers[name].view(info.dtype).reshape(info.shape) for name, info in header.tensors.items()}
+
+
+def mapped_tensors(header: Header, path: Path) -> dict[str, torch.Tensor]:
+    """All tensors, by name, of which only what is looked at is read, then; writing to them leaves the file as it is."""
+    content = np.memmap(path, np.uint8, mode="c")
+    start = len(header.raw)
+    return {
+        name: torch.from_numpy(content[start + info.begin : start + info.end]).view(info.dtype).reshape(info.shape)
+        for name, info in header.tensors.items()
+    }
+
+
+def check_tensors(file: BinaryIO, header: Header, path: Path) -> None:
+    """Compare the checksum of the whole file, a few tensors in memory at a time.
+
+    Raises:
+        CheckpointError: as :func:`read_tensors`.
+    """
+    tensors = header.tensors.values()
+    sizes = ((len(header.raw) + info.begin, info.end - info.begin) for info in tensors)
+    _check(file, header, ((begin, torch.empty(size, dtype=torch.uint8).numpy().data) for begin, size in sizes), path)
+
+
+def _check(file: BinaryIO, header: Header, places: Iterable[tuple[int, memoryview]], path: Path) -> None:
+    """Fills memory from a file, and compares the checksum of what was read."""
+    start = header.raw.replace(header.checksum, _blank(header.digest), 1)
     with Checksum(header.digest, start) as checksum, ThreadPoolExecutor(_READERS) as readers:
         for piece in _read_in_order(file, places, path, readers):
             checksum.update(piece)
     if checksum.hexdigest() != header.checksum:
         raise CheckpointError(f"{path}: damaged: the checksum of its content is not the one it was saved with")
-    return {name: buffers[name].view(info.dtype).reshape(info.shape) for name, info in header.tensors.items()}
 
 
 def _read_in_order(
