@@ -145,12 +145,12 @@ class Fit:
     def _differing_slots(self, mine: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
         """The slots that should be there and are not, and those that are there and should not be."""
         if self.saved.record is not None:
-            recorded = frozenset(self.saved.record.slots)
+            recorded = frozenset(self.saved.record.slots) | flat.needed(self.saved.entry)
             return recorded - mine, mine - recorded
         if not mine:
             return mine, mine
         fuller = min((peer for peer in self.peers if peer > mine), key=len, default=mine)
-        return fuller.union(self.needed) - mine, frozenset()
+        return fuller.union(self.needed, flat.needed(self.saved.entry)) - mine, frozenset()
 
     def _misshapen_parameter(self) -> list[Misshapen]:
         record, param = self.saved.record, self.param

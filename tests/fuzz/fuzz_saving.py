@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saving.files import sealed, split
@@ -68,17 +69,6 @@ class Run:
 
     def content(self) -> Any:
         return copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict(), torch.get_rng_state()))
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        alike = isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape
-        return alike and bool(((a == b) | ((a != a) & (b != b))).all())
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and (bool(a == b) or (a != a and b != b))
 
 
 @pytest.fixture(autouse=True)

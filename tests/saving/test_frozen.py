@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from training import train
 
 import steprule
 
@@ -20,11 +21,8 @@ def made(seed: int = 0, named: bool = True) -> tuple[nn.Module, steprule.AdamW]:
     return model, steprule.AdamW(model if named else model.parameters(), lr=0.1)
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 2) -> None:
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(torch.arange(6.0).view(2, 3)).square().sum().backward()
-        optimizer.step()
+def batches(count: int) -> list[torch.Tensor]:
+    return [torch.arange(6.0).view(2, 3)] * count
 
 
 def trains(model: nn.Module) -> list[bool]:
@@ -35,12 +33,12 @@ def trains(model: nn.Module) -> list[bool]:
 @pytest.mark.parametrize("form", ["file", "dictionary"])
 def test_a_frozen_backbone_does_not_train_after_loading(tmp_path: Path, form: str, named: bool) -> None:
     model, optimizer = made(named=named)
-    train(model, optimizer)
+    train(model, optimizer, batches(2))
     optimizer.freeze("0.*" if named else nn_linear_of_four)
-    train(model, optimizer)
+    train(model, optimizer, batches(2))
     steprule.save(tmp_path / "run", optimizer, model)
     twin, other = made(seed=1, named=named)
-    train(twin, other, 1)
+    train(twin, other, batches(1))
     names = ["0.weight", "0.bias"] if named else ["parameter 0", "parameter 1"]
     said = pytest.warns(UserWarning, match=f"loading freezes {names[0]}, {names[1]}, as saved; unfreeze")
     if form == "file":
@@ -52,8 +50,8 @@ def test_a_frozen_backbone_does_not_train_after_loading(tmp_path: Path, form: st
             other.load_state_dict(optimizer.state_dict())
     assert trains(twin) == [False, False, True, True]
     assert twin[0].weight.grad is None
-    train(model, optimizer)
-    train(twin, other)
+    train(model, optimizer, batches(2))
+    train(twin, other, batches(2))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
     assert other.state_dict()["steprule"]["frozen"] == [0, 1]
     if named:
@@ -147,7 +145,7 @@ def test_a_hook_that_raises_after_loading_leaves_it_training() -> None:
     _, optimizer = made()
     optimizer.freeze("0.*")
     twin, other = made(1)
-    train(twin, other)
+    train(twin, other, batches(2))
     grad = twin[0].weight.grad
     other.register_load_state_dict_post_hook(lambda _: {}["x"])
     with pytest.warns(UserWarning, match="freezes"), pytest.raises(KeyError):

@@ -240,6 +240,54 @@ def test_lbfgs_keeps_its_lists_and_numbers() -> None:
     assert same(model.state_dict(), twin.state_dict())
 
 
+@pytest.mark.parametrize("form", ["steprule", "torch"])
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("H_diag", 2**63),
+        ("t", "x"),
+        ("n_iter", -1),
+        ("func_evals", 1.5),
+        ("prev_loss", torch.zeros(2)),
+        ("ro", []),
+        ("al", []),
+        ("old_dirs", [torch.zeros(1)]),
+        ("old_dirs", [torch.zeros(3, device="meta")] * 2),
+        ("old_stps", []),
+        ("d", torch.zeros(4)),
+        ("d", None),
+        ("prev_flat_grad", None),
+    ],
+)
+def test_the_state_of_lbfgs_is_checked_part_by_part(part: str, value: object, form: str) -> None:
+    def trained(steps: int) -> steprule.LBFGS:
+        weight = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+        optimizer = steprule.LBFGS([("w", weight)], lr=0.1, max_iter=3)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = (weight**4).sum()
+            loss.backward()
+            return loss
+
+        for _ in range(steps):
+            optimizer.step(closure)
+        return optimizer
+
+    saved, other = trained(1).state_dict(), trained(0)
+    if form == "torch":
+        del saved["steprule"]
+    other.load_state_dict(saved)
+    other = trained(0)
+    if value is None:
+        del saved["state"][0][part]
+    else:
+        saved["state"][0][part] = value
+    with pytest.raises(ValueError, match=f"(w: {part} was saved as|missing: w: {part}|old_dirs)"):
+        other.load_state_dict(saved)
+    assert not other.state
+
+
 def test_parameters_that_were_never_stepped_have_no_state() -> None:
     model = network()
     optimizer = of_torch("Adam", model.named_parameters())
