@@ -40,6 +40,7 @@ from steprule.stepping.options import (
     SWITCHES,
     check_nonfinite,
     check_options,
+    passing_options,
     refuse_hyper,
     refuse_options,
     spelled_out,
@@ -123,6 +124,8 @@ class Optimizer(torch.optim.Optimizer):
         super().__init_subclass__(**kwargs)
         own: Any = cls.__dict__.get("__init__")
         if inspect.isfunction(own):
+            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(own).parameters.values()):
+                own = cls.__init__ = passing_options(own)  # type: ignore[method-assign]
             vars(own)["__signature__"] = spelled_out(inspect.signature(own), SWITCHES - cls.switches)
 
     @not_compiled
@@ -136,6 +139,9 @@ class Optimizer(torch.optim.Optimizer):
         **options: Any,
     ) -> None:
         defaults = dict(defaults or {})
+        passed = self.__dict__.pop("_passed", {})
+        overrides, nonfinite = passed.pop("overrides", overrides), passed.pop("nonfinite", nonfinite)
+        options |= passed
         refuse_options(options, self.switches, defaults, type(self).__name__)
         # an option that the rule has among its own hyperparameters is the rule's to apply
         self._own_options = frozenset(OPTIONS) & frozenset(defaults)
@@ -447,7 +453,7 @@ class Optimizer(torch.optim.Optimizer):
         try:
             plan = planner.plan
             if plan is None or asked != planner.asked or not plan.current(groups, self.state):
-                plan = self._make_plan(asked)
+                plan = planner.recall(groups, self.state, asked) or self._make_plan(asked)
             inputs = {} if scale is None else {"grad_scale": scale}
             if self._nonfinite == "skip" and not asked[-1]:
                 found_inf = plan.flag(found_inf)

@@ -41,6 +41,8 @@ class Common:
                 if slot.scope == "all":
                     self.places.setdefault(slot.name, []).append((launch, i))
         self.numbers: dict[str, torch.Tensor] = {}
+        self.installed = False
+        """Whether every state has the tensors of these numbers."""
 
     def begin(self, params: Iterable[torch.Tensor], state: Mapping[torch.Tensor, Any]) -> None:
         """A step begins: every launch learns the numbers, which the state of whoever has one says."""
@@ -70,14 +72,15 @@ class Common:
                 for launch in self.takers:
                     launch.put(launch.program.shared[k].row, number)
 
-    def finish(self, params: Iterable[torch.Tensor], state: Mapping[torch.Tensor, Any], installed: bool) -> None:
+    def finish(self, params: Iterable[torch.Tensor], state: Mapping[torch.Tensor, Any]) -> None:
         """The step is done: keep the new values, for parameters too that had no part in it."""
         for name, places in self.places.items():
             written = [(launch, i) for launch, i in places if launch in self.takers] or places
             launch, i = written[0]
             self.numbers[name].copy_(launch.kept_rows[i][0])
-        if installed:
+        if self.installed:
             return
+        self.installed = True
         for p in params:
             for name, number in self.numbers.items():
                 if name in state.get(p, ()):

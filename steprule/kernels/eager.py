@@ -29,8 +29,17 @@ class EagerLaunch(Launch):
 
     def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
         super().__init__(program, entries, groups, reason)
-        shape = len(program.reduced_slots), len(entries)
+        self.adopt_slots(groups)
+
+    def adopt_slots(self, groups: Sequence[Group]) -> None:
+        shape = len(self.program.reduced_slots), len(self.entries)
         self.adopt_reduced(torch.zeros(shape, dtype=torch.float64, device=self.params[0].device), groups)
+
+    def take_up(self, groups: Sequence[Group]) -> bool:
+        if self.differentiable or not super().take_up(groups):
+            return False
+        self.adopt_slots(groups)
+        return True
 
     def refresh(self) -> bool:
         # a differentiable step replaces the state, and so is planned anew

@@ -475,6 +475,35 @@ class Launch:
         self.grads = grads  # type: ignore[assignment]
         return True
 
+    def take_up(self, groups: Sequence[Group]) -> bool:
+        """Go on with the state as other launches have left it, which had the same arrays; False if they are others, or
+        if this kernel can't."""
+        program = self.program
+        params, grads, held = self.looked_up()
+        if (
+            self.shares
+            or self.sparse
+            or program.line_slots
+            or not (self.unchanged or self.as_planned)(*params, *grads, *self.every_slot)
+            or list(map(torch.Tensor.data_ptr, held)) != self.held_pointers
+        ):
+            return False
+        arrays = [*program.slots, *program.tables]
+        for slot, tensors in zip(arrays, (*self.slots, *self.matrix_tables), strict=True):
+            if not all(own.get(slot.name) is tensor for own, tensor in zip(self.states, tensors, strict=True)):
+                return False
+        used = [s.name for s in (*arrays, *program.reduced_slots)] + self.counted
+        new = [lacks(own, used) for own in self.states]
+        try:
+            for line, name in zip(self.numbers, self.counted, strict=True):
+                line[:] = torch.stack([own[name] for own in self.states]).detach().numpy()
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            return False  # a new launch says what is wrong with them
+        self.expected, self.installed = self.numbers.tobytes(), False
+        self.rows = self.classify(new)
+        self.grads = grads  # type: ignore[assignment]
+        return True
+
     def looked_up(self) -> tuple[list[torch.Tensor], list[torch.Tensor | None], list[torch.Tensor]]:
         """Parameters and gradients as they are now, and all tensors that must lie where they did."""
         if not self.shares:

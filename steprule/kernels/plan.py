@@ -87,6 +87,17 @@ class Plan:
         state: Mapping[torch.Tensor, Any],
     ) -> bool:
         """Whether the plan still fits: same parameters, same state, same kind of gradients, same answers."""
+        return self.fits(groups, state) and all([launch.refresh() for launch in self.launches])  # noqa: C419 (faster)
+
+    def take_up(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:
+        """Whether the plan fits again, after steps by others that have counted in tensors of their own."""
+        if self.torn or not self.fits(groups, state) or not all([launch.take_up(groups) for launch in self.launches]):  # noqa: C419
+            return False
+        self.common = Common(self.launches)
+        return True
+
+    def fits(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:
+        """Whether parameters and answers are those that the plan was made for."""
         params = [p for group in groups for p in group["params"]]
         if [len(group["params"]) for group in groups] != self.lengths:
             return False
@@ -102,9 +113,7 @@ class Plan:
             if p.grad is not None:
                 return False
         known = self.known
-        if known is None or len(state) != len(known) or not all(map(operator.is_, state.values(), known)):
-            return False
-        return all([launch.refresh() for launch in self.launches])  # noqa: C419 (a list is faster)
+        return known is not None and len(state) == len(known) and all(map(operator.is_, state.values(), known))
 
     def run(
         self,
@@ -129,7 +138,7 @@ class Plan:
             launch.grads = launch.given = []  # they may be freed before the next step
             for share in launch.shares:
                 share.grad = None
-        self.common.finish(self.params, state, self.known is not None)
+        self.common.finish(self.params, state)
         if self.known is None:
             self.known = list(state.values())
         self.torn = False

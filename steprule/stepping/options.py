@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch.optim import optimizer as torch_optimizer
@@ -22,6 +23,7 @@ __all__ = [
     "check_fused",
     "check_nonfinite",
     "check_options",
+    "passing_options",
     "refuse_hyper",
     "refuse_options",
     "spelled_out",
@@ -57,6 +59,23 @@ SWITCHES = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 NOT_HYPER = frozenset({"params", "param_names", "schedules"})
 """The keys of a group that are no hyperparameters."""
+
+
+def passing_options(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor without ``**options`` that takes them all the same, past its own code to that of the optimizer."""
+    known = inspect.signature(init)
+    options = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)
+    taken = [name for name in ("overrides", "nonfinite", *OPTIONS) if name not in known.parameters]
+
+    @functools.wraps(init)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        passed = {name: kwargs.pop(name) for name in taken if name in kwargs}
+        if passed:
+            self.__dict__["_passed"] = {**self.__dict__.get("_passed", {}), **passed}
+        init(self, *args, **kwargs)
+
+    vars(wrapper)["__signature__"] = known.replace(parameters=[*known.parameters.values(), options])
+    return wrapper
 
 
 def spelled_out(signature: inspect.Signature, refused: frozenset[str]) -> inspect.Signature:

@@ -72,6 +72,12 @@ BROKEN_OFF = (
 )
 
 
+PLANS = 4
+"""How many plans are kept: as many states of flags as may come in turns."""
+PROGRAMS = 256
+"""How many Programs are kept; those of a plan live with it."""
+
+
 class Planner:
     """Keeps what was traced and found out from step to step: Programs, entries, and the plan of the last step."""
 
@@ -80,6 +86,8 @@ class Planner:
         self.asked: Asked | None = None
         """What the plan was made for."""
         self.programs: list[tuple[tuple[Asked, tuple[str, ...]], Program]] = []
+        self.recent: list[tuple[Asked, Plan]] = []
+        """The last plans, one of which may fit again: flags and sets of gradients come in turns."""
         self.entries: list[Entry] = []
         self.shares: list[Share] = []
         """What is here of the parameters that several processes hold."""
@@ -116,6 +124,17 @@ class Planner:
         """The plan no longer fits; one that broke off is kept, for it must not be forgotten."""
         if self.plan is not None and not self.plan.torn:
             self.plan = None
+        self.recent.clear()
+
+    def recall(self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any], asked: Asked) -> Plan | None:
+        """A plan of one of the last steps that fits now, if there is one."""
+        for k, (known, plan) in enumerate(self.recent):
+            if known == asked and plan is not self.plan and plan.take_up(groups, state):
+                self.recent.insert(0, self.recent.pop(k))
+                self.plan, self.asked = plan, asked
+                self.flagged = plan.asynchronous
+                return plan
+        return None
 
     def make(
         self,
@@ -159,6 +178,8 @@ class Planner:
         plan = kind(launches(programs, entries, groups), groups, found, self.exchange)
         self.plan, self.asked = plan, asked
         self.flagged = plan.asynchronous and self.exchange is None
+        if kind is Plan and self.exchange is None:
+            self.recent = [(asked, plan), *self.recent][:PLANS]
         return plan
 
     def present(self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> list[Entry]:
@@ -216,7 +237,7 @@ class Planner:
             modifiers=around(algorithm, *asked),
             ndim=ndim,
         )
-        self.programs.append((key, program))
+        self.programs = [*self.programs, (key, program)][-PROGRAMS:]
         return program
 
     def slots_of(self, algorithm: Algorithm, group: Group, param: torch.Tensor) -> dict[str, Slot]:

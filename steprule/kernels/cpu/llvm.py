@@ -124,14 +124,25 @@ class LLVMLaunch(Launch):
         self.counter = np.zeros(1, np.int64)
         self.strange = self.strange_grads()
         self.grads_at: list[int] = []
-        self.written: list[tuple[float, ...]] = [()] * len(self.rows)
-        self.every = [slice(None) if len(self.rows) == 1 else np.asarray(row.members) for row in self.rows]
+        self.sort_rows()
         self.frames: list[Any] = []
         self.places = self.line_pointers = self.sum_pointers = np.zeros(0, np.int64)
         if program.by_lines:
             self.lay_rows()
         else:
             self.lay(chunk_table([e.numel for e in entries]))
+
+    def sort_rows(self) -> None:
+        """Note which tensors share their numbers, none of which are in the table yet."""
+        self.written: list[tuple[float, ...]] = [()] * len(self.rows)
+        self.every = [slice(None) if len(self.rows) == 1 else np.asarray(row.members) for row in self.rows]
+
+    def take_up(self, groups: Sequence[Group]) -> bool:
+        if not super().take_up(groups):
+            return False
+        self.sort_rows()
+        self.adopt_reduced(torch.from_numpy(self.table), groups)
+        return True
 
     @property
     def source(self) -> str:

@@ -134,6 +134,9 @@ class TritonLaunch(Launch):
 
     # -- numbers -------------------------------------------------------------------------------------------------
 
+    def take_up(self, groups: Sequence[Group]) -> bool:
+        return False  # its numbers may live on the device
+
     def number(self, value: Any) -> float:
         if not on_gpu(value):
             return float(value)
