@@ -16,8 +16,9 @@ class AdaptiveClip(Modifier):
         g_i \leftarrow g_i \min\left(1, \; \lambda \,
             \frac{\max(\lVert \theta_i \rVert, 10^{-3})}{\max(\lVert g_i \rVert, 10^{-6})}\right)
 
-    for each row :math:`i` of a matrix; a vector is one row. `High-Performance Large-Scale Image Recognition Without
-    Normalization <https://arxiv.org/abs/2102.06171>`_, Brock et al., 2021 (AGC).
+    for each row :math:`i` of a matrix, or what makes one channel of a convolution; a vector is one row.
+    `High-Performance Large-Scale Image Recognition Without Normalization
+    <https://arxiv.org/abs/2102.06171>`_, Brock et al., 2021 (AGC).
 
     Choose it in place of ``clip_norm`` for networks without normalization.
 
@@ -42,5 +43,5 @@ class AdaptiveClip(Modifier):
     ranges: ClassVar = {"clip": Range(above=0, usual="0.01 to 0.16")}
 
     def gradient(self, p: Any, g: Any, s: Any, h: Any) -> Any:
-        row: Any = {"dim": -1} if ndim(p) > 1 else {}
+        row: Any = {"scope": "channel"} if ndim(p) > 1 else {}
         return g * minimum(1.0, h.clip * maximum(norm(p, **row), 1e-3) / maximum(norm(g, **row), 1e-6))

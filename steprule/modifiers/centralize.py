@@ -9,7 +9,8 @@ __all__ = ["Centralize"]
 
 
 class Centralize(Modifier):
-    r"""Take from each row of the gradient its mean; vectors are left as they are.
+    r"""Take from each row of the gradient its mean; vectors are left as they are, and a row of a convolution is what
+    makes one channel.
 
     .. math::
         g_t \leftarrow g_t - \operatorname{mean}_{\text{row}}(g_t)
@@ -32,4 +33,4 @@ class Centralize(Modifier):
     """
 
     def gradient(self, p: Any, g: Any, s: Any, h: Any) -> Any:
-        return g - mean(g, dim=-1) if ndim(p) > 1 else g
+        return g - mean(g, scope="channel") if ndim(p) > 1 else g

@@ -33,7 +33,7 @@ from steprule.modifiers import (
     ScheduleFree,
     Trust,
 )
-from steprule.rule import lerp, sign
+from steprule.rule import lerp, sign, sqrt
 
 ALL = [getattr(modifiers, name) for name in modifiers.__all__ if name != "Modifier"]
 
@@ -413,6 +413,43 @@ def test_a_penalty_stays_in_the_step() -> None:
         optimizer = SGD([p], lr=0.5, momentum=momentum, weight_decay=0.25, modifiers=[Taken()])
         optimizer.step()
         assert optimizer.state[p]["taken_u"].item() == 0.5 * (1.0 + 0.25 * 2.0)
+
+
+def test_signs_are_known_without_what_cannot_change_them() -> None:
+    [p] = parameters(torch.float32, [(4, 3)])
+    optimizer = AdamW([p], modifiers=[Cautious()])
+    give_gradients([p], 0)
+    optimizer.step()
+    assert "36 bytes an element in 2 passes" in optimizer.explain()  # the first reads the gradient and its mean alone
+
+
+class Opposed(Optimizer):
+    """Divides by what is negative, and multiplies by what the modifier must not leave out."""
+
+    def __init__(self, params: Any, lr: float, below: float, **options: Any) -> None:
+        super().__init__(params, dict(lr=lr, below=below), **options)
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        return p - h.lr * (g / h.below) * (p / sqrt(p * p))
+
+
+@pytest.mark.parametrize("below", [-2.0, 2.0])
+def test_a_sign_that_numbers_turn_is_turned(below: float) -> None:
+    p = torch.tensor([1.0, 1.0, -1.0, -1.0], requires_grad=True)
+    p.grad = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    optimizer = Opposed([p], lr=1.0, below=below, modifiers=[Cautious()])
+    optimizer.step()
+    u = torch.tensor([1.0, -1.0, -1.0, 1.0]) / below
+    agrees = (u * p.grad > 0).float()
+    torch.testing.assert_close(p.detach(), torch.tensor([1.0, 1.0, -1.0, -1.0]) - u * agrees * 2)
+
+
+def test_rows_of_a_convolution_are_its_channels() -> None:
+    [p] = parameters(torch.float32, [(2, 3, 2, 2)])
+    before = p.detach().clone()
+    p.grad = torch.arange(24.0).reshape(2, 3, 2, 2)
+    SGD([p], lr=1.0, modifiers=[Centralize()]).step()
+    torch.testing.assert_close(before - p.detach(), p.grad - p.grad.mean(dim=(1, 2, 3), keepdim=True))
 
 
 # -- order, hyperparameters, state -------------------------------------------------------------------------------
