@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import IntEnum
 from typing import Any, NoReturn
 
-__all__ = ["LINES", "Expression", "Level", "Operand", "RuleError", "as_expression", "asking", "joint", "ordered"]
+__all__ = [
+    "LINES",
+    "Expression",
+    "Level",
+    "Operand",
+    "RuleError",
+    "as_expression",
+    "asking",
+    "joint",
+    "ordered",
+    "signed",
+]
 
 Operand = "Expression | float | int | bool"
 
@@ -36,6 +48,11 @@ class Level(IntEnum):
     """One number for each element of the parameter."""
     TABLE = 7
     """A matrix of another shape than the parameter's, for functions of whole matrices alone."""
+
+
+def signed(value: Any) -> Any:
+    """A value of an expression, such that two are equal only if they are the same to the bit: -0.0 is not 0.0."""
+    return (value, math.copysign(1.0, value)) if isinstance(value, float) and value == 0.0 else value
 
 
 LINES = frozenset({Level.MATRIX, Level.CHANNEL, Level.ROW, Level.COLUMN})
@@ -237,7 +254,7 @@ class Expression:
         raise RuleError(f"numpy.{func.__name__} is not of the language of update rules; {instead(func.__name__)}")
 
     def __repr__(self) -> str:
-        return text(self)
+        return described(self)
 
 
 VOCABULARY: set[str] = set()
@@ -325,26 +342,66 @@ def combine(op: str, *operands: Any) -> Expression:
     return Expression(op, args)
 
 
-def ordered(roots: Iterable[Expression]) -> Iterator[Expression]:
-    """Every subexpression once, operands before what uses them."""
-    seen: set[int] = set()
-    for root in roots:
-        waiting = [(root, iter(root.args))]
-        while waiting:
-            e, rest = waiting[-1]
-            following = next(rest, None)
-            if following is None:
-                waiting.pop()
-                if id(e) not in seen:
-                    seen.add(id(e))
-                    yield e
-            elif id(following) not in seen:
-                waiting.append((following, iter(following.args)))
-
-
 def precedence(e: Expression) -> int:
     """How tightly an expression binds, as text."""
-    return PRECEDENCE["neg"] if e.op == "constant" and e.detail < 0 else PRECEDENCE.get(e.op, 9)
+    return PRECEDENCE["neg"] if e.op == "constant" and math.copysign(1.0, e.detail) < 0 else PRECEDENCE.get(e.op, 9)
+
+
+def ordered(
+    roots: Iterable[Expression], operands: Callable[[Expression], Iterable[Expression]] = lambda e: e.args
+) -> list[Expression]:
+    """Expressions and what they are made of, operands first, each once; however deep, without recursion.
+
+    Args:
+        roots: where to begin, in this order.
+        operands: of which of its operands an expression counts as made.
+    """
+    done: set[int] = set()
+    order: list[Expression] = []
+    for root in roots:
+        stack = [root]
+        while stack:
+            e = stack[-1]
+            open_operands = [a for a in operands(e) if id(a) not in done] if id(e) not in done else []
+            stack.extend(reversed(open_operands))
+            if not open_operands:
+                stack.pop()
+                if id(e) not in done:
+                    done.add(id(e))
+                    order.append(e)
+    return order
+
+
+LONG = 60
+"""Operations of a formula at most that is written as one; parts of a longer one get names."""
+SHOWN = 12
+"""The names at most that are explained where an expression is shown alone."""
+
+
+def written_length(e: Expression, lengths: Mapping[int, int]) -> int:
+    """How many operations an expression's text has, given those of its operands; every use counts."""
+    return 1 + sum(lengths.get(id(a), 1) for a in e.args)
+
+
+def described(expression: Expression) -> str:
+    """An expression as text of a bounded size: what is used more than once, or long, gets a name in a long one."""
+    order = ordered([expression])
+    lengths: dict[int, int] = {}
+    for e in order:
+        lengths[id(e)] = written_length(e, lengths)
+    if lengths[id(expression)] <= LONG:
+        return text(expression)
+    uses = Counter(id(a) for e in order for a in e.args)
+    known: dict[int, str] = {}
+    lines: list[str] = []
+    for e in order[:-1]:
+        lengths[id(e)] = written_length(e, lengths)
+        if e.args and (uses[id(e)] > 1 or lengths[id(e)] > LONG):
+            lines.append(f"t{len(known)} = {text(e, lambda x: known.get(id(x)))}")
+            known[id(e)] = f"t{len(known)}"
+            lengths[id(e)] = 1
+    left_out = "..., " if len(lines) > SHOWN else ""
+    return f"{text(expression, lambda x: known.get(id(x)))} where {left_out}{', '.join(lines[-SHOWN:])}"
 
 
 def text(expression: Expression, names: Callable[[Expression], str | None] = lambda _: None) -> str:
@@ -354,17 +411,22 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
         expression: what to print.
         names: gives the name under which a subexpression is already known, or None.
     """
-    name = names(expression)
-    if name is not None:
-        return name
+    shown: dict[int, str] = {}
+    for e in ordered([expression], lambda e: () if names(e) is not None else e.args):
+        name = names(e)
+        shown[id(e)] = one_text(e, shown, names) if name is None else name
+    return shown[id(expression)]
+
+
+def one_text(expression: Expression, shown: Mapping[int, str], names: Callable[[Expression], str | None]) -> str:
+    """An expression as text, given that of its operands."""
     op, args = expression.op, expression.args
     rank = precedence(expression)
 
     def inner(index: int, bound: int) -> str:
         arg = args[index]
-        shown = text(arg, names)
         tight = names(arg) is not None or precedence(arg) >= bound
-        return shown if tight else f"({shown})"
+        return shown[id(arg)] if tight else f"({shown[id(arg)]})"
 
     if op == "constant":
         short = f"{expression.detail:g}"
@@ -377,7 +439,7 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
         key, *index = expression.detail
         return str(key) + "".join(f"[{i}]" for i in index)
     if op == "shared":
-        return text(args[0], names)
+        return shown[id(args[0])]
     if op == "drawn":
         return f"random({32 - expression.detail} bits)"
     if op in ("slot", "input"):
@@ -389,15 +451,15 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
     if op == "reduce":
         kind, scope = expression.detail
         if scope == "channel":  # of what was reduced over rows already
-            return f"{args[0].detail[0]}({text(args[0].args[0], names)}, channel)"
+            return f"{args[0].detail[0]}({shown.get(id(args[0].args[0])) or text(args[0].args[0], names)}, channel)"
         over = {"tensor": "", "all": ", all"}.get(scope, f", dim={scope}")
-        return f"{kind}({text(args[0], names)}{over})"
+        return f"{kind}({shown[id(args[0])]}{over})"
     if op == "matrix":
         function = expression.detail.function
-        return f"{function.__name__}({', '.join(text(a, names) for a in args)})"
+        return f"{function.__name__}({', '.join(shown[id(a)] for a in args)})"
     if op == "part":
         several = len(args[0].detail.results) > 1
-        return f"{text(args[0], names)}{f'[{expression.detail[0]}]' * several}"
+        return f"{shown[id(args[0])]}{f'[{expression.detail[0]}]' * several}"
     if op == "neg":
         return "-" + inner(0, rank)
     if op == "not":
@@ -405,4 +467,4 @@ def text(expression: Expression, names: Callable[[Expression], str | None] = lam
     if op in SYMBOL:
         left, right = (rank + (op in NOT_LEFT), rank + (op != "pow"))
         return f"{inner(0, left)} {SYMBOL[op]} {inner(1, right)}"
-    return f"{op}({', '.join(text(a, names) for a in args)})"
+    return f"{op}({', '.join(shown[id(a)] for a in args)})"

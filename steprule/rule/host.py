@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .expression import Expression
+from .expression import Expression, ordered
 
 __all__ = ["NUMBER", "OPERATIONS", "Guard", "compile_guards", "compile_scalars", "evaluate", "number"]
 
@@ -154,15 +154,12 @@ def evaluate(
     """
     known: dict[int, Any] = {}
 
-    def value(e: Expression) -> Any:
-        if id(e) not in known:
-            if e.op == "constant":
-                known[id(e)] = e.detail
-            else:
-                known[id(e)] = operations[e.op](*map(value, e.args)) if e.op in operations else leaf(e)
-        return known[id(e)]
-
-    return value(expression)
+    for e in ordered([expression], lambda e: e.args if e.op in operations else ()):
+        if e.op == "constant":
+            known[id(e)] = e.detail
+        else:
+            known[id(e)] = operations[e.op](*(known[id(a)] for a in e.args)) if e.op in operations else leaf(e)
+    return known[id(expression)]
 
 
 class _Source:
@@ -174,8 +171,9 @@ class _Source:
         self.lines: list[str] = []
 
     def name(self, e: Expression) -> str:
-        if id(e) not in self.names:
-            self.names[id(e)] = self.emit(e)
+        for x in ordered([e], lambda x: () if id(x) in self.names else x.args):
+            if id(x) not in self.names:
+                self.names[id(x)] = self.emit(x)
         return self.names[id(e)]
 
     def emit(self, e: Expression) -> str:

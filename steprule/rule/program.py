@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from .expression import LINES, Expression, Level, RuleError, text
+from .expression import LINES, LONG, Expression, Level, RuleError, ordered, signed, text, written_length
 from .host import NUMBER, Guard, compile_guards, compile_scalars
 
 __all__ = [
@@ -214,8 +216,13 @@ class Operation:
 
     op: str
     args: tuple[int, ...]
-    detail: Any
+    detail: Any = field(compare=False)
     level: Level
+    what: Any = field(init=False, repr=False)
+    """The detail as it is compared."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", signed(self.detail))
 
 
 @dataclass(frozen=True)
@@ -421,7 +428,7 @@ class Program:
         numbers: dict[int, int] = {}
         operations = []
         for e in self.host_expressions():
-            operations.append((e.op, e.detail, *(numbers[id(a)] for a in e.args)))
+            operations.append((e.op, signed(e.detail), *(numbers[id(a)] for a in e.args)))
             numbers[id(e)] = len(operations) - 1
         results = ("results", *(numbers[id(e)] if e is not None else None for e in (*self.scalars, *self.updates)))
         object.__setattr__(self, "assignments", (*operations, results))
@@ -483,17 +490,7 @@ class Program:
 
     def host_expressions(self) -> Iterator[Expression]:
         """Every subexpression that the host evaluates, operands before what uses them, once each."""
-        seen: set[int] = set()
-
-        def visit(e: Expression) -> Iterator[Expression]:
-            if id(e) not in seen:
-                seen.add(id(e))
-                for a in e.args:
-                    yield from visit(a)
-                yield e
-
-        for root in (*self.scalars, *(u for u in self.updates if u is not None)):
-            yield from visit(root)
+        yield from ordered((*self.scalars, *(u for u in self.updates if u is not None)))
 
     def bytes_per_element(self, sizes: Mapping[int, float]) -> float:
         """Bytes of memory traffic for each element of a parameter.
@@ -518,30 +515,23 @@ def show(program: Program) -> str:
             lines.append(f"  host     {name} = {expression}")
             known[id(expression)] = name
     outputs, reductions, finished = program.source
-    uses: dict[int, int] = {}
+    roots = [*(e for _, e, _ in (*outputs, *reductions)), *(e for _, e in finished)]
+    lengths: dict[int, int] = {}
+    numbers = itertools.count()
 
-    def count(e: Expression) -> None:
-        uses[id(e)] = uses.get(id(e), 0) + 1
-        if uses[id(e)] == 1 and id(e) not in known and e.op != "drawn":
-            for a in e.args:
-                count(a)
+    def operands(e: Expression) -> tuple[Expression, ...]:
+        return () if id(e) in known or e.op == "drawn" else e.args
 
-    for expression in (*(e for _, e, _ in (*outputs, *reductions)), *(e for _, e in finished)):
-        count(expression)
+    uses = Counter(map(id, (*roots, *(a for e in ordered(roots, operands) for a in operands(e)))))
 
-    def define(e: Expression, phase: str) -> str:
-        for a in e.args if e.op != "drawn" else ():
-            if id(a) not in known:
-                visit(a, phase)
-        return text(e, lambda x: known.get(id(x)) if x is not e else None)
-
-    def visit(e: Expression, phase: str) -> None:
-        if id(e) in known:
-            return
-        shown = define(e, phase)
-        if e.args and uses[id(e)] > 1:
-            known[id(e)] = f"t{sum(n.startswith('t') for n in known.values())}"
-            lines.append(f"  {'between' if e.level in LINES else phase:8s} {known[id(e)]} = {shown}")
+    def define(root: Expression, phase: str) -> str:
+        for e in ordered(root.args if root.op != "drawn" else (), operands):
+            lengths[id(e)] = 1 if id(e) in known else written_length(e, lengths)
+            if e.args and id(e) not in known and (uses[id(e)] > 1 or lengths[id(e)] > LONG):
+                shown = text(e, lambda x: known.get(id(x)))
+                known[id(e)], lengths[id(e)] = f"t{next(numbers)}", 1
+                lines.append(f"  {'between' if e.level in LINES else phase:8s} {known[id(e)]} = {shown}")
+        return text(root, lambda x: known.get(id(x)) if x is not root else None)
 
     signs = [("=" if e.op == "reduce" else "←", name, e, index) for name, e, index in reductions]
     signs += [("←", name, e, index) for name, e, index in outputs]

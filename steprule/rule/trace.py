@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from .chain import chained
-from .expression import LINES, Expression, Level, RuleError, asking, joint, ordered
+from .expression import LINES, Expression, Level, RuleError, asking, joint, ordered, signed
 from .functions import Call
 from .host import NUMBER, Guard, evaluate, number
 from .modifier import Modifier, declared
@@ -435,24 +435,27 @@ class _Layout:
 
     def unique(self, e: Expression) -> Expression:
         """The one expression that stands for all equal ones."""
-        if id(e) not in self.replaced:
-            args = tuple(self.unique(a) for a in e.args)
-            key = (e.op, tuple(map(id, args)), e.detail, e.level)
+        for x in ordered([e], lambda x: () if id(x) in self.replaced else x.args):
+            if id(x) in self.replaced:
+                continue
+            args = tuple(self.replaced[id(a)] for a in x.args)
+            key = (x.op, tuple(map(id, args)), signed(x.detail), x.level)
             same = self.canonical.get(key)
             if same is None:
-                same = e if args == () else Expression(e.op, args, e.detail, e.level)
+                same = x if args == () else Expression(x.op, args, x.detail, x.level)
                 self.canonical[key] = same
-            self.replaced[id(e)] = same
+            self.replaced[id(x)] = same
             self.replaced[id(same)] = same
         return self.replaced[id(e)]
 
     def collect(self, e: Expression) -> None:
         """Number the reductions, inputs and matrix steps, what they depend on first."""
-        if id(e) in self.collected:
-            return
-        self.collected.add(id(e))
-        for a in e.args:
-            self.collect(a)
+        for x in ordered([e], lambda x: () if id(x) in self.collected else x.args):
+            if id(x) not in self.collected:
+                self.collected.add(id(x))
+                self.number(x)
+
+    def number(self, e: Expression) -> None:
         if e.op == "reduce" and e.args[0].level is Level.ARRAY:
             (self.reduces if e.level is Level.REDUCED else self.sums).append(e)
         if e.op == "matrix":
@@ -515,10 +518,11 @@ class _Layout:
 
     def depth(self, e: Expression) -> int:
         """The first pass that can compute an expression: reductions and matrix steps are ready one pass later."""
-        if id(e) not in self.depths:
-            args = [self.depth(a) - (e.op == "matrix" and a.op == "part") for a in e.args]
-            ends_pass = e.op == "matrix" or (e.op == "reduce" and e.args[0].level is Level.ARRAY)
-            self.depths[id(e)] = max(args, default=0) + ends_pass
+        for x in ordered([e], lambda x: () if id(x) in self.depths else x.args):
+            if id(x) not in self.depths:
+                args = [self.depths[id(a)] - (x.op == "matrix" and a.op == "part") for a in x.args]
+                ends_pass = x.op == "matrix" or (x.op == "reduce" and x.args[0].level is Level.ARRAY)
+                self.depths[id(x)] = max(args, default=0) + ends_pass
         return self.depths[id(e)]
 
     def earliest(
@@ -533,30 +537,38 @@ class _Layout:
 
     def read_by(self, e: Expression) -> frozenset[int]:
         """What may be stored to of what the pass reads that computes an expression: slots, and the gradient."""
-        if id(e) not in self.slots_read:
-            if e.op == "grad":
+
+        def operands(x: Expression) -> tuple[Expression, ...]:
+            return () if x.op in ("reduce", "part") or id(x) in self.slots_read else x.args
+
+        for x in ordered([e], operands):
+            if id(x) in self.slots_read:
+                continue
+            if x.op == "grad":
                 found = frozenset({GRAD})
-            elif e.op == "slot" and e.level is Level.ARRAY:
-                found = frozenset({self.operand[str(e.detail)]})
+            elif x.op == "slot" and x.level is Level.ARRAY:
+                found = frozenset({self.operand[str(x.detail)]})
             else:
-                args = () if e.op in ("reduce", "part") else e.args
-                found = frozenset[int]().union(*map(self.read_by, args))
-            self.slots_read[id(e)] = found
+                found = frozenset[int]().union(*(self.slots_read[id(a)] for a in operands(x)))
+            self.slots_read[id(x)] = found
         return self.slots_read[id(e)]
 
     def phase(self, index: int, outputs: list[tuple[int, Expression]]) -> Phase:
         operations: list[Operation] = []
         values: dict[int, int] = {}
 
+        def operands(e: Expression) -> tuple[Expression, ...]:
+            computed = id(e) not in values and self.leaf(e)[0] == e.op and e.op not in ("constant", "input")
+            return tuple(map(self.by_rows, e.args)) if computed else ()
+
         def value(e: Expression) -> int:
             e = self.by_rows(e)
-            if id(e) not in values:
-                args: tuple[int, ...] = ()
-                op, detail = self.leaf(e)
-                if op == e.op and op not in ("constant", "input"):
-                    args = tuple(value(a) for a in e.args)
-                operations.append(Operation(op, args, detail, e.level))
-                values[id(e)] = len(operations) - 1
+            for x in ordered([e], operands):
+                if id(x) not in values:
+                    args = tuple(values[id(a)] for a in operands(x))
+                    op, detail = self.leaf(x)
+                    operations.append(Operation(op, args, detail, x.level))
+                    values[id(x)] = len(operations) - 1
             return values[id(e)]
 
         reduces = [r for r in self.reduces if self.depth(r.args[0]) == index]
@@ -582,12 +594,16 @@ class _Layout:
         operations: list[Operation] = []
         values: dict[int, int] = {}
 
+        def operands(e: Expression) -> tuple[Expression, ...]:
+            return e.args if id(e) not in values and self.small_leaf(e)[0] == e.op and e.op != "constant" else ()
+
         def value(e: Expression) -> int:
-            if id(e) not in values:
-                op, detail = self.small_leaf(e)
-                args = tuple(map(value, e.args)) if op == e.op and op != "constant" else ()
-                operations.append(Operation(op, args, detail, e.level))
-                values[id(e)] = len(operations) - 1
+            for x in ordered([e], operands):
+                if id(x) not in values:
+                    args = tuple(values[id(a)] for a in operands(x))
+                    op, detail = self.small_leaf(x)
+                    operations.append(Operation(op, args, detail, x.level))
+                    values[id(x)] = len(operations) - 1
             return values[id(e)]
 
         shared = tuple(Shared(e.detail, self.depth(e), self.shared_row(e), value(e.args[0])) for e in self.shared)

@@ -1,0 +1,104 @@
+"""Rules of any size: thousands of steps, parts that are used many times, and zeros of either sign."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytest
+import torch
+from kernel_cases import leaf, optimizer_of
+
+from steprule import rule
+from steprule.rule.expression import Expression, Level, RuleError
+from steprule.rule.trace import trace
+
+
+def grad() -> Expression:
+    return Expression("grad", level=Level.ARRAY)
+
+
+def squared(x: Any, times: int) -> Any:
+    for _ in range(times):
+        x = x * x
+    return x
+
+
+def test_what_is_used_twice_at_each_of_many_steps_is_shown_in_a_bounded_text() -> None:
+    before = time.perf_counter()
+    shown = str(squared(grad(), 1000))
+    assert shown.startswith("t998 * t998 where ..., t987 = t986 * t986, ")
+    assert len(shown) < 600
+    assert time.perf_counter() - before < 5
+    assert str(squared(grad(), 2)) == "g * g * (g * g)"
+
+
+def test_an_error_in_a_large_rule_is_said_at_once() -> None:
+    def update(p: Any, g: Any, s: Any, h: Any) -> Any:
+        return p if squared(g, 200) > 0 else g
+
+    with pytest.raises(RuleError, match="an update rule can't decide by `if` whether") as caught:
+        trace(update, {"lr": 0.1})
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_large_rule_is_explained_with_names_for_its_parts() -> None:
+    p = leaf(torch.full((3,), 2.0), torch.ones(3))
+    optimizer = optimizer_of(lambda p, g, s, h: p - squared(g, 60) * squared(h.lr + 1.0, 60), [p])
+    optimizer.step()
+    shown = optimizer.explain(source=True).split("define")[0]
+    assert "t0 = g * g" in shown
+    assert "t1 = t0 * t0" in shown
+    assert len(shown) < 6000
+
+
+@pytest.mark.parametrize("backend", ["llvm", "eager"])
+def test_five_thousand_steps_one_after_the_other(backend: str) -> None:
+    def chained(p: Any, g: Any, s: Any, h: Any) -> Any:
+        number = h.lr
+        for _ in range(5000):
+            p = p + g
+            number = number + 1.0
+        s.kept = s.kept + p
+        return p * number
+
+    p = leaf(torch.zeros(3), torch.ones(3))
+    optimizer = optimizer_of(chained, [p], backend, lr=0.0)
+    optimizer.step()
+    assert p.tolist() == [5000.0 * 5000.0] * 3
+    assert optimizer.state[p]["kept"].tolist() == [5000.0] * 3
+    if backend == "eager":
+        assert len(optimizer.explain(source=True)) < 2_000_000
+        assert len(str(chained(grad(), grad(), optimizer_state(), optimizer_state()))) < 20_000
+
+
+class optimizer_state:  # noqa: N801
+    """Stands for state and hyperparameters where a rule is only written down."""
+
+    lr = 0.0
+    kept: Any = 0.0
+
+
+@pytest.mark.parametrize("backend", ["llvm", "eager"])
+def test_minus_zero_is_not_zero(backend: str) -> None:
+    found = []
+    for zero in (-0.0, 0.0, -0.0):
+        p = leaf(torch.zeros(9), torch.ones(9))
+        optimizer_of(lambda p, g, s, h, zero=zero: 1.0 / rule.minimum(g, zero), [p], backend).step()
+        found.append(p.unique().tolist())
+    assert found == [[-math.inf], [math.inf], [-math.inf]]
+
+
+def test_minus_zero_and_zero_in_one_rule_and_of_the_host() -> None:
+    p = leaf(torch.zeros(4), torch.ones(4))
+    optimizer_of(
+        lambda p, g, s, h: rule.where(p < 1, 1.0 / rule.minimum(g, -0.0), 1.0 / rule.minimum(g, 0.0)), [p]
+    ).step()
+    assert p.unique().tolist() == [-math.inf]
+    found = []
+    for zero in (-0.0, 0.0):
+        p = leaf(torch.zeros(4), torch.ones(4))
+        optimizer_of(lambda p, g, s, h, zero=zero: p + 1.0 / rule.minimum(h.lr, zero), [p]).step()
+        found.append(p.unique().tolist())
+    assert found == [[-math.inf], [math.inf]]
