@@ -109,12 +109,12 @@ class LBFGS(Optimizer):
         """
         if len(self.param_groups) != 1:
             raise AssertionError(f"Expected exactly one param_group, but got {len(self.param_groups)}")
-        group, state = self.param_groups[0], self.state[self._params()[0]]
+        group, state = self.param_groups[0], self.state[self._moving()[0]]
 
         def evaluate() -> tuple[Any, float, torch.Tensor]:
             with torch.enable_grad():
                 value = closure()
-            loss, gradient = float(value), torch.cat([flat_gradient(p) for p in self._params()])
+            loss, gradient = float(value), torch.cat([flat_gradient(p) for p in self._moving()])
             return (value, -loss, gradient.neg()) if group["maximize"] else (value, loss, gradient)
 
         first, loss, gradient = evaluate()
@@ -144,7 +144,7 @@ class LBFGS(Optimizer):
                 t = (1.0 / here.gradient.abs().sum()).clamp(max=1.0) * rate
             state["t"] = t
             here = here._replace(t=0, slope=here.gradient.dot(d))
-            if here.slope > -tolerance:
+            if not here.slope <= -tolerance:  # NaN is nowhere to go either
                 return
             if search is not None:
                 left = max(group["max_eval"] - evaluations, 0)
@@ -180,7 +180,7 @@ class LBFGS(Optimizer):
     ) -> tuple[Trial, int]:
         if search != "strong_wolfe":
             raise RuntimeError("only 'strong_wolfe' is supported")
-        params = self._params()
+        params = self._moving()
         start = [p.clone(memory_format=torch.contiguous_format) for p in params]
 
         def at(t: Any) -> Trial:
@@ -192,9 +192,14 @@ class LBFGS(Optimizer):
 
         return strong_wolfe(at, here, t, d.abs().max(), tolerance, limit)
 
+    def _moving(self) -> list[torch.Tensor]:
+        """The parameters but for frozen ones of whole numbers, which have no direction."""
+        params = self._params()
+        return [p for p in params if p.is_floating_point() or p.is_complex() or p.requires_grad] or params
+
     def _move(self, t: Any, d: torch.Tensor) -> None:
         offset = 0
-        for p in map(real, self._params()):
+        for p in map(real, self._moving()):
             p.add_(d[offset : offset + p.numel()].view_as(p), alpha=t)
             offset += p.numel()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,7 +58,11 @@ def strong_wolfe(
     Returns:
         The best point found, and the number of evaluations.
     """
+    if not finite(start):
+        return start, 0
     bracket, done, count = bracketed(at, start, t, limit)
+    if not all(map(finite, bracket)):
+        return backtracked(at, start, bracket, count, limit)
     low, high = (0, 1) if bracket[0].loss <= bracket[-1].loss else (1, 0)
     stuck = False
     while not done and count < limit:
@@ -67,6 +72,8 @@ def strong_wolfe(
         t, stuck = away_from_ends(cubic_minimum(bracket[0], bracket[1], first, last), first, last, stuck)
         trial = at(t)
         count += 1
+        if not finite(trial):
+            return bracket[low], count + 1
         if too_high(trial, start) or trial.loss >= bracket[low].loss:
             bracket[high] = trial
             low, high = (0, 1) if bracket[0].loss <= bracket[1].loss else (1, 0)
@@ -82,7 +89,7 @@ def bracketed(at: Callable[[Any], Trial], start: Trial, t: Any, limit: int) -> t
     """Two points with a good one between them, or the good one itself, and the evaluations after the first."""
     before, trial = start, at(t)
     for count in range(limit):
-        if too_high(trial, start) or (count > 1 and trial.loss >= before.loss):
+        if not finite(trial) or too_high(trial, start) or (count > 1 and trial.loss >= before.loss):
             return [before, trial], False, count
         if flat(trial, start):
             return [trial], True, count
@@ -91,6 +98,27 @@ def bracketed(at: Callable[[Any], Trial], start: Trial, t: Any, limit: int) -> t
         nearest, farthest = trial.t + 0.01 * (trial.t - before.t), trial.t * 10
         before, trial = trial, at(cubic_minimum(before, trial, nearest, farthest))
     return [start, trial], False, limit
+
+
+def finite(trial: Trial) -> bool:
+    """Whether a point has a loss and a slope that can be gone by."""
+    return math.isfinite(trial.loss) and math.isfinite(trial.slope)
+
+
+def backtracked(
+    at: Callable[[Any], Trial], start: Trial, bracket: list[Trial], count: int, limit: int
+) -> tuple[Trial, int]:
+    """The best point short of where the loss is no longer finite: a tenth of the way there, and so on; the start, if
+    there is none that has fallen."""
+    known = [trial for trial in (start, *bracket) if finite(trial)]
+    best, t = min(known, key=lambda trial: trial.loss), bracket[-1].t
+    while best.loss >= start.loss and count < limit:
+        t = best.t + 0.1 * (t - best.t)
+        trial = at(t)
+        count += 1
+        if finite(trial) and trial.loss < best.loss:
+            best = trial
+    return best, count + 1
 
 
 def too_high(trial: Trial, start: Trial) -> bool:

@@ -28,6 +28,9 @@ class Rprop(Optimizer):
     Choose it for full batches, whose gradient has no noise: there it is hard to beat without second derivatives. On
     small batches the signs mislead it.
 
+    The rate is the size of the first step alone: with ``lr=0`` the steps are those of ``step_sizes``, not none, as in
+    torch.
+
     Args:
         params: see :class:`steprule.Optimizer`.
         lr (float, Tensor or Schedule): the size of every first step, in the parameter's unit; usually 1e-4 to 0.1.

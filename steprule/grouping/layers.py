@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from numbers import Real
 from typing import TypeAlias
 
@@ -12,7 +15,7 @@ from torch import nn
 
 from .globs import fold
 from .overrides import Scale, scale
-from .selectors import NamedParameter, Selectable, Selector, chosen, embeddings, entries, selector
+from .selectors import NamedParameter, Selectable, Selector, chosen, dimensions, embeddings, entries, selector
 
 __all__ = ["layer_decay"]
 
@@ -21,7 +24,9 @@ Classes: TypeAlias = "set[type[nn.Module]]"
 
 
 def layer_decay(
-    model: nn.Module, decay: float, order: Sequence[Selectable] | None = None
+    model: nn.Module,
+    decay: float,
+    order: Sequence[Selectable] | Mapping[str, Sequence[Selectable]] | None = None,
 ) -> dict[Selector, dict[str, Scale]]:
     r"""Overrides with a rate that falls from layer to layer towards the input: :math:`lr \cdot decay^{n - 1 - i}`.
 
@@ -32,11 +37,16 @@ def layer_decay(
     in a model that is made of plain layers alone, the layers with a matrix. A block is one layer, whatever is
     inside it; what stands between two blocks goes with the one before.
 
+    Modules side by side that each hold blocks, such as a student and its teacher or the towers of two modalities, have
+    each a depth of their own, the last layer of each the rate of the optimizer; modules of one class and of different
+    sizes are the stages of one network. Where the tree does not tell which of them it is, a warning says so.
+
     Args:
         model: the module.
         decay: factor from a layer to the one before it, above 0.
         order: the layers by hand, the lowest first: one selector for each; a parameter that several match goes
-            to the first. Together they cover the model.
+            to the first. Together they cover the model. Or a mapping of such lists, by any name: each is a depth of its
+            own.
 
     Returns:
         Overrides for ``groups`` and for the ``overrides`` of an optimizer, alone or merged with others; the last
@@ -64,20 +74,76 @@ def exactly(layer: Sequence[NamedParameter]) -> Selector:
     return Selector(" ".join(fold(entry.name for entry in layer)), lambda entry: entry.parameter in tensors)
 
 
-def ordered_layers(known: Sequence[NamedParameter], order: Sequence[Selectable]) -> list[list[NamedParameter]]:
+def ordered_layers(
+    known: Sequence[NamedParameter], order: Sequence[Selectable] | Mapping[str, Sequence[Selectable]]
+) -> list[list[NamedParameter]]:
     left = {id(entry.parameter): entry for entry in known}
-    layers = []
-    for rule in map(selector, order):
-        layer = [entry for entry in chosen(rule, known) if left.pop(id(entry.parameter), None)]
-        if not layer:
-            raise ValueError(f"{rule} in order matches only parameters of the layers before it")
-        layers.append(layer)
+    depths = []
+    for rules in order.values() if isinstance(order, Mapping) else [order]:
+        layers = []
+        for rule in map(selector, rules):
+            layer = [entry for entry in chosen(rule, known) if left.pop(id(entry.parameter), None)]
+            if not layer:
+                raise ValueError(f"{rule} in order matches only parameters of the layers before it")
+            layers.append(layer)
+        depths.append(layers)
     if left:
         raise ValueError(f"order leaves out {' '.join(fold(entry.name for entry in left.values()))}")
-    return layers
+    return side_by_side(depths)
+
+
+def side_by_side(depths: Sequence[Sequence[Sequence[NamedParameter]]]) -> list[list[NamedParameter]]:
+    """Several depths as one list of layers, the last of each in the last."""
+    most = max(map(len, depths), default=0)
+    padded = [[()] * (most - len(layers)) + list(layers) for layers in depths]
+    return [list(chain.from_iterable(same)) for same in zip(*padded, strict=True)]
 
 
 def found_layers(model: nn.Module, known: Sequence[NamedParameter]) -> list[list[NamedParameter]]:
+    """The layers of a module of which the entries are ``known``, the lowest first."""
+    names, whole = dict(model.named_children()), model
+    towers = {name: child for name, child in names.items() if is_tower(child)}
+    while len(towers) == 1 and not any(is_stack(c, block_classes(whole)) for c in whole.children()):
+        (whole,) = towers.values()
+        towers = {name: child for name, child in whole.named_children() if is_tower(child)}
+    if len(towers) < 2 or are_stages(list(towers.values())):
+        return chained_layers(model, known)
+    if len(set(map(type, towers.values()))) > 1:
+        warnings.warn(
+            f"{type(whole).__name__} holds blocks in {', '.join(towers)}: each is taken to have a depth of its own. If "
+            "one stands on another, order=[...] gives the layers, the lowest first; a mapping of such lists gives "
+            "several depths",
+            stacklevel=4,
+        )
+    left = {id(entry.parameter): entry for entry in known}
+    depths = []
+    for tower in towers.values():
+        own = [entry for p in tower.parameters() if (entry := left.pop(id(p), None)) is not None]
+        depths.append(found_layers(tower, own) if own else [])
+    layers = side_by_side(depths)
+    first = {id(p) for name, child in until(whole, towers) for p in child.parameters()}
+    below = [entry for key, entry in left.items() if key in first]
+    layers[-1].extend(entry for key, entry in left.items() if key not in first)
+    return [below, *layers] if below else layers
+
+
+def until(whole: nn.Module, towers: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """The children that stand before all towers."""
+    return itertools.takewhile(lambda child: child[0] not in towers, whole.named_children())
+
+
+def is_tower(module: nn.Module) -> bool:
+    """Whether a module is a network by itself: no container, with blocks in a container somewhere in it."""
+    return not isinstance(module, CONTAINERS) and has_stack(module, block_classes(module))
+
+
+def are_stages(modules: Sequence[nn.Module]) -> bool:
+    """Whether modules side by side follow each other: of one class and of different sizes."""
+    sizes = {tuple(p.shape for p in module.parameters()) for module in modules}
+    return len(set(map(type, modules))) == 1 and len(sizes) > 1
+
+
+def chained_layers(model: nn.Module, known: Sequence[NamedParameter]) -> list[list[NamedParameter]]:
     left = {id(entry.parameter): entry for entry in known}
     stem: list[NamedParameter] = []
     head: list[NamedParameter] = []
@@ -119,7 +185,7 @@ def is_composite(module: nn.Module) -> bool:
 
 
 def has_matrix(module: nn.Module) -> bool:
-    return any(parameter.ndim > 1 for parameter in module.parameters())
+    return any(dimensions(name, parameter) > 1 for name, parameter in module.named_parameters())
 
 
 def units(module: nn.Module, classes: Classes) -> Iterator[tuple[bool, list[nn.Parameter]]]:

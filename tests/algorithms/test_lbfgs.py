@@ -162,3 +162,72 @@ def test_groups_and_options_without_meaning_are_refused() -> None:
     for option in ({"l1": 0.1}, {"clip_norm": 1.0}, {"backend": "llvm"}):
         with pytest.raises(ValueError, match="LBFGS"):
             steprule.LBFGS([a], **option)
+
+
+@pytest.mark.parametrize("beyond", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("wall", [0.5, 0.05, 1e-3])
+def test_a_line_search_that_meets_no_number_backtracks_to_the_best_point(beyond: float, wall: float) -> None:
+    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimizer = steprule.LBFGS([x], line_search_fn="strong_wolfe")
+    losses = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = ((x - 3) ** 2).sum() + (beyond if bool((x > wall).any()) else 0.0)
+        loss.backward()
+        losses.append(loss.item())
+        return loss
+
+    for _ in range(4):
+        optimizer.step(closure)
+        assert x.isfinite().all()
+        assert bool((x <= wall).all())
+    assert ((x - 3) ** 2).sum() < 18
+    assert bool((x > 0).all())
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_where_the_first_loss_is_no_number_nothing_moves(search: str | None) -> None:
+    x = torch.ones(2, requires_grad=True)
+    optimizer = steprule.LBFGS([x], line_search_fn=search)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (x * torch.nan).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert x.tolist() == [1.0, 1.0]
+
+
+def test_frozen_whole_numbers_beside_it_are_passed_over() -> None:
+    found = []
+    for extra in ([], [nn.Parameter(torch.arange(3), requires_grad=False)]):
+        x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        optimizer = steprule.LBFGS([*extra, x], line_search_fn="strong_wolfe")
+
+        def closure(x: Tensor = x) -> Tensor:
+            x.grad = None
+            loss = ((x - 3) ** 4).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        optimizer.step(closure)
+        found.append(x.detach().clone())
+        assert all(e.tolist() == [0, 1, 2] for e in extra)
+    assert torch.equal(*found)
+
+
+def test_rprop_moves_at_a_rate_of_zero_as_torchs_does() -> None:
+    found = []
+    for module in (torch.optim, steprule):
+        x = torch.ones(3, dtype=torch.float64, requires_grad=True)
+        optimizer = module.Rprop([x], lr=0.0)
+        for _ in range(3):
+            x.grad = torch.ones_like(x)
+            optimizer.step()
+        found.append(x.detach())
+    assert torch.equal(*found)
+    assert bool((found[0] < 1).all())

@@ -717,7 +717,8 @@ def test_a_slot_is_stored_in_the_earliest_pass_after_which_nothing_reads_what_it
         s.late = s.late + old / norm(old)
         return p - g
 
-    assert stages(traced(muon)) == [([2, 3], 0, 1), ([0], 0, 0)]
+    # what a function of matrices may raise, it raises before anything but its operand is written
+    assert stages(traced(muon)) == [([3], 0, 1), ([0, 2], 0, 0)]
     assert stages(traced(recomputed)) == [([], 1, 0), ([0, 2], 0, 0)]
     assert stages(traced(read_late)) == [([], 1, 0), ([0, 2, 3], 0, 0)]
 
