@@ -453,9 +453,10 @@ class _Layout:
         for x in ordered([e], lambda x: () if id(x) in self.collected else x.args):
             if id(x) not in self.collected:
                 self.collected.add(id(x))
-                self.number(x)
+                self.note(x)
 
-    def number(self, e: Expression) -> None:
+    def note(self, e: Expression) -> None:
+        """Give what is more than an operation its place among its like."""
         if e.op == "reduce" and e.args[0].level is Level.ARRAY:
             (self.reduces if e.level is Level.REDUCED else self.sums).append(e)
         if e.op == "matrix":

@@ -764,10 +764,10 @@ AdamW  [maximize is False, l1 = 0, decoupled_weight_decay is True, amsgrad is Fa
   host     c1 = lr / (1 - betas[0] ** step)
   host     c2 = 1 - betas[0]
   host     c4 = 1 - betas[1]
-  host     c5 = sqrt(1 - betas[1] ** step)
+  host     c5 = 1 / sqrt(1 - betas[1] ** step)
   pass 1   t0 = exp_avg + c2 * (g - exp_avg)
   pass 1   t1 = betas[1] * exp_avg_sq + c4 * g * g
-  pass 1   p ← p * c0 - c1 * t0 / (sqrt(t1) / c5 + eps)
+  pass 1   p ← p * c0 - c1 * t0 / (sqrt(t1) * c5 + eps)
   pass 1   exp_avg ← t0
   pass 1   exp_avg_sq ← t1"""
 
