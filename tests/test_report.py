@@ -219,7 +219,7 @@ def texts(figure: Figure) -> list[str]:
 def assert_nothing_is_cut_off(figure: Figure) -> None:
     figure.savefig(io.BytesIO())
     width, height = figure.bbox.width, figure.bbox.height
-    renderer = figure._get_renderer()  # type: ignore[attr-defined]
+    renderer = figure._get_renderer()
     for axes in figure.axes:
         box = axes.get_tightbbox(renderer)
         assert box is not None

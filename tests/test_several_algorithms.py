@@ -176,8 +176,8 @@ def test_torchs_two_checkpoints_load_into_one(named: bool, turned: bool) -> None
     assert {g["algorithm"]: g["lr"] for g in ours.param_groups} == {"Muon": 0.05, "AdamW": 1e-3}
     give_gradients(model, 3)
     give_gradients(twin, 3)
-    for each in (*theirs, ours):
-        each.step()
+    for optimizer in (*theirs, ours):
+        optimizer.step()
     for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
         tolerance = 1e-3 if name in HIDDEN else 1e-6
         torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)

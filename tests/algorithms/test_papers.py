@@ -63,7 +63,7 @@ def test_the_papers_formula(name: str, decay: float, dtype: torch.dtype, backend
         for index, p in enumerate(params):
             p.grad = None if missing(index, step) else gradient(tuple(p.shape), dtype, index, step)
         optimizer.step()
-    for p, x, start in zip(params, expected, starts, strict=True):
-        moved = np.abs(x - start.double().numpy()).max()
+    for p, x, first in zip(params, expected, starts, strict=True):
+        moved = np.abs(x - first.double().numpy()).max()
         tolerance = (2e-6 if dtype == torch.float32 else 1e-12) * moved + 30 * torch.finfo(dtype).eps * np.abs(x)
         assert (np.abs(p.detach().double().numpy() - x) <= tolerance).all()

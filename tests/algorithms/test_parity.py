@@ -220,9 +220,9 @@ def test_a_parameter_that_stands_twice_in_a_group_is_updated_twice_as_in_torch(
 ) -> None:
     """Every second one from the second step on, when the others have a state already."""
     options, found = OPTIONS[name][number], []
-    for library, how in ((torch.optim, {"foreach": False}), (steprule, {"backend": backend})):
+    for library, only in ((torch.optim, {"foreach": False}), (steprule, {"backend": backend})):
         params = case_parameters(torch.float64, shapes_for(name))
-        how = {key: value for key, value in how.items() if key == "backend" or key in arguments(name)}
+        how = {key: value for key, value in only.items() if key == "backend" or key in arguments(name)}
         with pytest.warns(UserWarning, match="duplicate parameters"):
             optimizer = getattr(library, name)([params[0], *params, *params[1:], params[-1]], **options, **how)
         for step in range(3, 8):

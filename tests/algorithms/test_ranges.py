@@ -85,7 +85,7 @@ def test_of_two_that_are_wrong_the_one_is_named_that_torch_names(name: str) -> N
 
 def declared(name: str) -> dict[str, list[Range]]:
     """The ranges of numbers; those of a tuple together."""
-    ranges = CLASSES[name].ranges  # type: ignore[attr-defined]
+    ranges = CLASSES[name].ranges
     found = {key: list(value) if isinstance(value, tuple) else [value] for key, value in ranges.items()}
     return {key: value for key, value in found.items() if isinstance(value[0], Range)}
 

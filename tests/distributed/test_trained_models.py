@@ -44,7 +44,7 @@ def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Ten
     optimizer.step()
 
 
-def sharded(kind: str) -> tuple[nn.Module, int, int]:
+def sharded(kind: str) -> tuple[Any, int, int]:
     """A model as a kind of sharding has it, and which part of the batch belongs to this rank."""
     model, rank, size = network(), dist.get_rank(), dist.get_world_size()
     if kind == "DDP":

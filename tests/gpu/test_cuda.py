@@ -58,7 +58,7 @@ def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-6) -> None:
 
 
 def launches(optimizer: Optimizer) -> list[Any]:
-    return list(optimizer._planner.plan.launches)  # type: ignore[union-attr]
+    return list(optimizer._planner.plan.launches)
 
 
 class Lamb(Optimizer):
@@ -139,7 +139,7 @@ def give_rows(params: list[Tensor], step: int) -> None:
     give_gradients(params, step)
     for p in params:
         rows = torch.tensor([[0, step, p.shape[0] - 1]], device="cuda")
-        values = p.grad.index_select(0, rows[0])  # type: ignore[union-attr]
+        values = p.grad.index_select(0, rows[0])
         p.grad = torch.sparse_coo_tensor(rows, values, p.shape, is_coalesced=True)
 
 
@@ -171,7 +171,7 @@ def test_a_scaled_step_does_not_wait_either(no_waiting: Any) -> None:
             give_gradients(params, step, scaler.get_scale() if step else 8.0)
             scaler.scale(torch.zeros((), device="cuda"))
             if not finite:
-                params[0].grad[0, 0] = torch.inf  # type: ignore[index]
+                params[0].grad[0, 0] = torch.inf
             no_waiting(step > 0 and optimizer is optimizers[0])
             scaler.step(optimizer)
             no_waiting(False)
@@ -195,7 +195,7 @@ def test_schedules_and_hooks_count_no_step_that_the_gpu_skips(hooks: bool) -> No
         give_gradients(params, step, 8.0)
         scaler.scale(torch.zeros((), device="cuda"))
         if not finite:
-            params[0].grad[0, 0] = torch.inf  # type: ignore[index]
+            params[0].grad[0, 0] = torch.inf
         scaler.step(optimizer)
         scaler.update(8.0)
         rates.append(optimizer.param_groups[0]["lr"])
@@ -437,7 +437,7 @@ def test_views_of_a_bucket_give_the_bits_of_tensors_that_are_aligned(name: str, 
     optimizers = [OPTIMIZERS[name](params) for params in (starts, ours)]
     for step in range(3):
         give_gradients(starts, step)
-        for p, grad in zip(ours, views([p.grad for p in starts]), strict=True):  # type: ignore[misc]
+        for p, grad in zip(ours, views([p.grad for p in starts]), strict=True):
             p.grad = grad
         for optimizer in optimizers:
             optimizer.step()
@@ -471,7 +471,7 @@ def test_the_block_is_measured_once_and_remembered(monkeypatch: pytest.MonkeyPat
         give_gradients(params, 0)
         optimizer.step()
         assert_same(params, start, 0.0)  # measuring changed nothing
-        return launches(optimizer)[0].block  # type: ignore[no-any-return]
+        return launches(optimizer)[0].block
 
     first = block()
     assert first in tune.CANDIDATES

@@ -50,7 +50,7 @@ class GPT(nn.Module):
         )
         self.lm_head = nn.Linear(4, 7, bias=False)
         if tied:
-            self.lm_head.weight = self.transformer["wte"].weight
+            self.lm_head.weight = self.transformer.get_parameter("wte.weight")
 
 
 class Expert(nn.Module):

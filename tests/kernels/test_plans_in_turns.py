@@ -111,14 +111,16 @@ class Nested(Plain):
 
 
 def test_a_constructor_without_options_takes_them() -> None:
+    plain: Any = Plain  # options that its signature does not have
+    nested: Any = Nested
     named = {"a": torch.zeros(2, requires_grad=True), "b": torch.zeros(2, requires_grad=True)}
     for p in named.values():
         p.grad = torch.ones(2)
-    optimizer = Plain(named.items(), 1.0, overrides={"b": dict(lr=2.0)}, maximize=True, clip_norm=100.0)
+    optimizer = plain(named.items(), 1.0, overrides={"b": dict(lr=2.0)}, maximize=True, clip_norm=100.0)
     optimizer.step()
     assert [p.tolist() for p in named.values()] == [[1.0, 1.0], [2.0, 2.0]]
-    assert Nested([torch.ones(1, requires_grad=True)], nonfinite="skip", l1=0.5).param_groups[0]["l1"] == 0.5
+    assert nested([torch.ones(1, requires_grad=True)], nonfinite="skip", l1=0.5).param_groups[0]["l1"] == 0.5
     with pytest.raises(TypeError, match="unexpected keyword argument 'momentum'"):
-        Plain(named.items(), 1.0, momentum=0.9)
+        plain(named.items(), 1.0, momentum=0.9)
     with pytest.raises(ValueError, match="Invalid l1 value: -1"):
-        Plain(named.items(), 1.0, l1=-1.0)
+        plain(named.items(), 1.0, l1=-1.0)

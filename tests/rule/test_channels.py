@@ -95,7 +95,7 @@ def test_channels_are_what_torch_says(backend: str) -> None:
         for i, p in enumerate(params):
             p.grad = normal(p.shape, 100 * step + i)
         optimizer.step()
-        wide = [step_by_torch(q, p.grad, s, step) for q, p, s in zip(wide, params, states, strict=True)]  # type: ignore[arg-type]
+        wide = [step_by_torch(q, p.grad, s, step) for q, p, s in zip(wide, params, states, strict=True)]
     for p, q, state in zip(params, wide, states, strict=True):
         torch.testing.assert_close(p.detach(), q, rtol=1e-12, atol=1e-12)
         for name, value in state.items():

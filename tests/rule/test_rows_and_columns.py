@@ -107,7 +107,7 @@ def expected(params: list[Tensor], steps: int, skip: bool) -> tuple[list[Tensor]
     for step in range(steps):
         give_gradients_to_some(params, step, skip)
         present = [i for i, p in enumerate(params) if p.grad is not None]
-        grads = {i: params[i].grad.double() for i in present}  # type: ignore[union-attr]
+        grads = {i: params[i].grad.double() for i in present}
         largest = max((g.abs().max() for g in grads.values() if g.numel()), default=torch.zeros(()))
         for i in present:
             states[i]["step"] += 1
@@ -130,7 +130,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.1}
 @BACKENDS
 def test_every_reduction_is_what_torch_says(backend: str, dtype: torch.dtype) -> None:
     optimizer = trained(params := parameters(SHAPES, dtype), backend=backend)
-    assert {launch.backend for launch in optimizer._planner.plan.launches} == {backend}  # type: ignore[union-attr]
+    assert {launch.backend for launch in optimizer._planner.plan.launches} == {backend}
     wide, states = expected(parameters(SHAPES, dtype), 6, skip=True)
     for p, q, known in zip(params, wide, states, strict=True):
         torch.testing.assert_close(p.detach().double(), q, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -371,11 +371,11 @@ def rule(update: Any, **slots: Any) -> Optimizer:
     made = type("Made", (Optimizer,), {"update": lambda self, p, g, s, h: update(p, g, s), "slots": slots})
     p = torch.ones(2, 3, requires_grad=True)
     p.grad = torch.ones(2, 3)
-    return made([p], {})  # type: ignore[no-any-return]
+    return made([p], {})
 
 
 REFUSED = {
-    "dim": (lambda p, g, s: p - sum(g, dim=0), {}, r"takes dim=-1 \(over each row\) or dim=-2 .*not dim=0"),  # type: ignore[arg-type]
+    "dim": (lambda p, g, s: p - sum(g, dim=0), {}, r"takes dim=-1 \(over each row\) or dim=-2 .*not dim=0"),
     "scope": (lambda p, g, s: p - sum(g, "all", dim=-1), {}, "not dim=-1 with scope='all'"),
     "number": (
         lambda p, g, s: p - mean(norm(g), dim=-1),

@@ -344,7 +344,7 @@ def test_a_changed_answer_traces_again_by_itself_and_going_back_finds_the_old_pr
     ours, theirs = SGD([p], lr=0.1), torch.optim.SGD([q], lr=0.1)
     calls = []
     original = ours.update
-    ours.update = lambda *a: (calls.append(1), original(*a))[1]  # type: ignore[method-assign]
+    ours.update = lambda *a: (calls.append(1), original(*a))[1]
     traces = []
     for decay, momentum in [(0, 0), (0.1, 0), (0.2, 0), (0, 0), (0.1, 0.9), (0.1, 0), (0.0, 0), (0.3, 0.5), (0, 0)]:
         for optimizer in (ours, theirs):
@@ -541,7 +541,7 @@ def test_groups_that_differ_in_what_the_host_computes_share_no_launch() -> None:
 
         slots = {"count": scalar(0.0)}  # noqa: RUF012
 
-    options = [{"doubled": True}, {}, {"extra": 10.0}, {"extra": 20.0}]
+    options: list[dict[str, Any]] = [{"doubled": True}, {}, {"extra": 10.0}, {"extra": 20.0}]
     params = [torch.zeros(3, requires_grad=True) for _ in options]
     optimizer = Scaled([{"params": [p], **o} for p, o in zip(params, options, strict=True)])
     for p in params:
@@ -564,7 +564,7 @@ def test_operators_and_functions_accept_numbers_on_either_side() -> None:
     p.grad = torch.ones_like(p)
 
     class Rule(Optimizer):
-        update = staticmethod(rule)  # type: ignore[assignment]
+        update = staticmethod(rule)
 
     Rule([p]).step()
     expected = 2 + x - (3 - x) + 4 * x - 8 / x + 2**x + x + x + x + x + 1 + 1 + 1 + 7 + 2**x + x / 2 + x + 9.5 + 1 + 1
@@ -578,7 +578,7 @@ def test_flags_combine_with_conditions() -> None:
     p = weight()
 
     class Rule(Optimizer):
-        update = staticmethod(rule)  # type: ignore[assignment]
+        update = staticmethod(rule)
 
     Rule([p], {"on": True}).step()
     assert p[0].item() == 1 + 1 + 8

@@ -79,7 +79,7 @@ def counted(run: Callable[[], object]) -> dict[str, int]:
 
 
 def scaled(optimizer: steprule.Optimizer) -> None:
-    optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.zeros(())  # type: ignore[attr-defined]
+    optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.zeros(())
     optimizer.explain()  # makes the plan for gradients that are not scaled, so that the flag is left to the kernels
     steps(optimizer)
 
@@ -87,8 +87,8 @@ def scaled(optimizer: steprule.Optimizer) -> None:
 def main() -> None:
     driver.set_active(hopper)
     triton.knobs.compilation.listener = lambda *, cache_hit, **_: compiled.append(cache_hit)
-    choose.unavailable = lambda device: None  # type: ignore[assignment]
-    launching.on_gpu = lambda value: isinstance(value, torch.Tensor)  # type: ignore[assignment]
+    choose.unavailable = lambda device: None
+    launching.on_gpu = lambda value: isinstance(value, torch.Tensor)
 
     def adamw(*sizes: int, **options: Any) -> steprule.Optimizer:
         return steprule.AdamW(tensors(*sizes), **{"lr": 0.1, **options}, backend="triton")

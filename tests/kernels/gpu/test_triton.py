@@ -74,7 +74,7 @@ def coo(rows: Any, values: Tensor, shape: Any) -> Tensor:
 
 
 def launches(optimizer: Optimizer) -> list[Any]:
-    return list(optimizer._planner.plan.launches)  # type: ignore[union-attr]
+    return list(optimizer._planner.plan.launches)
 
 
 def assert_same(ours: Any, theirs: Any, tolerance: float | None = None) -> None:
@@ -139,7 +139,7 @@ def made(name: str, number: int) -> Callable[[list[Any], str], Optimizer]:
 
     def make(params: list[Any], backend: str) -> Optimizer:
         groups = [dict(params=params[0::2]), dict(params=params[1::2], lr=0.03)]
-        return getattr(steprule, name)(groups, backend=backend, **options)  # type: ignore[no-any-return]
+        return getattr(steprule, name)(groups, backend=backend, **options)
 
     return make
 
@@ -315,7 +315,7 @@ def test_layouts() -> None:
 
     def gradients(params: list[Tensor], step: int) -> None:
         give_gradients(params, step)
-        params[1].grad = params[1].grad.to(memory_format=last)  # type: ignore[union-attr]
+        params[1].grad = params[1].grad.to(memory_format=last)
         params[2].grad = numbers((6, 4), step).t()
 
     ours = compare(adamw, start, gradients=gradients)
@@ -377,7 +377,7 @@ def test_views_of_a_bucket_give_the_bits_of_tensors_that_are_aligned(name: str, 
     def copies(params: list[Tensor], step: int) -> None:
         gradients(params, step)
         for p in params:
-            p.grad = p.grad.clone()  # type: ignore[union-attr]
+            p.grad = p.grad.clone()
 
     start = lambda: [p.requires_grad_() for p in bucket(ODD, 0, dtype)]
     ours = compare(BUCKETED[name], start, gradients=gradients)
@@ -447,7 +447,7 @@ def test_a_kernel_touches_nothing_outside_of_its_tensors(
     for p in params:
         assert (p == -1.0).all()
         assert (optimizer.state[p]["momentum_buffer"] == 4.0).all()
-        assert (p.grad == 2.0).all()  # type: ignore[operator]
+        assert (p.grad == 2.0).all()
     for buffer, inside in buffers:
         inside.detach().fill_(77.0)
         assert (buffer == 77.0).all()
@@ -525,7 +525,7 @@ def test_a_maximum_that_is_not_a_number() -> None:
 
     def gradients(params: list[Tensor], step: int) -> None:
         give_gradients(params, step)
-        params[0].grad[35], params[1].grad[2], params[1].grad[3] = -math.inf, math.nan, math.inf  # type: ignore[index]
+        params[0].grad[35], params[1].grad[2], params[1].grad[3] = -math.inf, math.nan, math.inf
 
     start = lambda: parameters([(40,), (36,), (5,)])
     ours = compare(lambda params, backend: Largest(params, backend=backend), start, steps=1, gradients=gradients)
@@ -635,7 +635,7 @@ def test_no_algorithm_asks_a_tensor_for_its_value(name: str, where: str, monkeyp
         for step in range(4):
             (sparse_gradients if name == "SparseAdam" else give_gradients)(params, step)
             for p in params if name == "SparseAdam" else []:
-                p.grad = p.grad.coalesce()  # type: ignore[union-attr]
+                p.grad = p.grad.coalesce()
             if where == "scaled":
                 optimizer.grad_scale = torch.tensor(2.0, device=DEVICE)
                 optimizer.found_inf = torch.tensor(float(step == 2), device=DEVICE)
@@ -786,7 +786,7 @@ def test_a_launch_does_not_keep_gradients_alive(backend: str) -> None:
     for number in range(2):
         give_gradients(params, number)
         optimizer.step()
-        known = [weakref.ref(p.grad) for p in params]  # type: ignore[arg-type]
+        known = [weakref.ref(p.grad) for p in params]
         optimizer.zero_grad()
         assert not any(reference() is not None for reference in known)
 
