@@ -17,7 +17,7 @@ import steprule
 from steprule.algorithms.newton_schulz import orthogonalized
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-SHAPES = [(256, 1024), (770, 257), (384, 96), (64, 96), (7, 40), (1, 9), (9, 1), (5, 4)]
+SHAPES = [(256, 520), (514, 257), (384, 96), (64, 96), (7, 40), (1, 9), (9, 1), (5, 4)]
 EMPTY = [(0, 3), (2, 0)]
 
 
@@ -44,10 +44,10 @@ def error(x: Tensor, expected: Tensor) -> float:
     return float((x.double() - expected).norm() / expected.norm()) if expected.numel() else 0.0
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("steps", [0, 1, 3, 5, 7])
 @pytest.mark.parametrize("kind", ["noise", "slow", "fast", "low rank"])
 def test_the_iteration_is_as_near_to_the_exact_one_as_that_of_torch(kind: str, steps: int) -> None:
-    for shape in [*SHAPES, *EMPTY]:
+    for shape in [*(SHAPES if steps == 5 else SHAPES[2:]), *EMPTY]:
         x = with_spectrum(shape, kind)
         stack = torch.stack([x, torch.randn(shape)]).bfloat16()
         ours = orthogonalized(stack, *COEFFICIENTS, 1e-7, steps)[0]
@@ -96,12 +96,14 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("backend", ["llvm", "eager"])
 def test_the_trajectory_of_torch_within_bfloat16(backend: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    ours = [(0.02 * torch.randn(shape)).to(dtype).requires_grad_() for shape in [*SHAPES, *SHAPES[2:4]]]
+    # without bfloat16 instructions the products of large matrices take long: one case has them
+    shapes = SHAPES if (backend, options, dtype) == ("llvm", {}, torch.float32) else SHAPES[2:]
+    ours = [(0.02 * torch.randn(shape)).to(dtype).requires_grad_() for shape in [*shapes, *SHAPES[2:4]]]
     theirs = [p.detach().clone().requires_grad_() for p in ours]
     start = [p.detach().clone() for p in ours]
     groups = [[{"params": params[::2]}, {"params": params[1::2], "lr": 0.03}] for params in (ours, theirs)]
     optimizers = [steprule.Muon(groups[0], **options, backend=backend), torch.optim.Muon(groups[1], **options)]
-    for step in range(30):
+    for step in range(10 if shapes is SHAPES else 30):
         for params in (ours, theirs):
             for index, p in enumerate(params):
                 p.grad = None if missing(index, step) else gradient(tuple(p.shape), dtype, index, step)
