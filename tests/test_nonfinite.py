@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from comparing import same
 from every_algorithm import CLASSES, RULES
 
 import steprule
@@ -37,7 +38,7 @@ def parameters(ndim: int = 2) -> list[torch.Tensor]:
     return [torch.randn((3,) * n, requires_grad=True) for n in ([2, 2] if ndim == 2 else [2, 1, 0])]
 
 
-def give(params: list[torch.Tensor], bad: float | None = None) -> None:
+def give_ramps(params: list[torch.Tensor], bad: float | None = None) -> None:
     for i, p in enumerate(params):
         p.grad = torch.linspace(-1, 1, p.numel()).reshape(p.shape) + i
         if bad is not None and i == 1:
@@ -49,35 +50,25 @@ def snapshot(optimizer: steprule.Optimizer) -> tuple[Any, ...]:
     return params, copy.deepcopy(optimizer.state_dict())
 
 
-def made(name: str, params: list[torch.Tensor], **options: Any) -> steprule.Optimizer:
+def named(name: str, params: list[torch.Tensor], **options: Any) -> steprule.Optimizer:
     kind = Blind if name == "Blind" else CLASSES[name]
     found: steprule.Optimizer = kind([(f"p{i}", p) for i, p in enumerate(params)], lr=0.1, **options)
     return found
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 @pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("name", [name for name in (*RULES, "Blind") if name != "SparseAdam"])
 def test_a_step_that_is_skipped_changes_nothing_and_the_next_goes_on(name: str, backend: str) -> None:
     ours, theirs = (parameters(2 if name == "Muon" else 1) for _ in range(2))
-    skipping = made(name, ours, nonfinite="skip", backend=backend)
-    plain = made(name, theirs, backend=backend)
+    skipping = named(name, ours, nonfinite="skip", backend=backend)
+    plain = named(name, theirs, backend=backend)
     for turn, bad in enumerate([math.nan, None, None, math.inf, -math.inf, None]):
-        give(ours, bad)
+        give_ramps(ours, bad)
         before = snapshot(skipping)
         skipping.step()
         assert same(snapshot(skipping), before) is (bad is not None), turn
         if bad is None:
-            give(theirs)
+            give_ramps(theirs)
             plain.step()
     assert skipping.skipped == 3
     for p, q in zip(ours, theirs, strict=True):
@@ -87,10 +78,10 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_next_goes_on(name: str, 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}, {"l1": 0.1, "maximize": True}])
 def test_what_is_checked_is_not_changed(options: dict[str, Any]) -> None:
     ours, theirs = parameters(1), parameters(1)
-    optimizers = [made("AdamW", ours, nonfinite="skip", **options), made("AdamW", theirs, **options)]
+    optimizers = [named("AdamW", ours, nonfinite="skip", **options), named("AdamW", theirs, **options)]
     for _ in range(5):
         for params, optimizer in zip((ours, theirs), optimizers, strict=True):
-            give(params)
+            give_ramps(params)
             optimizer.step()
     for p, q in zip(ours, theirs, strict=True):
         assert torch.equal(p, q)
@@ -101,32 +92,32 @@ def test_what_is_checked_is_not_changed(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("taken", [0, 2])
 def test_raising_names_the_parameter_and_changes_nothing(bad: float, taken: int) -> None:
     params = parameters(1)
-    optimizer = made("Adam", params, nonfinite="raise")
+    optimizer = named("Adam", params, nonfinite="raise")
     for _ in range(taken):
-        give(params)
+        give_ramps(params)
         optimizer.step()
     before = snapshot(optimizer)
-    give(params, bad)
+    give_ramps(params, bad)
     with pytest.raises(RuntimeError, match=r"gradients are not finite: of parameter 'p1'\. Nothing has changed"):
         optimizer.step()
     assert same(snapshot(optimizer), before)
-    give(params)
+    give_ramps(params)
     optimizer.step()
 
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}])
 def test_where_the_device_decides_nobody_waits_and_the_counts_are_right(options: dict[str, Any]) -> None:
     ours, theirs = parameters(1), parameters(1)
-    skipping = made("AdamW", ours, nonfinite="skip", backend="triton", **options)
-    plain = made("AdamW", theirs, backend="triton", **options)
+    skipping = named("AdamW", ours, nonfinite="skip", backend="triton", **options)
+    plain = named("AdamW", theirs, backend="triton", **options)
     for turn, bad in enumerate([None, None, math.nan, None, math.inf, None]):
-        give(ours, bad)
+        give_ramps(ours, bad)
         skipping.step()
         plan = skipping._planner.plan
         assert plan is not None
         assert plan.awaits is (turn == 0)
         if bad is None:
-            give(theirs)
+            give_ramps(theirs)
             plain.step()
     for p, q in zip(ours, theirs, strict=True):
         assert torch.equal(p, q)
@@ -139,7 +130,7 @@ def test_schedules_do_not_count_a_skipped_step() -> None:
     optimizer = steprule.SGD(params, lr=1.0 * schedules.linear(10), nonfinite="skip")
     rates = []
     for bad in (None, math.nan, None, math.inf, None):
-        give(params, bad)
+        give_ramps(params, bad)
         optimizer.step()
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1.0, 0.9, 0.9, 0.8, 0.8])
@@ -171,12 +162,12 @@ def test_sparse_and_complex_gradients_are_looked_at_too() -> None:
 
 def test_without_it_numbers_that_are_not_finite_go_on() -> None:
     params = parameters(1)
-    optimizer = made("SGD", params)
-    give(params, math.nan)
+    optimizer = named("SGD", params)
+    give_ramps(params, math.nan)
     optimizer.step()
     assert not bool(torch.isfinite(params[1]).all())
     optimizer.nonfinite = "skip"
-    give(params, math.nan)
+    give_ramps(params, math.nan)
     optimizer.step()
     assert optimizer.skipped == 1
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensors import normal
 from torch import Tensor
 
 from steprule import Optimizer
@@ -81,19 +82,19 @@ def step_by_torch(p: Tensor, g: Tensor, state: dict[str, Tensor], step: int) -> 
     return p - 0.1 * g / (1 + kept + high + low) - 0.1 * over(g, "sum") * double
 
 
-def normal(shape: tuple[int, ...], seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def wide_normal(shape: tuple[int, ...], seed: int) -> Tensor:
+    return normal(*shape, seed=seed, dtype=torch.float64)
 
 
 @BACKENDS
 def test_channels_are_what_torch_says(backend: str) -> None:
-    params = [normal(shape, i).requires_grad_() for i, shape in enumerate(SHAPES)]
+    params = [wide_normal(shape, i).requires_grad_() for i, shape in enumerate(SHAPES)]
     wide = [p.detach().clone() for p in params]
     states = [{"kept": p.new_full((p.shape[0], *[1] * (p.ndim - 1)), 0.5)} for p in wide]
     optimizer = Channels(params, backend=backend)
     for step in range(1, 4):
         for i, p in enumerate(params):
-            p.grad = normal(p.shape, 100 * step + i)
+            p.grad = wide_normal(p.shape, 100 * step + i)
         optimizer.step()
         wide = [step_by_torch(q, p.grad, s, step) for q, p, s in zip(wide, params, states, strict=True)]
     for p, q, state in zip(params, wide, states, strict=True):
@@ -106,9 +107,9 @@ def test_channels_are_what_torch_says(backend: str) -> None:
 def test_the_compiled_kernel_and_the_reference_agree_in_float32() -> None:
     found = []
     for backend in ("llvm", "eager"):
-        params = [normal(shape, i).float().requires_grad_() for i, shape in enumerate(SHAPES)]
+        params = [wide_normal(shape, i).float().requires_grad_() for i, shape in enumerate(SHAPES)]
         for i, p in enumerate(params):
-            p.grad = normal(p.shape, 50 + i).float()
+            p.grad = wide_normal(p.shape, 50 + i).float()
         Channels(params, backend=backend).step()
         found.append([p.detach() for p in params])
     torch.testing.assert_close(*found, rtol=2e-6, atol=2e-6)
@@ -129,11 +130,11 @@ class NorMuon(Optimizer):
 
 @BACKENDS
 def test_normuon_on_a_convolution_is_that_of_its_matrix(backend: str) -> None:
-    p = normal((6, 3, 2, 2), 0).requires_grad_()
+    p = wide_normal((6, 3, 2, 2), 0).requires_grad_()
     w, momentum, second = p.detach().reshape(6, 12).clone(), torch.zeros(6, 12).double(), torch.zeros(6, 1).double()
     optimizer = NorMuon([p], dict(lr=0.02), backend=backend)
     for step in range(4):
-        p.grad = normal(p.shape, 10 + step)
+        p.grad = wide_normal(p.shape, 10 + step)
         optimizer.step()
         g = p.grad.reshape(6, 12)
         momentum += 0.05 * (g - momentum)
@@ -158,8 +159,8 @@ class Projected(Optimizer):
 
 @BACKENDS
 def test_the_projection_of_adamp_on_a_convolution(backend: str) -> None:
-    p = normal((4, 3, 2, 2), 0).requires_grad_()
-    p.grad = normal(p.shape, 1)
+    p = wide_normal((4, 3, 2, 2), 0).requires_grad_()
+    p.grad = wide_normal(p.shape, 1)
     w, g = p.detach().reshape(4, 12).clone(), p.grad.reshape(4, 12)
     cosine = torch.nn.functional.cosine_similarity(w, g, dim=1).abs().max()
     assert cosine < 0.5
