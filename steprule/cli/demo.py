@@ -55,7 +55,7 @@ def demo(
             check_fits(settings, next(digits.batches(train, seed, epoch=0)))
             run = new_run(settings, torch.device(device))
             run.save(checkpoint)  # from here on --resume means this run
-        console.print(group_table(run.optimizer))
+        console.print(table_of_groups(run.optimizer))
         try:
             train_model(run, train, held_out, checkpoint)
             draw(run, len(held_out.labels), output / "demo.png")
@@ -137,7 +137,7 @@ def group_names(optimizer: steprule.Optimizer) -> list[str]:
     return [", ".join(fold(own, among=chain.from_iterable(names))) for own in names]
 
 
-def group_table(optimizer: steprule.Optimizer) -> Table:
+def table_of_groups(optimizer: steprule.Optimizer) -> Table:
     """The groups, the number of their parameters, and their hyperparameters."""
     columns = [name for name in ("lr", "momentum", "betas", "weight_decay") if name in optimizer.defaults]
     table = Table("group", title=f"steprule.{type(optimizer).__name__}", title_justify="left")

@@ -23,7 +23,7 @@ def paragraph(launch: Launch, source: bool, several: bool) -> str:
     passes = len(launch.program.phases)
     kind = str(launch.params[0].dtype).removeprefix("torch.") + (", sparse gradients" if launch.sparse else "")
     device = launch.params[0].device
-    compiled = f"{traffic(launch):g} bytes an element in {passes} pass{'es' * (passes != 1)} over memory"
+    compiled = f"{bytes_per_element(launch):g} bytes an element in {passes} pass{'es' * (passes != 1)} over memory"
     lines = [
         f"{launch.backend}: {launch.reason}",
         f"    {len(names)} tensor{'s' * (len(names) != 1)}, {elements:,} elements of {kind} on {device}",
@@ -46,7 +46,7 @@ def first_names(names: Sequence[str], limit: int = 6) -> str:
     return shown if len(names) <= limit else f"{shown}, ... and {len(names) - limit} more"
 
 
-def traffic(launch: Launch) -> float:
+def bytes_per_element(launch: Launch) -> float:
     """Bytes read and written for each element of the parameter."""
     dtypes = [launch.params[0].dtype, launch.grad_dtype, *(slot[0].dtype for slot in launch.slots)]
     sizes = [dtype.itemsize / (2 if dtype.is_complex else 1) for dtype in dtypes]

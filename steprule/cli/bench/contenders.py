@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import steprule
-from steprule.kernels.explain import traffic as bytes_per_element
+from steprule.kernels.explain import bytes_per_element
 
 from .shapes import Shape
 from .timing import Step

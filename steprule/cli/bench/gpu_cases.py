@@ -49,10 +49,10 @@ def gpu_cases() -> list[Case]:
         Steps("lion-rule", "gpt2", Lion, {}, [IN_PLACE]),
         FirstStep("adamw", steprule.AdamW, "gpt2", limit=3.0),
     ]
-    return [*named, *(every for every in every_algorithm() if every.name not in {case.name for case in named})]
+    return [*named, *(every for every in every_algorithm_on_gpu() if every.name not in {case.name for case in named})]
 
 
-def every_algorithm() -> list[Case]:
+def every_algorithm_on_gpu() -> list[Case]:
     """Each algorithm with its defaults."""
     found: list[Case] = []
     for name, kind in algorithms().items():

@@ -13,11 +13,11 @@ from rich.text import Text
 from .curves import STYLES, curves
 from .run import Run
 
-__all__ = ["Result", "results", "screen", "smoothing", "target_of", "window_of"]
+__all__ = ["Outcome", "results", "screen", "smoothing", "target_of", "window_of"]
 
 
 @dataclass(frozen=True)
-class Result:
+class Outcome:
     """What a run has come to.
 
     Attributes:
@@ -59,11 +59,11 @@ def target_of(runs: Sequence[Run], steps: int, target: float | None) -> float | 
     return max((run.mean(window)[-1] for run in runs if not run.failed), default=None)
 
 
-def results(runs: Sequence[Run], steps: int, target: float | None) -> list[Result]:
+def results(runs: Sequence[Run], steps: int, target: float | None) -> list[Outcome]:
     """What each run has come to so far."""
     window, goal = window_of(steps), target_of(runs, steps, target)
     return [
-        Result(
+        Outcome(
             run.setting.text,
             len(run.losses),
             run.mean(window)[-1] if run.losses else None,
@@ -76,7 +76,7 @@ def results(runs: Sequence[Run], steps: int, target: float | None) -> list[Resul
     ]
 
 
-def cells(result: Result, steps: int, target: float | None) -> list[str]:
+def cells(result: Outcome, steps: int, target: float | None) -> list[str]:
     """A result's row of the table."""
     if not result.steps:
         return [result.setting, "failed" if result.failed else "", "", "", "", ""]

@@ -81,7 +81,7 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
         f"    {call.format(aligned=False)}",
         *(f"tl.store(partials + {len(kinds)} * chunk + {k}, {joined(x, f'total{k}')})" for k, x in enumerate(kinds)),
         *(
-            f"tl.store(sum{k} + firstrow + ranks, {as_number(x, name)}, mask=ranks < tall)"
+            f"tl.store(sum{k} + firstrow + ranks, {number_of_total(x, name)}, mask=ranks < tall)"
             for name, (k, x) in sums.items()
         ),
     ]
@@ -132,7 +132,7 @@ def tile_function(
         if reduction.level is Level.ROW:
             add(f"row{k}", reduction.kind, value)
         else:
-            part = as_number(reduction.kind, reduced_tile(reduction.kind, parts_of(reduction.kind, value), 0))
+            part = number_of_total(reduction.kind, reduced_tile(reduction.kind, parts_of(reduction.kind, value), 0))
             text.lines.append(f"tl.store(sum{k} + firstpiece + columns, {part}, mask=columns < width)")
     text.lines += stores(program, phase, text, values, operands, kind)
     body = [
@@ -157,7 +157,7 @@ def reduced_tile(reduction: str, part: str, axis: int) -> str:
     return f"tl.{'max' if reduction == 'max_abs' else 'sum'}({part}, axis={axis})"
 
 
-def as_number(reduction: str, total: str) -> str:
+def number_of_total(reduction: str, total: str) -> str:
     return f"{total}.to(tl.float64, bitcast=True)" if reduction == "max_abs" else total
 
 
