@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: fuzz demo test distributed bench lint clean
+.PHONY: fuzz soak demo test distributed bench lint clean
 
 demo: $(READY)
 	$(BIN)/steprule demo
@@ -21,6 +21,9 @@ bench: $(READY)
 # Files and state dictionaries changed at random, for an hour or for SECONDS; SEED runs one case again.
 SECONDS ?= 3600
 SEED ?=
+soak: $(READY)
+	STEPS=$(or $(STEPS),1000000) $(BIN)/python benchmarks/soak.py
+
 fuzz: $(READY)
 	SECONDS=$(SECONDS) SEED=$(SEED) $(BIN)/pytest -q -s -x tests/fuzz/fuzz_saving.py
 

@@ -827,9 +827,9 @@ def test_scalar_slots_inputs_and_matrix_steps_are_shown() -> None:
         "  pass 1   r1 = sum_of_squares(t0, all)",
         "  pass 2   t1 = m + t0 * minimum(1, clip_norm / (sqrt(r1) + 1e-06))",
         "  pass 2   m0 ← orthogonal(t1)",
-        "  pass 2   m ← t1",
-        "  pass 2   g ← t0",
         "  pass 3   p ← p - c1 * m0",
+        "  pass 3   m ← t1",
+        "  pass 3   g ← t0",
         "  host     eta ← eta * 0.5",
     ]
 
