@@ -6,6 +6,8 @@ import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import pytest
 
@@ -83,7 +85,18 @@ def test_four_savers_at_once_all_succeed_and_leave_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)  # which is what takes the time
+    inside, most, link = [0], [0], os.link
+
+    def watched(*arguments: Any) -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        sleep(0.001)
+        link(*arguments)
+        inside[0] -= 1
+
+    monkeypatch.setattr(os, "link", watched)
     with ThreadPoolExecutor(4) as savers:
         list(savers.map(lambda n: save(tmp_path / "run", None, keep=3, n=n), range(400)))
+    assert most == [1]  # they wait for each other
     assert sorted(os.listdir(tmp_path)) == ["run", "run.1", "run.2"]
     assert len({load(tmp_path / name, None)["n"] for name in os.listdir(tmp_path)}) == 3
