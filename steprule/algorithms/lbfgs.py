@@ -98,7 +98,7 @@ class LBFGS(Optimizer):
             raise ValueError(f"LBFGS works by torch operations; backend={h['backend']!r} can't serve it")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Go on until an optimum, or a limit on iterations or evaluations, is reached.
 
         Args:
@@ -106,7 +106,15 @@ class LBFGS(Optimizer):
 
         Returns:
             What the closure returned at first.
+
+        Raises:
+            TypeError: there is no closure.
         """
+        if closure is None:
+            raise TypeError(
+                "LBFGS evaluates the model several times in a step, and needs step(closure); where a GradScaler calls it "
+                "(training in mixed precision with float16) there is no closure: train in bfloat16 or float32"
+            )
         if len(self.param_groups) != 1:
             raise AssertionError(f"Expected exactly one param_group, but got {len(self.param_groups)}")
         group, state = self.param_groups[0], self.state[self._moving()[0]]

@@ -1,0 +1,48 @@
+"""The task that every client trains: scikit-learn's handwritten digits, by a network of two layers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+BATCH = 32
+
+OPTIMIZERS = [("SGD", dict(lr=0.05, momentum=0.9, weight_decay=1e-3)), ("AdamW", dict(lr=0.01, weight_decay=0.1))]
+"""Those that every client trains with, of torch.optim and of steprule."""
+
+
+@functools.cache
+def digits(count: int = 192) -> tuple[Tensor, Tensor]:
+    """Pixels, float32 (n, 64) of mean 0 and variance 1, and labels, int64 (n,)."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(pixels[:count]).float()
+    return (pixels - pixels.mean()) / pixels.std(), torch.from_numpy(labels[:count]).long()
+
+
+def loader(count: int = 192) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*digits(count)), batch_size=BATCH)
+
+
+def net(bias: bool = True) -> nn.Sequential:
+    """64 pixels to ten scores; always the same first weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(64, 32, bias=bias), nn.Tanh(), nn.Linear(32, 10, bias=bias))
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [p.detach().float().clone() for p in model.parameters()]
+
+
+def assert_same(ours: Iterable[Tensor], theirs: Iterable[Tensor], tolerance: float = 1e-5) -> None:
+    """Equal within rounding; and somewhere else than where training began."""
+    ours, theirs = list(ours), list(theirs)
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    assert not any(torch.equal(a, b.detach()) for a, b in zip(theirs, net().parameters(), strict=False))

@@ -1,0 +1,86 @@
+"""Accelerate: clipping, accumulation, bfloat16, float16 with a scaler that skips, schedulers, save and resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: make clients installs it")
+
+import torch
+from client_task import OPTIMIZERS, assert_same, loader, net, weights
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import StepLR
+
+import steprule
+from steprule.schedules import Native, cosine
+
+
+def accelerator(precision: str = "no", accumulate: int = 1, scale: float | None = None) -> Any:
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    made = accelerate.Accelerator(cpu=True, mixed_precision=precision, gradient_accumulation_steps=accumulate)
+    if scale is not None:
+        # it makes a scaler on a GPU alone
+        made.scaler, made.native_amp = torch.amp.GradScaler("cpu", init_scale=scale), True
+        made.state._mixed_precision = "fp16"
+    return made
+
+
+def train(optim: Any, name: str, options: dict[str, Any], folder: Path | None = None, **how: Any) -> dict[str, Any]:
+    a, model = accelerator(**how), net()
+    optimizer = getattr(optim, name)(model.parameters(), **options)
+    model, optimizer, data, scheduler = a.prepare(model, optimizer, loader(), StepLR(optimizer, 1, gamma=0.9))
+    rates, skipped = [], []
+    for epoch in range(2):
+        for x, y in data:
+            with a.accumulate(model):
+                a.backward(cross_entropy(model(x), y))
+                if a.sync_gradients:
+                    a.clip_grad_norm_(model.parameters(), 0.5)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+            rates.append(optimizer.param_groups[0]["lr"])
+            skipped.append(optimizer.step_was_skipped)
+        if folder is not None and epoch == 0:  # go on as another process would
+            a.save_state(str(folder / "state"))
+            for p in model.parameters():
+                p.data.zero_()
+            optimizer.state.clear()
+            a.load_state(str(folder / "state"))
+    return {"weights": weights(model), "rates": rates, "skipped": skipped, "optimizer": optimizer.optimizer}
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+@pytest.mark.parametrize(
+    "how", [dict(), dict(accumulate=2), dict(precision="bf16"), dict(scale=2.0**22)], ids=lambda how: str(how)
+)
+def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any]) -> None:
+    ours, theirs = train(steprule, name, options, **how), train(torch.optim, name, options, **how)
+    assert ours["rates"] == theirs["rates"]
+    assert ours["skipped"] == theirs["skipped"]
+    assert_same(ours["weights"], theirs["weights"], 1e-5 if "precision" not in how and "scale" not in how else 2e-2)
+    if "scale" in how:
+        assert 1 <= sum(ours["skipped"]) < 10
+        assert ours["optimizer"].steps_taken == 12 - sum(ours["skipped"])
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    ours = train(steprule, name, options, tmp_path)
+    assert_same(ours["weights"], train(steprule, name, options)["weights"], 0.0)
+    assert ours["optimizer"].steps_taken == 12
+
+
+def test_a_schedule_of_ours_beside_native() -> None:
+    a, model = accelerator(), net()
+    optimizer = steprule.AdamW(model, lr=0.01 * cosine(6))
+    model, optimizer, data, scheduler = a.prepare(model, optimizer, loader(), Native(optimizer))
+    for x, y in data:
+        a.backward(cross_entropy(model(x), y))
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    assert scheduler.get_last_lr() == [0.01 * cosine(6)(5)]

@@ -1,0 +1,77 @@
+"""pytorch-ignite: accumulation, float16 with a scaler, schedulers, EMA, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+ignite = pytest.importorskip("ignite", reason="pytorch-ignite is not installed: make clients installs it")
+
+import torch
+from client_task import OPTIMIZERS, assert_same, loader, net, weights
+from ignite.engine import Events, create_supervised_trainer
+from ignite.handlers import EMAHandler, LRScheduler
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import StepLR
+
+import steprule
+from steprule.schedules import Native, cosine
+
+
+def train(optim: Any, name: str, options: dict[str, Any], again: bool = False, **how: Any) -> dict[str, Any]:
+    model = net()
+    optimizer = getattr(optim, name)(model.parameters(), **options)
+    trainer = create_supervised_trainer(model, optimizer, cross_entropy, **how)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, LRScheduler(StepLR(optimizer, 3, gamma=0.5)))
+    ema = EMAHandler(model, momentum=0.1)
+    ema.attach(trainer, event=Events.ITERATION_COMPLETED)
+    rates: list[float] = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: rates.append(optimizer.param_groups[0]["lr"]))
+    if again:
+
+        def reload(engine: Any) -> None:
+            saved = copy.deepcopy(optimizer.state_dict())
+            optimizer.state.clear()
+            optimizer.load_state_dict(saved)
+
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), reload)
+    trainer.run(loader(), max_epochs=2)
+    return {"weights": weights(model) + weights(ema.ema_model), "rates": rates, "optimizer": optimizer}
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+@pytest.mark.parametrize("how", [dict(), dict(gradient_accumulation_steps=2)], ids=str)
+def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any]) -> None:
+    ours, theirs = train(steprule, name, options, **how), train(torch.optim, name, options, **how)
+    assert ours["rates"] == theirs["rates"]
+    assert_same(ours["weights"], theirs["weights"])
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_a_scaler_skips_the_same_steps(name: str, options: dict[str, Any]) -> None:
+    found = []
+    for optim in (steprule, torch.optim):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        found.append(train(optim, name, options, amp_mode="amp", scaler=scaler) | {"scale": scaler.get_scale()})
+    ours, theirs = found
+    assert ours["scale"] == theirs["scale"]
+    assert ours["optimizer"].steps_taken < 12
+    assert_same(ours["weights"], theirs["weights"], 2e-2)
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any]) -> None:
+    again = train(steprule, name, options, again=True)
+    assert_same(again["weights"], train(steprule, name, options)["weights"], 0.0)
+
+
+def test_a_schedule_of_ours_beside_native() -> None:
+    model = net()
+    optimizer = steprule.AdamW(model, lr=0.01 * cosine(6))
+    trainer = create_supervised_trainer(model, optimizer, cross_entropy)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, LRScheduler(Native(optimizer)))
+    trainer.run(loader(), max_epochs=1)
+    assert optimizer.steps_taken == 6
+    assert optimizer.param_groups[0]["lr"] == 0.01 * cosine(6)(5)

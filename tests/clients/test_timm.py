@@ -1,0 +1,98 @@
+"""timm: its groups without decay, its schedulers, its scaler, its EMA and its Lookahead."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+timm = pytest.importorskip("timm", reason="timm is not installed: make clients installs it")
+
+import timm.optim
+import timm.scheduler
+import timm.utils
+import torch
+from client_task import OPTIMIZERS, assert_same, loader, net, weights
+from torch.nn.functional import cross_entropy
+
+import steprule
+
+
+def train(optim: Any, name: str, options: dict[str, Any], scaled: bool = False, again: bool = False) -> dict[str, Any]:
+    model = net()
+
+    def made() -> tuple[Any, Any]:
+        groups = timm.optim.param_groups_weight_decay(model, options["weight_decay"])
+        optimizer = getattr(optim, name)(groups, **{k: v for k, v in options.items() if k != "weight_decay"})
+        return optimizer, timm.scheduler.CosineLRScheduler(optimizer, t_initial=3, lr_min=1e-4, warmup_t=1)
+
+    optimizer, scheduler = made()
+    scaler, ema = timm.utils.NativeScaler("cpu"), timm.utils.ModelEmaV3(model, decay=0.9)
+    scaler._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
+    rates = []
+    for epoch in range(3):
+        for x, y in loader():
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16, enabled=scaled):
+                loss = cross_entropy(model(x), y)
+            if scaled:
+                scaler(loss, optimizer, clip_grad=0.5, parameters=model.parameters())
+            else:
+                loss.backward()
+                timm.utils.dispatch_clip_grad(model.parameters(), 0.5)
+                optimizer.step()
+            ema.update(model)
+        scheduler.step(epoch + 1)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        if again and epoch == 0:
+            saved = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+            optimizer, scheduler = made()
+            optimizer.load_state_dict(saved[0])
+            scheduler.load_state_dict(saved[1])
+    found = weights(model) + weights(ema.module)
+    return {"weights": found, "rates": rates, "scale": scaler._scaler.get_scale(), "optimizer": optimizer}
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_training_is_the_same(name: str, options: dict[str, Any], scaled: bool) -> None:
+    ours, theirs = (train(optim, name, options, scaled) for optim in (steprule, torch.optim))
+    assert ours["rates"] == theirs["rates"]
+    assert ours["scale"] == theirs["scale"]
+    assert_same(ours["weights"], theirs["weights"], 2e-2 if scaled else 1e-5)
+    assert not scaled or ours["optimizer"].steps_taken < 18
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any]) -> None:
+    again, whole = train(steprule, name, options, again=True), train(steprule, name, options)
+    assert_same(again["weights"], whole["weights"], 0.0)
+    assert again["rates"] == whole["rates"]
+
+
+def test_lookahead_goes_round_an_optimizer() -> None:
+    found = []
+    for optim in (steprule, torch.optim):
+        model = net()
+        optimizer = timm.optim.Lookahead(optim.AdamW(model.parameters(), lr=0.01), k=3)
+        for x, y in loader():
+            optimizer.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
+        found.append(weights(model))
+    assert_same(*found)
+
+
+def test_lamb_is_timms() -> None:
+    found = []
+    for kind in (steprule.Lamb, timm.optim.Lamb):
+        model = net()
+        options = dict(max_grad_norm=None) if kind is timm.optim.Lamb else {}
+        optimizer = kind(model.parameters(), lr=0.01, weight_decay=0.1, eps=1e-6, **options)
+        for x, y in loader():
+            optimizer.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
+        found.append(weights(model))
+    assert_same(*found, 1e-4)
