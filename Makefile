@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CLIENTS := .venv-clients
 
-.PHONY: fuzz soak demo test distributed bench lint clean
+.PHONY: fuzz soak demo test distributed clients bench lint clean
 
 demo: $(READY)
 	$(BIN)/steprule demo
@@ -14,6 +15,10 @@ test: $(READY)
 
 distributed: $(READY)
 	$(BIN)/pytest tests/distributed
+
+# Trainers and wrappers of others: some gigabytes in a venv of their own, and a few minutes.
+clients: $(CLIENTS)/.ready
+	OMP_NUM_THREADS=1 $(CLIENTS)/bin/pytest -q -W ignore tests/clients
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py
@@ -40,5 +45,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(CLIENTS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(CLIENTS)/bin/pip install --quiet --constraint constraints.txt --editable '.[clients]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -112,8 +112,8 @@ class LBFGS(Optimizer):
         """
         if closure is None:
             raise TypeError(
-                "LBFGS evaluates the model several times in a step, and needs step(closure); where a GradScaler calls it "
-                "(training in mixed precision with float16) there is no closure: train in bfloat16 or float32"
+                "LBFGS evaluates the model several times in a step, and needs step(closure); where a GradScaler calls "
+                "it (training in mixed precision with float16) there is no closure: train in bfloat16 or float32"
             )
         if len(self.param_groups) != 1:
             raise AssertionError(f"Expected exactly one param_group, but got {len(self.param_groups)}")

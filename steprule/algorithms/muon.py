@@ -65,7 +65,7 @@ class Muon(Optimizer):
 
     Raises:
         ValueError: if a hyperparameter is out of range, or a parameter for Muon is not a matrix.
-        RuntimeError: if a parameter for Muon is complex.
+        RuntimeError: in a step, if a parameter for Muon is complex.
 
     Example:
         >>> import torch
@@ -149,8 +149,10 @@ class Muon(Optimizer):
             ndim = dimensions("of a lazy module", p)
             if ndim != 2 and not (group["convolutions"] and ndim > 2):
                 raise ValueError(f"Muon only supports 2D parameters whereas we found a parameter with size: {p.size()}")
-            if p.is_complex():
-                raise RuntimeError("Muon does not support complex parameters")
+
+    def refuse(self, p: torch.Tensor) -> None:
+        if p.is_complex() and any(p is q for g in self.param_groups if g["use_muon"] for q in g["params"]):
+            raise RuntimeError("Muon does not support complex parameters")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         decayed = p * (1 - h.lr * h.weight_decay)

@@ -50,10 +50,11 @@ class EagerLaunch(Launch):
         super().advance(groups)
         self.differentiable = bool(groups[self.entries[0].group].get("differentiable"))
         self.values: list[tuple[Any, ...]] = [()] * len(self.params)
+        self.followed: dict[int, list[Any]] = {}
+        """By a tensor's place, the new values of its scalar slots where autograd follows them."""
         for row in self.rows:
-            values = self.graph(row, groups[row.group]) if self.differentiable else row.scalars
             for i in row.members:
-                self.values[i] = values
+                self.values[i] = self.graph(row, groups[row.group], i) if self.differentiable else row.scalars
         self.table: list[list[Any]] = [
             self.own_numbers(name) if name in OF_ITS_OWN else [self.inputs[name]] * len(self.params)
             for name in self.program.inputs
@@ -66,8 +67,17 @@ class EagerLaunch(Launch):
             ]
         self.table += self.kept_views
 
-    def graph(self, row: SharedNumbers, group: Any) -> tuple[Any, ...]:
-        """The row's scalars, computed so that gradients reach hyperparameters that are tensors."""
+    def commit(self) -> None:
+        super().commit()
+        for i, updates in self.followed.items():
+            for index, value in zip(self.updated, updates, strict=True):
+                self.counter_views[index + self.program.uses_step][i] = value
+
+    def graph(self, row: SharedNumbers, group: Any, i: int) -> tuple[Any, ...]:
+        """A tensor's scalars, computed so that gradients reach hyperparameters and slots that are tensors."""
+        names = [slot.name for slot in self.program.scalar_slots]
+        own = {k: self.states[i].get(name) for k, name in enumerate(names)}
+        own = {k: value for k, value in own.items() if isinstance(value, torch.Tensor) and value.requires_grad}
 
         def leaf(e: Any) -> Any:
             if e.op == "hyper":
@@ -76,13 +86,16 @@ class EagerLaunch(Launch):
                     value = value[key]
                 return value
             if e.op == "slot":
-                return row.slots[[s.name for s in self.program.scalar_slots].index(e.detail)]
+                index = names.index(e.detail)
+                return own.get(index, row.slots[index])
             return {"step": row.step + 1.0, "is_new": row.is_new}[e.op] if e.op != "size" else row.size(e.detail)
 
         def stored(value: Any) -> Any:
             return value if isinstance(value, torch.Tensor) else self.stored(value)
 
         operations = {**MIXED, "stored": stored}
+        if own:
+            self.followed[i] = [evaluate(u, leaf, operations) for u in self.program.updates if u is not None]
         return tuple(evaluate(e, leaf, operations) for e in self.program.scalars)
 
     def run(self, stage: int) -> None:

@@ -389,7 +389,7 @@ class Launch:
 
     def number(self, value: Any) -> float:
         """A step count or scalar slot of a state."""
-        return float(value)
+        return float(value.detach() if isinstance(value, torch.Tensor) else value)
 
     def install(self, state: MutableMapping[torch.Tensor, State]) -> None:
         """Let the optimizer's state be what this launch works on; done when its first step has succeeded."""

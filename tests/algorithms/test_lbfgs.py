@@ -231,3 +231,8 @@ def test_rprop_moves_at_a_rate_of_zero_as_torchs_does() -> None:
         found.append(x.detach())
     assert torch.equal(*found)
     assert bool((found[0] < 1).all())
+
+
+def test_a_step_without_a_closure_says_what_it_needs() -> None:
+    with pytest.raises(TypeError, match=r"LBFGS evaluates the model several times .* GradScaler"):
+        steprule.LBFGS([torch.ones(2, requires_grad=True)]).step()

@@ -253,8 +253,11 @@ def test_what_is_no_matrix_is_refused() -> None:
         p.grad = torch.eye(3).to_sparse()
         with pytest.raises(RuntimeError, match="Muon does not support sparse gradients"):
             library.Muon([p]).step()
-    with pytest.raises(RuntimeError, match="Muon does not support complex parameters"):
-        steprule.Muon([torch.ones(3, 3, dtype=torch.complex64, requires_grad=True)])
+        q = torch.ones(3, 3, dtype=torch.complex64, requires_grad=True)
+        optimizer = library.Muon([q])
+        q.grad = torch.ones_like(q)
+        with pytest.raises(RuntimeError, match="Muon does not support complex parameters"):
+            optimizer.step()
     with pytest.raises(TypeError, match="adamw takes lr, betas, eps, weight_decay, not beta"):
         steprule.Muon([torch.ones(3, 3, requires_grad=True)], adamw={"beta": 0.9})
     for options in ({"ns_steps": 100}, {"ns_coefficients": (1.0, 2.0)}, {"adjust_lr_fn": "else"}, {"momentum": -1.0}):

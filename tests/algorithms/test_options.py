@@ -211,3 +211,20 @@ def test_asgds_average_recovers_with_the_parameter_while_mu_is_one(bad: float, b
     for ours, theirs in zip(averages[:3], averages[3:], strict=True):
         torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-6, atol=0)
     assert averages[2].isfinite().all()
+
+
+def test_autograd_follows_a_number_of_the_state() -> None:
+    """NAdam's mu_product, given as a tensor that requires a gradient."""
+
+    def after(mu_product: torch.Tensor) -> torch.Tensor:
+        p = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True).clone()
+        p.grad = torch.tensor([0.5, 0.25], dtype=torch.float64)
+        optimizer = steprule.NAdam([p], lr=0.5, differentiable=True)
+        moments = {name: torch.full_like(p, 0.25).detach() for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p].update(step=torch.tensor(3.0), mu_product=mu_product, **moments)
+        optimizer.step()
+        return torch.stack([*p, optimizer.state[p]["mu_product"]])
+
+    given = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(after, (given,))
+    assert after(given).requires_grad

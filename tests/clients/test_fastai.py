@@ -25,7 +25,13 @@ def learner(optim: Any, name: str, options: dict[str, Any], folder: Path, *callb
     made = partial(OptimWrapper, opt=getattr(optim, name), **{k: v for k, v in options.items() if k != "lr"})
     data = DataLoaders(loader(), loader())
     return Learner(
-        data, net(), CrossEntropyLoss(), opt_func=made, lr=options["lr"], path=folder, cbs=[GradientClip(0.5), *callbacks]
+        data,
+        net(),
+        CrossEntropyLoss(),
+        opt_func=made,
+        lr=options["lr"],
+        path=folder,
+        cbs=[GradientClip(0.5), *callbacks],
     )
 
 

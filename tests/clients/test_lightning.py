@@ -32,7 +32,9 @@ class Lit(lightning.LightningModule):  # type: ignore[name-defined, misc]
         return cross_entropy(self.net(batch[0]), batch[1])
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        self.norms.append(torch.stack([p.grad.norm() for p in self.net.parameters() if p.grad is not None]).norm().item())
+        self.norms.append(
+            torch.stack([p.grad.norm() for p in self.net.parameters() if p.grad is not None]).norm().item()
+        )
         self.rates.append(optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
@@ -99,7 +101,9 @@ def test_a_checkpoint_goes_on(name: str, options: dict[str, Any], tmp_path: Path
     half = Lit(steprule, name, options)
     trainer(tmp_path, max_epochs=1, callbacks=[ModelCheckpoint(tmp_path, filename="half")]).fit(half, loader())
     rest = Lit(steprule, name, options)
-    trainer(tmp_path, enable_checkpointing=False).fit(rest, loader(), ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    trainer(tmp_path, enable_checkpointing=False).fit(
+        rest, loader(), ckpt_path=tmp_path / "half.ckpt", weights_only=False
+    )
     assert_same(weights(rest.net), weights(whole.net), 0.0)
     assert rest.rates == whole.rates[6:]
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-wrappers = pytest.importorskip("pytorch_optimizer", reason="pytorch_optimizer is not installed: make clients installs it")
+wrappers = pytest.importorskip(
+    "pytorch_optimizer", reason="pytorch_optimizer is not installed: make clients installs it"
+)
 
 import torch
 from client_task import OPTIMIZERS, assert_same, loader, net, weights

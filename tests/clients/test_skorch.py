@@ -52,7 +52,10 @@ def test_training_is_the_same(name: str, options: dict[str, Any]) -> None:
 def test_overrides_reach_parameters_without_names() -> None:
     overrides = {by_ndim(1): dict(weight_decay=0.0)}
     net = fitted(steprule, "AdamW", dict(lr=0.01, weight_decay=0.1), optimizer__overrides=overrides)
-    assert {g["weight_decay"]: {p.ndim for p in g["params"]} for g in net.optimizer_.param_groups} == {0.1: {2}, 0.0: {1}}
+    assert {g["weight_decay"]: {p.ndim for p in g["params"]} for g in net.optimizer_.param_groups} == {
+        0.1: {2},
+        0.0: {1},
+    }
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)

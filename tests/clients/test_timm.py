@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-timm = pytest.importorskip("timm", reason="timm is not installed: make clients installs it")
+pytest.importorskip("timm", reason="timm is not installed: make clients installs it")
 
 import timm.optim
 import timm.scheduler
