@@ -57,4 +57,4 @@ def test_a_state_that_was_saved_goes_on_as_with_torch(name: str, options: dict[s
 def test_adamw_of_ours_may_be_the_base() -> None:
     model, (x, y) = net(), digits()
     model.load_state_dict(dict(zip(model.state_dict(), train(steprule, *OPTIMIZERS[1]), strict=True)))
-    assert cross_entropy(model(x), y) < 0.5 * cross_entropy(net()(x), y)
+    assert cross_entropy(model(x), y) < 0.7 * cross_entropy(net()(x), y)
