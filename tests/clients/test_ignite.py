@@ -59,7 +59,8 @@ def test_a_scaler_skips_the_same_steps(name: str, options: dict[str, Any]) -> No
     found = []
     for optim in (steprule, torch.optim):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
-        found.append(train(optim, name, options, amp_mode="amp", scaler=scaler, model_fn=in_half) | {"scale": scaler.get_scale()})
+        how = dict(amp_mode="amp", scaler=scaler, model_fn=in_half)
+        found.append(train(optim, name, options, **how) | {"scale": scaler.get_scale()})
     ours, theirs = found
     assert ours["scale"] == theirs["scale"]
     assert ours["optimizer"].steps_taken < 12
