@@ -32,7 +32,11 @@ WAYS = [bare, in_one_group, in_two_groups]
 
 
 @pytest.mark.parametrize("given", WAYS)
-@pytest.mark.parametrize("what", [by_ndim(1), ~by_ndim(2), lambda name, parameter, module: parameter.ndim < 2], ids=str)
+@pytest.mark.parametrize(
+    "what",
+    [by_ndim(1), ~by_ndim(2), lambda name, parameter, module: parameter.ndim < 2],
+    ids=["by_ndim(1)", "~by_ndim(2)", "function"],
+)
 def test_selectors_that_look_at_the_parameter_alone_work(given: Any, what: Any) -> None:
     optimizer = steprule.AdamW(given(net()), weight_decay=0.25, overrides={what: dict(weight_decay=0.0)})
     decays = {p.ndim: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
