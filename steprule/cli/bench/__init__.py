@@ -25,6 +25,7 @@ from .cases import Case, Result, Settings, Steps, cases
 from .files import measure_files
 from .gpu_cases import gpu_cases
 from .picture import draw
+from .ranks import measure_ranks
 from .shapes import SHAPES
 from .table import LEGEND, as_dictionary, figures, targets
 from .timing import Pace
@@ -54,11 +55,17 @@ def bench(
         bool, typer.Option("--files", help="Measure saving and loading beside torch's instead of steps.")
     ] = False,
     size: Annotated[int, typer.Option(min=1, metavar="MB", help="With --files: of the file.")] = 600,
+    ranks: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Measure steps on N processes that hold parameters together.")
+    ] = None,
     names: Annotated[bool, typer.Option("--list", help="Print the names of the cases, and measure nothing.")] = False,
 ) -> None:
     """Measure the time of a step, in turns with torch's optimizers and with the machine's memory."""
     if files:
         measure_and_show_files(size, repeats, json_file)
+        return
+    if ranks is not None:
+        measure_and_show_ranks(ranks, repeats, json_file)
         return
     if device not in CASES:
         fail(f"--device is one of {', '.join(CASES)}, not {device!r}")
@@ -101,6 +108,19 @@ def measure_and_show_files(size: int, repeats: int, json_file: Path | None) -> N
         results.append({**asdict(result), "ratio": result.ratio})
     if json_file:
         write(json_file, json.dumps({**about, "results": results}))
+
+
+def measure_and_show_ranks(ranks: int, repeats: int, json_file: Path | None) -> None:
+    """Steps on several processes, beside torch's and beside the same parts as plain tensors."""
+    check_writable(json_file)
+    about, results = machine("cpu"), []
+    say(describe(about))
+    say(f"{ranks} processes of one thread; the last column is the time on DTensors over that on their parts")
+    for result in measure_ranks(ranks, repeats):
+        say(result.line)
+        results.append(asdict(result))
+    if json_file:
+        write(json_file, json.dumps({**about, "ranks": ranks, "results": results}))
 
 
 def choose(pattern: str, shapes: str | None, device: str = "cpu") -> list[Case]:
