@@ -21,7 +21,7 @@ from .shapes import SHAPES, Shape
 
 __all__ = ["RankResult", "measure_ranks"]
 
-TEN_MILLION: list[Shape] = [(1024, 1024)] * 9 + [(1024,)] * 9 + [(512, 1024), (512,)]
+TEN_MILLION: Sequence[Shape] = [*[(1024, 1024)] * 9, *[(1024,)] * 9, (512, 1024), (512,)]
 
 MODELS: dict[str, Sequence[Shape]] = {"LeNet": SHAPES["lenet"], "10 million": TEN_MILLION}
 
