@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from steprule.kernels.between_passes import reduces_before, value
 from steprule.kernels.launch import Launch, arithmetic
@@ -163,6 +164,7 @@ class Exchange:
 
     def __init__(self, members: Sequence[Member], agreed: set[str]) -> None:
         self.members = members
+        self.programs = [member.program for member in members]
         self.agreed = agreed
         self.axes = list(dict.fromkeys(axis for m in members for axis in m.share.axes))
         self.device = device_of(members)
@@ -273,6 +275,20 @@ class Exchange:
 
     def totals(self, order: int) -> list[Any]:
         return self.found.get(order, [])
+
+    def total_of(self, name: str) -> float:
+        for member in self.members:
+            row = dict(member.program.tracked).get(name)
+            orders = [order for i in range(self.depth) for r, order in rows_of(member.program, i) if r == row]
+            if row is not None and orders and orders[0] is not None:
+                return float(sum(self.totals(orders[0])))
+        return 0.0
+
+    def largest(self, flag: torch.Tensor) -> torch.Tensor:
+        sent = flag.to(self.device)
+        for axis in self.axes:
+            dist.all_reduce(sent, op=dist.ReduceOp.MAX, group=axis.group)
+        return sent.to(flag.device)
 
     def fresh(self, now: Round) -> torch.Tensor:
         return torch.zeros(now.vector.size, dtype=torch.float64, device=self.device)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from steprule.rule.program import Slot
+from steprule.rule.program import Program, Slot
 
 __all__ = ["Part"]
 
@@ -55,9 +55,11 @@ class Exchange(Protocol):
 
     Attributes:
         stages: how many passes there are after which something is exchanged, whatever this process has to run.
+        programs: what runs over parameters that are spread, on whichever process they have gradients.
     """
 
     stages: int
+    programs: Sequence[Program]
 
     def agree(self) -> None:
         """Make sure that the others are about to do the same; all is prepared."""
@@ -77,4 +79,12 @@ class Exchange(Protocol):
 
     def totals(self, order: int) -> list[Any]:
         """What parameters that are spread add to a reduction over all of them, after the pass that computes it."""
+        ...
+
+    def total_of(self, name: str) -> float:
+        """What parameters that are spread add to a tracked reduction over all of them."""
+        ...
+
+    def largest(self, flag: torch.Tensor) -> torch.Tensor:
+        """The largest of what all processes have."""
         ...

@@ -72,7 +72,8 @@ class Plan:
                 for x in launches
             )
         )
-        self.awaits = any("awaited" in dict(launch.program.tracked) for launch in launches)
+        programs_here = [*(x.program for x in launches), *(exchange.programs if exchange is not None else ())]
+        self.awaits = any("awaited" in dict(program.tracked) for program in programs_here)
         """Whether the step is left, once the first pass has found that gradients are not finite."""
         self.torn = False
         """Whether a step has begun to change parameters or state and is not done: it is under way, or broke off."""
@@ -187,8 +188,9 @@ class Plan:
 
     def not_finite(self) -> list[str]:
         """The names of the parameters whose gradients are not finite, if the norm of all says that there are any."""
-        _, norm = self.tracked("awaited")[0]
-        if math.isfinite(norm[0]):
+        known = self.tracked("awaited")
+        norm = known[0][1][0] if known else self.exchange.total_of("awaited") if self.exchange is not None else 0.0
+        if math.isfinite(norm):
             return []
         found = [
             e.name for launch in self.launches for e, g in zip(launch.entries, launch.grads, strict=True) if bad(g)
@@ -199,12 +201,13 @@ class Plan:
         """One number on the device: not zero where a gradient is not finite, or where ``found`` is not zero."""
         grads = [g.coalesce().values() if g.layout == torch.sparse_coo else g for x in self.launches for g in x.grads]
         grads = [torch.view_as_real(g) if g.is_complex() else g for g in grads if g.numel()]
-        device = self.updated[0].device
+        device = self.params[0].device
         largest = [norm.to(device, torch.float64) for norm in torch._foreach_norm(grads, math.inf)] if grads else []
         bad = torch.zeros((), device=device, dtype=torch.bool) if found is None else found.to(device) != 0
         if largest:
             bad = bad | torch.stack(largest).isfinite().all().logical_not()
-        return bad.reshape(()).to(torch.float32)
+        flag = bad.reshape(()).to(torch.float32)
+        return flag if self.exchange is None else self.exchange.largest(flag)
 
     def leave(self) -> None:
         """Let go of what a step holds that is not done."""

@@ -165,6 +165,27 @@ def test_ranks_without_any_gradient_take_part() -> None:
     on_ranks(2, missing_adds_nothing)
 
 
+def infinite_on_one(missing: bool) -> None:
+    layout = Layout((2,), (((8, 6), [ROWS]), ((4,), [ROWS])))
+    params, optimizer = train(lambda p: steprule.AdamW(p, nonfinite="skip"), layout, spread)
+    gradients: Any = spread(layout, values(layout, 5))
+    rank = mesh_of((2,)).get_rank()
+    before = [whole(p).clone() for p in params]
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = None if missing and rank == 0 else g
+    if rank:
+        gradients[0].to_local()[1] = float("nan")
+    optimizer.step()
+    assert isinstance(optimizer, Optimizer)
+    assert optimizer.skipped == 1
+    assert all(torch.equal(whole(p), b) for p, b in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_all(missing: bool) -> None:
+    on_ranks(2, infinite_on_one, missing)
+
+
 def error_on_one(name: str) -> str:
     layout = Layout((2,), (((8, 6), [ROWS]), ((6, 4), [ROWS])))
     params, optimizer = train(lambda p: getattr(steprule, name)(p, clip_norm=1.0), layout, spread)
