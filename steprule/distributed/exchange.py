@@ -164,7 +164,7 @@ class Exchange:
 
     def __init__(self, members: Sequence[Member], agreed: set[str]) -> None:
         self.members = members
-        self.programs = [member.program for member in members]
+        self.programs: Sequence[Program] = [member.program for member in members]
         self.agreed = agreed
         self.axes = list(dict.fromkeys(axis for m in members for axis in m.share.axes))
         self.device = device_of(members)
