@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.display.table import encodable, group_table, plain_text, terminal_width
@@ -53,6 +54,7 @@ from steprule.stepping.taking_over import named, namesake
 __all__ = ["SWITCHES", "Optimizer"]
 
 increment_version = torch._C._increment_version
+get_mode, FAKE = torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -368,7 +370,12 @@ class Optimizer(torch.optim.Optimizer):
         if self._roles.two_points:
             self._take_second(closure)
         with self._planner.lock:
-            self._apply()
+            if get_mode(FAKE) is None:
+                self._apply()
+            else:  # tables of numbers are real; parameters that are fake stay so
+                with unset_fake_temporarily(), warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+                    self._apply()
         return loss
 
     @property
