@@ -28,7 +28,7 @@ def test_hydra_chooses_and_schedules(capsys: pytest.CaptureFixture[str]) -> None
     with hydra.initialize_config_dir(str(EXAMPLES / "conf"), version_base=None):
         assert module.train(hydra.compose("choose")) < 0.05
         assert module.train(hydra.compose("choose", ["optimizer.name=SGD", "steps=400", "~optimizer.overrides"])) < 0.05
-        with pytest.raises(ValueError, match="did you mean .*'AdamW'"):
+        with pytest.raises(ValueError, match=r"did you mean .*'AdamW'"):
             module.train(hydra.compose("choose", ["optimizer.name=AdmW"]))
     assert capsys.readouterr().out.startswith("AdamW: loss")
 
