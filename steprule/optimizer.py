@@ -348,11 +348,13 @@ class Optimizer(torch.optim.Optimizer):
     # -- a step --------------------------------------------------------------------------------------------------
 
     @hooked
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, inputs: Mapping[str, Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
         Args:
             closure: evaluates the model again, with gradients enabled, and returns the loss.
+            inputs: what the rule reads beside gradients, as :func:`steprule.rule.given` says: name -> a number, or a
+                mapping from parameters to tensors of their shapes.
 
         Returns:
             What the closure returned; None without one.
@@ -371,11 +373,11 @@ class Optimizer(torch.optim.Optimizer):
             self._take_second(closure)
         with self._planner.lock:
             if get_mode(FAKE) is None:
-                self._apply()
+                self._apply(inputs)
             else:  # tables of numbers are real; parameters that are fake stay so
                 with unset_fake_temporarily(), warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-                    self._apply()
+                    self._apply(inputs)
         return loss
 
     @property
@@ -451,7 +453,7 @@ class Optimizer(torch.optim.Optimizer):
                 "the weights in the model are those to evaluate with: call optimizer.train() before the next backward"
             )
 
-    def _apply(self) -> None:
+    def _apply(self, given: Mapping[str, Any] | None = None) -> None:
         groups, scale, found_inf = self.param_groups, self.__dict__.get("grad_scale"), self.__dict__.get("found_inf")
         if self._scheduled:
             write(groups, self.steps_taken)
@@ -461,7 +463,9 @@ class Optimizer(torch.optim.Optimizer):
             plan = planner.plan
             if plan is None or asked != planner.asked or not plan.current(groups, self.state):
                 plan = planner.recall(groups, self.state, asked) or self._make_plan(asked)
-            inputs = {} if scale is None else {"grad_scale": scale}
+            inputs: dict[str, Any] = {} if scale is None else {"grad_scale": scale}
+            if given:
+                inputs |= plan.known_inputs(given)
             if self._nonfinite == "skip" and not asked[-1]:
                 found_inf = plan.flag(found_inf)
             if found_inf is not None:

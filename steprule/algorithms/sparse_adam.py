@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.optimizer import Optimizer
@@ -85,12 +86,12 @@ class SparseAdam(Optimizer):
             parameter["slots"].update({"step": None} if "step" in parameter["slots"] else {})
         return packed
 
-    def _apply(self) -> None:
+    def _apply(self, given: Mapping[str, Any] | None = None) -> None:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and not p.grad.is_sparse:
                     raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
-        super()._apply()
+        super()._apply(given)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         beta1, beta2 = h.betas

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from steprule.rule.program import FIRST_SLOT, Matrix, Program, Slot, Store
+from steprule.rule.program import FIRST_SLOT, OF_ITS_OWN, Matrix, Program, Slot, Store
 
 from .matrices import Matrices
 from .memory import fault
@@ -628,6 +628,38 @@ class Launch:
                 place.fill_(value)
             else:
                 place.copy_(value)
+
+    def take_given(self) -> None:
+        """Look up what the step is given beside gradients; nothing has changed yet.
+
+        Raises:
+            RuntimeError: it is missing, or unfit; naming the parameter.
+        """
+        for key in self.program.inputs:
+            if key not in OF_ITS_OWN and key not in self.inputs:
+                raise RuntimeError(f"the rule of {self.program.name} reads {key}: call step(inputs={{...}}) with it")
+        for name, operand in self.program.given:
+            found = self.inputs.get(name)
+            tensors = self.operand_tensors(operand)
+            for i, entry in enumerate(self.entries):
+                value = found.get(entry.owner) if isinstance(found, Mapping) else None
+                p = self.params[i]
+                what = f"inputs[{name!r}] of parameter {entry.name}"
+                if value is None:
+                    raise RuntimeError(
+                        f"the rule of {self.program.name} reads {what}, which step() was not given: call "
+                        f"step(inputs={{{name!r}: {{parameter: tensor}}}})"
+                    )
+                if self.shares or p.is_complex():
+                    raise RuntimeError(
+                        f"{what} can't be read: the parameter is {'sharded' if self.shares else p.dtype}"
+                    )
+                if not isinstance(value, torch.Tensor) or value.shape != p.shape or value.device != p.device:
+                    shown = (
+                        f"{tuple(value.shape)} on {value.device}" if isinstance(value, torch.Tensor) else repr(value)
+                    )
+                    raise RuntimeError(f"{what} is {shown:.60}, but the parameter is {tuple(p.shape)} on {p.device}")
+                tensors[i] = like(materialized(value.detach().to(self.matrices.dtype)), p)
 
     def run_stage(self, stage: int) -> None:
         """Do one pass, and the matrix functions that stand behind it."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from steprule.rule.functions import input_key
 from steprule.rule.program import Program
 
 from .between_passes import between
@@ -68,7 +69,9 @@ class Plan:
             and not self.common.places
             and all(
                 len(x.program.phases) == 1
-                and not (x.program.reductions or x.program.phases[0].matrices or any(x.program.between))
+                and not (
+                    x.program.reductions or x.program.given or x.program.phases[0].matrices or any(x.program.between)
+                )
                 for x in launches
             )
         )
@@ -89,6 +92,19 @@ class Plan:
     ) -> bool:
         """Whether the plan still fits: same parameters, same state, same kind of gradients, same answers."""
         return self.fits(groups, state) and all([launch.refresh() for launch in self.launches])  # noqa: C419 (faster)
+
+    def known_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What a step is given, as its Programs call it.
+
+        Raises:
+            ValueError: no rule reads it.
+        """
+        arrays = {name for launch in self.launches for name, _ in launch.program.given}
+        numbers = {key for launch in self.launches for key in launch.program.inputs}
+        for name in given:
+            if self.launches and name not in arrays and input_key(name) not in numbers:
+                raise ValueError(f"inputs[{name!r}] is read by no rule; given({name!r}) in update() reads it")
+        return {name if name in arrays else input_key(name): value for name, value in given.items()}
 
     def take_up(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:
         """Whether the plan fits again, after steps by others that have counted in tensors of their own."""
@@ -162,6 +178,9 @@ class Plan:
             check_recording(self.launches)
         for launch in self.launches:
             launch.inputs, launch.given = inputs, launch.grads
+            if launch.program.inputs or launch.program.given:
+                launch.take_given()
+        for launch in self.launches:
             launch.advance(groups)
         if self.exchange is not None:
             self.exchange.agree()

@@ -442,6 +442,8 @@ def one_text(expression: Expression, shown: Mapping[int, str], names: Callable[[
         return shown[id(args[0])]
     if op == "drawn":
         return f"random({32 - expression.detail} bits)"
+    if op == "given":
+        return f"inputs[{expression.detail!r}]"
     if op in ("slot", "input"):
         return str(expression.detail)
     if op == "size" and expression.detail == "eps":

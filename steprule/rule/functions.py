@@ -19,6 +19,7 @@ __all__ = [
     "erf",
     "exp",
     "floor",
+    "given",
     "isnan",
     "lerp",
     "log",
@@ -179,6 +180,26 @@ def stored(x: Any, like: Expression | None = None) -> Expression:
             f"stored(x, like) takes the slot that holds x, an array read before it is written, not ({like})"
         )
     return Expression("stored", (x,), like.detail)
+
+
+def given(name: str, scope: Literal["array", "all"] = "array") -> Expression:
+    """What a step is given beside the gradients: ``optimizer.step(inputs={name: ...})``.
+
+    Args:
+        name: what it is called there.
+        scope: ``"array"``: a mapping from every parameter to a tensor of its shape; ``"all"``: one number, such as the
+            loss.
+    """
+    if scope not in ("array", "all"):
+        raise RuleError(f"scope is 'array' (a tensor for each parameter) or 'all' (one number), not {scope!r}")
+    if scope == "all":
+        return Expression("input", detail=input_key(name), level=Level.REDUCED)
+    return Expression("given", detail=name, level=Level.ARRAY)
+
+
+def input_key(name: str) -> str:
+    """What a number given to a step is called among the inputs of a Program."""
+    return f"inputs[{name!r}]"
 
 
 def size(p: Expression, dim: int | None = None) -> Expression:

@@ -388,6 +388,7 @@ class Program:
         between: which of these values are stored before each phase, and after the last.
         shared: which of them all parameters take from the first; the rows of the reduced table after the reductions.
         temporary_dtypes: the dtypes of the arrays that matrix functions are given and return.
+        given: the arrays that a step is given by name, and the operands that they are.
         tables: the slots for matrix functions.
         kept_tables: which of them is given what of the tables that such functions returned.
         guards: the questions it was specialised on.
@@ -410,6 +411,7 @@ class Program:
     between: tuple[tuple[Store, ...], ...]
     shared: tuple[Shared, ...]
     temporary_dtypes: tuple[str | None, ...]
+    given: tuple[tuple[str, int], ...]
     tables: tuple[Slot, ...]
     kept_tables: tuple[tuple[int, int], ...]
     guards: tuple[Guard, ...] = field(compare=False)

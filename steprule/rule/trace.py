@@ -369,6 +369,7 @@ class _Layout:
         self.temporaries: list[str | None] = []
         self.sources: dict[tuple[Any, ...], Source] = {}
         self.made = 0
+        self.given: dict[str, int] = {}
         self.shared: list[Expression] = []
 
     def program(self, new: Expression, tracks: Mapping[str, Expression], left: Mapping[int, Expression]) -> Program:
@@ -420,6 +421,7 @@ class _Layout:
             between,
             shared,
             tuple(self.temporaries),
+            tuple(self.given.items()),
             self.tables,
             tuple((i, self.table(tables[s.name]).index) for i, s in enumerate(self.tables) if s.name in tables),
             self.guards,
@@ -465,6 +467,8 @@ class _Layout:
             self.inputs.append(str(e.detail))
         if e.op == "shared":
             self.shared.append(e)
+        if e.op == "given":
+            self.given[str(e.detail)] = self.temporary(None)
 
     def number(self, call: Expression) -> None:
         """Give what a matrix function is given and returns its place."""
@@ -652,6 +656,8 @@ class _Layout:
             return "read", self.operand[str(e.detail)]
         if e.op == "part":
             return "read", self.table(e).index
+        if e.op == "given":
+            return "read", self.given[str(e.detail)]
         return e.op, e.detail
 
     def by_rows(self, e: Expression) -> Expression:
