@@ -211,7 +211,7 @@ class Owners:
             for job, shape, piece in own:
                 size = math.prod(shape) * job.dtype.itemsize
                 if piece is not None:
-                    outgoing[at : at + size].view(job.dtype).view(shape).copy_(piece)
+                    outgoing[at : at + size].view(job.dtype).view(shape).copy_(piece.reshape(shape))
                 at += padded(size)
             start = at
         sizes = list(map(length, wanted))
