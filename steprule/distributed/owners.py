@@ -205,7 +205,7 @@ class Owners:
         outgoing = torch.zeros(sum(map(length, going)), dtype=torch.uint8, device=self.device)
         start = 0
         for own in sent:
-            numbers = torch.tensor([failed, *(job.present for job, _, _ in own)], dtype=torch.float64)
+            numbers = torch.tensor([failed, *(job.present for job, _, _ in own)], dtype=torch.float64, device="cpu")
             outgoing[start : start + 8 * len(numbers)].view(torch.float64).copy_(numbers)
             at = start + padded(8 * len(numbers))
             for job, shape, piece in own:

@@ -378,8 +378,11 @@ class Launch:
         self.kept_rows = table[len(table) - len(self.program.reduced_slots) :]
         self.kept_views = [list(row) for row in self.kept_rows]
         for slot, row in zip(self.program.reduced_slots, self.kept_rows, strict=True):
-            values = [torch.as_tensor(first_number(slot, entry, groups), dtype=row.dtype) for entry in self.entries]
-            row.copy_(torch.stack([v.detach().reshape(()).to(row.device) for v in values]))
+            values = [
+                torch.as_tensor(first_number(slot, entry, groups), dtype=row.dtype, device=row.device)
+                for entry in self.entries
+            ]
+            row.copy_(torch.stack([v.detach().reshape(()) for v in values]))
 
     def own_numbers(self, name: str) -> list[float]:
         """What each parameter has of its own, whatever others there are."""

@@ -20,7 +20,7 @@ class _WideRoot(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         with np.errstate(invalid="ignore"):
-            found = torch.as_tensor(np.sqrt(x.detach().numpy(force=True)))
+            found = torch.as_tensor(np.sqrt(x.detach().numpy(force=True)), dtype=x.dtype, device="cpu")
         ctx.save_for_backward(found)
         return found
 
@@ -138,7 +138,8 @@ def integer(op: str, detail: Any, args: Sequence[Any], where: Callable[[], torch
     """
     whole: torch.Tensor
     if op == "word":
-        number = torch.as_tensor(args[0], dtype=torch.float64).to(torch.int64)
+        known = isinstance(args[0], torch.Tensor)
+        number = (args[0] if known else torch.tensor(args[0], dtype=torch.float64, device="cpu")).to(torch.int64)
         whole = number >> 32 if detail == "high" else number
     elif op == "index":
         place = where() + args[0] + (args[1] << 32)
