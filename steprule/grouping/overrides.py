@@ -162,18 +162,20 @@ def resolved(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 def split(part: Sequence[NamedParameter], base: dict[str, Any], rules: Rules, lay: Lay) -> list[dict[str, Any]]:
     found: dict[object, dict[str, Any]] = {}
+    alike: dict[tuple[int, ...], dict[str, Any]] = {}  # parameters that the same overrides match share a group
     for entry in part:
-        matching = [(rule, over) for rule, over in rules if rule.test(entry)]
-        if len(clash := [str(rule) for rule, _ in matching if rule.exclusive]) > 1:
+        places = tuple(i for i, (rule, _) in enumerate(rules) if rule.test(entry))
+        if len(clash := [str(rules[i][0]) for i in places if rules[i][0].exclusive]) > 1:
             raise ValueError(f"{called(entry)} is matched by {' and '.join(clash)}, which are exclusive")
-        given = together([over for _, over in matching])
-        hyper = laid(lay, base, given)
-        if "algorithm" in given:
-            refuse_unknown(
-                given, set(lay(base, given)[0]), f"of {hyper['algorithm']} in an override of {called(entry)}"
-            )
-        key = frozenset((name, hashable(value)) for name, value in hyper.items())
-        group = found.setdefault(key, {"params": [], "param_names": [], **hyper})
+        if places not in alike:
+            given = together([rules[i][1] for i in places])
+            hyper = laid(lay, base, given)
+            if "algorithm" in given:
+                where = f"of {hyper['algorithm']} in an override of {called(entry)}"
+                refuse_unknown(given, set(lay(base, given)[0]), where)
+            key = frozenset((name, hashable(value)) for name, value in hyper.items())
+            alike[places] = found.setdefault(key, {"params": [], "param_names": [], **hyper})
+        group = alike[places]
         group["params"].append(entry.parameter)
         group["param_names"].append(entry.name)
     for group in found.values():
