@@ -7,6 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -466,7 +467,7 @@ def test_frozen_parameters_are_skipped_and_go_on_from_their_state(name: str) -> 
 def test_freezing_drops_a_gradient_that_is_there_and_takes_any_selector() -> None:
     model = Net()
     optimizer = steprule.SGD(model, lr=0.1)
-    model(0).backward()
+    model(0).sum().backward()
     before = model.norm.weight.detach().clone()
     assert optimizer.freeze(nn.LayerNorm) == ["norm.weight", "norm.bias"]
     assert model.norm.weight.grad is None
@@ -508,7 +509,7 @@ def test_a_layer_added_to_the_model_is_warned_of_once() -> None:
     model.extra = nn.Linear(4, 4)
     with pytest.warns(UserWarning, match=r"^of Net, extra.weight, extra.bias train but are in no group") as caught:
         train(model, optimizer, [0])
-    assert [warning.filename for warning in caught] == [__file__]
+    assert [Path(warning.filename).name for warning in caught] == ["training.py"]  # where step() is called
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(model, optimizer, [1])

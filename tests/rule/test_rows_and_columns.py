@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensors import give_gradients, parameters
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
 from torch.optim import optimizer as torch_optimizer
 
 import steprule
@@ -539,19 +537,6 @@ def test_parameters_without_rows_and_columns_are_refused_by_name() -> None:
     optimizer._params()[0].grad = torch.ones(2, 2)
     with pytest.raises(RuntimeError, match=r"differentiable=True.*'v'"):
         optimizer.step()
-
-
-def test_distributed_tensors_are_refused_by_name() -> None:
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        p = distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]).requires_grad_()
-        p.grad = distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)])
-        with pytest.raises(RuntimeError, match="Adafactor reduces rows or columns, but parameter 'w' is a DTensor"):
-            steprule.Adafactor([("w", p)]).step()
-        assert torch.equal(p.full_tensor(), torch.ones(4, 3))
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_matrices_whose_rows_are_not_contiguous_are_served_by_torch_operations() -> None:

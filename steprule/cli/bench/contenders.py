@@ -57,7 +57,7 @@ def algorithms() -> dict[str, type[steprule.Optimizer]]:
     """Every algorithm that steprule exports, by name, but for those whose steps evaluate the model."""
 
     def steps_by_itself(kind: type[steprule.Optimizer]) -> bool:
-        return kind is not steprule.Optimizer and inspect.signature(kind.step).parameters["closure"].default is None
+        return kind.update is not steprule.Optimizer.update
 
     classes = {name: value for name, value in sorted(vars(steprule).items()) if inspect.isclass(value)}
     return {
