@@ -491,11 +491,9 @@ class Launch:
             or list(map(torch.Tensor.data_ptr, held)) != self.held_pointers
         ):
             return False
-        arrays = [*program.slots, *program.tables]
-        for slot, tensors in zip(arrays, (*self.slots, *self.matrix_tables), strict=True):
-            if not all(own.get(slot.name) is tensor for own, tensor in zip(self.states, tensors, strict=True)):
-                return False
-        used = [s.name for s in (*arrays, *program.reduced_slots)] + self.counted
+        if not self.arrays_are_kept():
+            return False
+        used = [s.name for s in (*program.slots, *program.tables, *program.reduced_slots)] + self.counted
         new = [lacks(own, used) for own in self.states]
         try:
             for line, name in zip(self.numbers, self.counted, strict=True):
@@ -513,6 +511,15 @@ class Launch:
             return self.params, [p.grad for p in self.params], self.held
         params = [part.param for part in self.shares]
         return params, [part.grad for part in self.shares], params + self.held[len(params) :]
+
+    def arrays_are_kept(self) -> bool:
+        """Whether the states hold the very arrays that this launch works on, whoever counts in them."""
+        arrays = zip((*self.program.slots, *self.program.tables), (*self.slots, *self.matrix_tables), strict=True)
+        return all(
+            own.get(slot.name) is tensor
+            for slot, tensors in arrays
+            for own, tensor in zip(self.states, tensors, strict=True)
+        )
 
     def states_are_kept(self) -> bool:
         """Whether the states hold the very tensors that this launch works on."""

@@ -113,6 +113,19 @@ class Plan:
         self.common = Common(self.launches)
         return True
 
+    def may_return(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:
+        """Whether the plan may fit again: its parameters and arrays are still the optimizer's."""
+        params = [p for group in groups for p in group["params"]]
+        known = self.known
+        return (
+            len(params) == len(self.params)
+            and all(map(operator.is_, params, self.params))
+            and known is not None
+            and len(state) == len(known)
+            and all(map(operator.is_, state.values(), known))
+            and all(launch.arrays_are_kept() for launch in self.launches)
+        )
+
     def fits(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:
         """Whether parameters and answers are those that the plan was made for."""
         params = [p for group in groups for p in group["params"]]

@@ -155,6 +155,7 @@ class Planner:
             RuleError: the rule is wrong.
             RuntimeError, AssertionError: a parameter, gradient or state can't be served; it is named.
         """
+        self.recent = [(own, plan) for own, plan in self.recent if plan.may_return(groups, state)]
         entries = self.present(groups, state)
         known = [self.by_dimensions(a, group, asked) for a, group in zip(algorithms, groups, strict=True)]
         self.exchange = self.exchanged(known)

@@ -285,7 +285,7 @@ def test_what_a_matrix_function_returns_must_have_the_shape() -> None:
         return x[:, 1:]
 
     p = leaf(torch.ones(3, 4), torch.ones(3, 4))
-    with pytest.raises(RuntimeError, match=r"cut was given a stack of shape \(1, 3, 4\) and returned \(1, 2, 4\)"):
+    with pytest.raises(RuntimeError, match=r"matrices of shape \(3, 4\) and returned \(1, 2, 4\) where \(1, 3, 4\)"):
         optimizer_of(lambda p, g, s, h: p - matrix(cut, g), [p]).step()
     assert torch.equal(p.detach(), torch.ones(3, 4))
 

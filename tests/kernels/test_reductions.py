@@ -82,7 +82,7 @@ def test_the_same_bits_on_any_number_of_threads(what: str, scope: str) -> None:
     assert len(set(results[0])) == (1 if scope == "all" else len(sizes))
 
 
-def test_whole_trainings_have_the_same_bits_on_any_number_of_threads(threads: Callable[[int], None]) -> None:
+def test_whole_trainings_have_the_same_bits_on_any_number_of_threads() -> None:
     results = []
     for count in THREADS:
         torch.set_num_threads(count)

@@ -354,7 +354,7 @@ def test_plans_do_not_pile_up() -> None:
         optimizer.step()
         gc.collect()
         counts.append(sum(type(x) is Plan for x in gc.get_objects()))
-    assert len(set(counts)) == 1
+    assert max(counts) == counts[-1] == 2  # one for each set of gradients
     assert len(optimizer._planner.programs) == 1
 
 
