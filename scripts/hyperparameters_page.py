@@ -31,7 +31,7 @@ Written by `python scripts/hyperparameters_page.py` from the `ranges` that each 
 def hyperparameters(kind: type[Optimizer]) -> Iterator[inspect.Parameter]:
     """The arguments of an algorithm's constructor that are its own."""
     for parameter in inspect.signature(kind).parameters.values():
-        if parameter.name not in {"params", "overrides", *OPTIONS}:
+        if parameter.name not in {"params", "overrides", "nonfinite", *OPTIONS}:
             yield parameter
 
 

@@ -94,8 +94,8 @@ def declared(name: str) -> dict[str, list[Range]]:
 def test_every_number_is_declared(name: str) -> None:
     for key, argument in inspect.signature(CLASSES[name]).parameters.items():
         values = argument.default if isinstance(argument.default, tuple) else (argument.default,)
-        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        assert not numbers or key in {*declared(name), "l1", "ns_coefficients"}
+        numbers = bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        assert not numbers or key in {*declared(name), "l1", "seed", "ns_coefficients"}
 
 
 @EVERY

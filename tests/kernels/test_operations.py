@@ -152,7 +152,9 @@ def test_on_an_array_and_a_number_of_the_host(name: str, dtype: torch.dtype, bac
         say = lambda w, shown=numbered: [v for v, wrong in zip(shown, w, strict=True) if wrong]
         filled = torch.full_like(a, x)
         assert_same(p.detach()[compared], theirs(a, filled)[compared], name in EXACT, say)
-        assert_same(q.detach()[compared], theirs(filled, a)[compared], name in EXACT, say)
+        # what has no array in it is computed in double and rounded once
+        wide = (filled.double(), a.double()) if name == "rsqrt" else (filled, a)
+        assert_same(q.detach()[compared], theirs(*wide).to(dtype)[compared], name in EXACT, say)
 
 
 @pytest.mark.parametrize("backend", COMPILED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -64,7 +65,9 @@ def loaded_as_it_says(run: Run, saved: dict[str, Any]) -> bool:
     now = run.optimizer.state_dict()
     for group, there in zip(now["param_groups"], saved["param_groups"], strict=True):
         keys = group.keys() & there.keys() - {"params", "schedules", "param_names", "decoupled_weight_decay"}
-        if not all(same(group[key], there[key]) for key in keys):
+        if not all(same(group[key], there[key]) for key in keys - {"modifiers"}):
+            return False
+        if tuple(group.get("modifiers") or ()) != tuple(there.get("modifiers") or ()):
             return False
     ids = [key for group in saved["param_groups"] for key in group["params"]]
     for i, key in enumerate(ids):
@@ -102,7 +105,9 @@ def test_changed_it_loads_as_it_says_or_is_refused_whole(algorithm: str, form: s
         nonlocal run, refused
         saved = changed(run.saved, paths[where], how, junk, paths[other])
         try:
-            run.optimizer.load_state_dict(saved)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "loading freezes")
+                run.optimizer.load_state_dict(saved)
         except REFUSALS:
             refused += 1
             assert run.unchanged()
@@ -120,7 +125,7 @@ def test_changed_it_loads_as_it_says_or_is_refused_whole(algorithm: str, form: s
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        (lambda saved: [], TypeError, "the state dictionary must be a mapping, not list"),
+        (lambda saved: "x", TypeError, "the state dictionary must be a mapping, not str"),
         (lambda saved: saved.pop("state") and saved, KeyError, "no 'state'"),
         (lambda saved: saved.pop("param_groups") and saved, KeyError, "no 'param_groups'"),
         (lambda saved: saved | {"param_groups": {}}, TypeError, "'param_groups' must be a list or tuple, not dict"),
