@@ -532,6 +532,12 @@ class Launch:
         except KeyError:
             return False
 
+    def let_go(self) -> None:
+        """Hold no gradients, which may be freed before the next step."""
+        self.grads = self.given = []
+        for share in self.shares:
+            share.grad = None
+
     def strange_grads(self) -> list[int]:
         """The gradients that lie in memory in another way than their parameters: they are copied at each step."""
         return [i for i, e in enumerate(self.entries) if e.strange]

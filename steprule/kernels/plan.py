@@ -165,9 +165,7 @@ class Plan:
             launch.commit()
             if not launch.installed:
                 launch.install(state)
-            launch.grads = launch.given = []  # they may be freed before the next step
-            for share in launch.shares:
-                share.grad = None
+            launch.let_go()
         self.common.finish(self.params, state)
         if self.known is None:
             self.known = list(state.values())
@@ -246,9 +244,7 @@ class Plan:
         for launch in self.launches:
             launch.drop_temporaries()
             launch.small.clear()
-            launch.grads = launch.given = []
-            for share in launch.shares:
-                share.grad = None
+            launch.let_go()
 
     def check_capture(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Refuse to be captured in a CUDA graph where a replay would not do what the step does.

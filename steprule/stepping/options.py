@@ -167,6 +167,8 @@ def check_options(h: Mapping[str, Any], own: Container[str]) -> None:
         RuntimeError: as torch does.
     """
     check({name: declared for name, declared in RANGES.items() if name not in own}, h)
+    if "seed" not in own and (isinstance(h["seed"], bool) or h["seed"] != int(h["seed"])):
+        raise ValueError(f"Invalid seed: {h['seed']!r}; it is a whole number")
     if h["fused"] and h["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     if h["fused"] and h["differentiable"]:

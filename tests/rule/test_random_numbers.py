@@ -173,6 +173,16 @@ def test_a_draw_outside_of_a_rule_and_a_wrong_seed_are_refused() -> None:
         made((2,), seed=-1)
 
 
+@pytest.mark.parametrize("seed", [1.5, True, -1, float("nan")])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(ValueError, match="Invalid seed"):
+        made((2,), seed=seed)
+    _, optimizer = made((2,))
+    with pytest.raises(ValueError, match="Invalid seed"):
+        optimizer.add_param_group({"params": [("more", torch.ones(1, requires_grad=True))], "seed": seed})
+    assert len(optimizer.param_groups) == 1
+
+
 class Kahan(Optimizer):
     """Sums up what rounding takes from bfloat16 weights."""
 
