@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import pickle
 import sys
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from copy import deepcopy
@@ -283,7 +284,7 @@ def trace(
 
 GENERATORS: dict[str, Callable[[Any], Any]] = {
     "random": lambda module: module.getstate(),
-    "numpy.random": lambda module: module.get_state()[1].tobytes(),
+    "numpy.random": lambda module: pickle.dumps(module.get_state()),
     "torch.random": lambda module: module.get_rng_state().numpy().tobytes(),
 }
 """The states of the random generators that a rule might draw from, by module."""
