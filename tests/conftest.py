@@ -10,6 +10,8 @@ import torch
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 
+os.environ.pop("COLUMNS", None)  # parallel runs set it, and a console keeps the width that it finds when it is made
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
 
