@@ -244,6 +244,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         steps = self.steps_taken
+        self._planner.settle()
         names = ("_evaluates", "_guesses", "_own_options", "_roles", "_tracked", "_nonfinite", "_skipped")
         own = {name: self.__dict__[name] for name in names}
         frozen = list(self._members.held.values())
@@ -268,6 +269,7 @@ class Optimizer(torch.optim.Optimizer):
             self._roles = Roles(self)
         self._evaluates, self._moved = self.__dict__.get("_evaluates", exchanged(self.state)), None
         self._planner = Planner()
+        self._planner.begin_at(self._steps, self.param_groups, self.state)
         self._verdicts = Verdicts()
         self._scheduled = any("schedules" in group for group in self.param_groups)
         for group in self.param_groups:
@@ -581,7 +583,8 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError("a step is half done: call second_step() before eval()")
         if not self._evaluates:
             exchange(self._roles, self.param_groups, self.state)
-            self._evaluates, self._planner.plan = True, None
+            self._evaluates = True
+            self._planner.outdated()
 
     def train(self, mode: bool = True) -> None:
         """Put the weights that are trained into the model again, after :meth:`eval`.
@@ -593,7 +596,8 @@ class Optimizer(torch.optim.Optimizer):
             return self.eval()
         if self._evaluates:
             back(self.state)
-            self._evaluates, self._planner.plan = False, None
+            self._evaluates = False
+            self._planner.outdated()
         return None
 
     @contextmanager
@@ -797,6 +801,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
+        self._planner.settle()
         self._members.keep_names(self.param_groups)
         if self._members.unchecked:
             self._members.check(self.param_groups, type(self).__name__)
@@ -858,6 +863,7 @@ class Optimizer(torch.optim.Optimizer):
         with restoring(self):
             self._steps = plan.step
             plan.install(self)
+        self._planner.begin_at(plan.step, self.param_groups, self.state)
         self._evaluates = exchanged(self.state) if plan.weights is None else plan.weights == "evaluation"
         self._members.held.update((id(p), p) for _, p in plan.frozen)
 

@@ -65,6 +65,8 @@ class Entry:
     name: str
     is_new: bool | None = None
     """Whether this counts as its first update; None: if its state is empty."""
+    uncounted: int = 0
+    """How many updates it has had that no ``step`` in its state counts."""
     part: Part | None = None
     """How the parameter is spread over processes; None where this one has all of it."""
     kind: tuple[Any, ...] = field(default=(), init=False)
@@ -295,6 +297,8 @@ class Launch:
         own = (*program.slots, *program.line_slots, *program.tables, *program.reduced_slots)
         used = [s.name for s in own] + counted
         new = [lacks(e.state, used) if e.is_new is None else e.is_new for e in entries]
+        self.done = 0
+        """How many steps this has done that no ``step`` counts, and that the entries don't know of yet."""
         self.slot_names = [s.name for s in program.slots]
         for e in entries:
             if e.slots is None:
@@ -370,6 +374,8 @@ class Launch:
         declared = {s.name: s for s in self.program.scalar_slots}
         slots = [declared.get(name, Slot("scalar", name=name)) for name in self.counted]
         table = [[self.number(first_number(slot, entry, groups)) for entry in self.entries] for slot in slots]
+        if self.program.uses_step:
+            table[0] = [step + entry.uncounted for step, entry in zip(table[0], self.entries, strict=True)]
         shape = len(self.counted), len(self.entries)
         return torch.tensor(table, dtype=scalar_dtype(), device="cpu").reshape(shape)
 
@@ -408,6 +414,8 @@ class Launch:
             state.update(zip(self.owners, self.states, strict=True))
         for entry in self.entries:
             entry.grad = NO_GRAD  # a launch outlives its step, and must not keep gradients alive
+            if self.program.uses_step:
+                entry.uncounted = 0
         self.kept = list(chain.from_iterable(zip(*columns, strict=True)))
         self.kept_of = operator.itemgetter(*names) if names else dict
         self.installed = True
@@ -498,6 +506,8 @@ class Launch:
         try:
             for line, name in zip(self.numbers, self.counted, strict=True):
                 line[:] = torch.stack([own[name] for own in self.states]).detach().numpy()
+            if program.uses_step:
+                self.numbers[0] += [entry.uncounted for entry in self.entries]
         except (KeyError, TypeError, ValueError, RuntimeError):
             return False  # a new launch says what is wrong with them
         self.expected, self.installed = self.numbers.tobytes(), False
@@ -589,9 +599,21 @@ class Launch:
             for row in self.rows:
                 self.store_updates(row)
             self.expected = self.numbers.tobytes()
+        if not self.program.uses_step:
+            self.done += 1
         for row in self.rows:
             row.step += 1.0
             row.is_new = False
+
+    def tell(self) -> None:
+        """Count this launch's updates where its rule did not: in states that hold ``step``, or in the entries."""
+        if self.done:
+            for entry in self.entries:
+                if "step" in entry.state:
+                    entry.state["step"] = entry.state["step"] + self.done
+                else:
+                    entry.uncounted += self.done
+            self.done = 0
 
     def store_updates(self, row: SharedNumbers) -> None:
         first = 1 if self.program.uses_step else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 import os
 import threading
 import weakref
@@ -122,12 +121,28 @@ class Planner:
 
     def outdated(self) -> None:
         """The plan no longer fits; one that broke off is kept, for it must not be forgotten."""
+        self.settle()
         if self.plan is not None and not self.plan.torn:
             self.plan = None
         self.recent.clear()
 
+    def settle(self) -> None:
+        """Another plan will follow: what this one has counted is told to the entries."""
+        for launch in self.plan.launches if self.plan is not None else ():
+            launch.tell()
+
+    def begin_at(self, step: int, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> None:
+        """Parameters whose state does not count their updates have had so many; those without a state, none that
+        anybody knows of."""
+        self.entries = []
+        self.know(groups)
+        for entry in self.entries:
+            own = state.get(entry.owner)
+            entry.uncounted = step if own and "step" not in own else 0
+
     def recall(self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any], asked: Asked) -> Plan | None:
         """A plan of one of the last steps that fits now, if there is one."""
+        self.settle()
         for k, (known, plan) in enumerate(self.recent):
             if known == asked and plan is not self.plan and plan.take_up(groups, state):
                 self.recent.insert(0, self.recent.pop(k))
@@ -155,6 +170,7 @@ class Planner:
             RuleError: the rule is wrong.
             RuntimeError, AssertionError: a parameter, gradient or state can't be served; it is named.
         """
+        self.settle()
         self.recent = [(own, plan) for own, plan in self.recent if plan.may_return(groups, state)]
         entries = self.present(groups, state)
         known = [self.by_dimensions(a, group, asked) for a, group in zip(algorithms, groups, strict=True)]
@@ -185,12 +201,7 @@ class Planner:
 
     def present(self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> list[Entry]:
         """The parameters that have a gradient."""
-        params = [p for group in groups for p in group["params"]]
-        known = [entry.owner for entry in self.entries]
-        if len(known) != len(params) or not all(map(operator.is_, known, params)):
-            self.entries = [entry_of(p) for p in params]
-            self.shares = [entry.part for entry in self.entries if isinstance(entry.part, Share)]
-            look_up(self.shares)
+        self.know(groups)
         places = ((index, i) for index, group in enumerate(groups) for i in range(len(group["params"])))
         present = []
         for entry, (index, position) in zip(self.entries, places, strict=True):
@@ -201,10 +212,24 @@ class Planner:
             if grad is not None:
                 entry.grad, entry.group, entry.name = grad, index, called(groups[index], index, position)
                 found = state.get(entry.owner)
+                if found is None and entry.state:  # deleted, to start anew
+                    entry.uncounted = 0
                 if found is not None or entry.state:
                     entry.state = {} if found is None else found
                 present.append(entry)
         return present
+
+    def know(self, groups: Sequence[Group]) -> None:
+        """Let the entries be those of the groups' parameters."""
+        params = [p for group in groups for p in group["params"]]
+        if len(self.entries) == len(params) and all(e.owner is p for e, p in zip(self.entries, params, strict=True)):
+            return
+        known = {id(entry.owner): entry.uncounted for entry in self.entries}
+        self.entries = [entry_of(p) for p in params]
+        for entry in self.entries:
+            entry.uncounted = known.get(id(entry.owner), 0)
+        self.shares = [entry.part for entry in self.entries if isinstance(entry.part, Share)]
+        look_up(self.shares)
 
     def exchanged(self, programs: Sequence[Callable[[int], Program]]) -> Exchange | None:
         """What processes tell each other of the parameters that they share, with and without gradients."""
