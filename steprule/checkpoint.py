@@ -33,6 +33,7 @@ from steprule.saving.tensor_file import (
     write,
 )
 from steprule.saving.weights import fitting_weights, restoring_model
+from steprule.stepping.state_dicts import install, plan_load
 
 from .names import Rename, part_for, refuse_unknown, unwrapped
 from .optimizer import Optimizer
@@ -274,9 +275,10 @@ def load(
             weights = {name: _spread_as(own_weights[name], value) for name, value in weights.items()}
     if optimizer is not None:
         with _gathering(problems):
-            plan = (
-                optimizer._plan_load if isinstance(optimizer, Optimizer) else partial(prepare, optimizer, placed=placed)
-            )
+            if isinstance(optimizer, Optimizer):
+                plan = partial(plan_load, optimizer)
+            else:
+                plan = partial(prepare, optimizer, placed=placed)
             new = plan(
                 content["optimizer"],
                 strict=strict,
@@ -296,7 +298,7 @@ def load(
         if model is not None:
             model.load_state_dict(weights, strict=strict)
         if optimizer is not None:
-            optimizer._load(new) if isinstance(optimizer, Optimizer) else new.install(optimizer)
+            install(optimizer, new) if isinstance(optimizer, Optimizer) else new.install(optimizer)
         if content["random"] is not None:
             _restore_random_state(content["random"])
     return loaded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,50 +9,44 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.optim import optimizer as torch_optimizer
 
-from steprule.display.table import encodable, group_table, plain_text, terminal_width
-from steprule.distributed.flat import is_flat
-from steprule.distributed.placing import placed
 from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check
-from steprule.grouping.membership import Members, missing, refuse_members
-from steprule.grouping.overrides import groups, laid
+from steprule.grouping.membership import Members, missing
+from steprule.grouping.overrides import groups
 from steprule.grouping.selectors import Selectable, guesses
-from steprule.kernels.explain import explain
-from steprule.kernels.launch import fresh
-from steprule.kernels.plan import Plan
 from steprule.kernels.tracking import check_tracked, read_tracked, total_norm
 from steprule.rule.modifier import Modifier
 from steprule.rule.program import Slot
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
-from steprule.saving.joined import joined
-from steprule.saving.loading import Loading, prepare, restoring
-from steprule.saving.state_dict import StateDict, pack
-from steprule.schedules import plateaus, separate, write
-from steprule.stepping.evaluation import ascend, back, exchange, exchanged, restore
+from steprule.saving.state_dict import StateDict
+from steprule.schedules import report, separate
+from steprule.stepping.applying import apply, apply_to_fake, count_skipped
+from steprule.stepping.evaluation import refuse_evaluation, to_evaluation, to_training
 from steprule.stepping.hooks import counted, hooked, not_compiled
+from steprule.stepping.new_groups import fill, filling_defaults, take_in
 from steprule.stepping.options import (
     NOT_HYPER,
     OPTIONS,
     SWITCHES,
     check_nonfinite,
     check_options,
-    passing_options,
     refuse_hyper,
     refuse_options,
-    spelled_out,
+    spell_out_options,
 )
-from steprule.stepping.planning import Algorithm, Asked, Planner
+from steprule.stepping.pickling import kept, revive
+from steprule.stepping.planning import Algorithm, Planner
 from steprule.stepping.roles import Roles
+from steprule.stepping.showing import explained, shown
 from steprule.stepping.skipping import Verdicts
+from steprule.stepping.state_dicts import install, packed, plan_load
 from steprule.stepping.taking_over import named, namesake
+from steprule.stepping.two_points import go_to_second, take_second
 
 __all__ = ["SWITCHES", "Optimizer"]
 
-increment_version = torch._C._increment_version
 get_mode, FAKE = torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE
 
 
@@ -124,11 +117,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own: Any = cls.__dict__.get("__init__")
-        if inspect.isfunction(own):
-            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(own).parameters.values()):
-                own = cls.__init__ = passing_options(own)  # type: ignore[method-assign]
-            vars(own)["__signature__"] = spelled_out(inspect.signature(own), SWITCHES - cls.switches)
+        spell_out_options(cls)
 
     @not_compiled
     def __init__(
@@ -192,8 +181,7 @@ class Optimizer(torch.optim.Optimizer):
             <class 'steprule.algorithms.adamw.AdamW'>
         """
         new = namesake(cls, optimizer)([dict(group, params=named(group)) for group in optimizer.param_groups])
-        plan = new._plan_load(optimizer.state_dict(), hyperparameters="current", given=lambda _: True)
-        new._load(plan)
+        install(new, plan_load(new, optimizer.state_dict(), hyperparameters="current", given=lambda _: True))
         return new
 
     # -- what a subclass writes ----------------------------------------------------------------------------------
@@ -243,41 +231,11 @@ class Optimizer(torch.optim.Optimizer):
             type(self).step = hooked(counted(step))  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        steps = self.steps_taken
-        self._planner.settle()
-        names = ("_evaluates", "_guesses", "_own_options", "_roles", "_tracked", "_nonfinite", "_skipped")
-        own = {name: self.__dict__[name] for name in names}
-        frozen = list(self._members.held.values())
-        return {**super().__getstate__(), **own, "_steps": steps, "_frozen": frozen}
+        return {**super().__getstate__(), **kept(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.defaults = {**OPTIONS, **self.defaults}
-        absent = {
-            "_guesses": [],
-            "_own_options": frozenset(),
-            "_steps": 0,
-            "_tracked": (),
-            "_nonfinite": "propagate",
-            "_skipped": 0,
-        }
-        self.__dict__.update({**absent, **self.__dict__})
-        if "_members" not in self.__dict__:
-            self._members = Members()
-        self._members.held.update((id(p), p) for p in self.__dict__.pop("_frozen", ()))
-        if "_roles" not in self.__dict__:
-            self._roles = Roles(self)
-        self._evaluates, self._moved = self.__dict__.get("_evaluates", exchanged(self.state)), None
-        self._planner = Planner()
-        self._planner.begin_at(self._steps, self.param_groups, self.state)
-        self._verdicts = Verdicts()
-        self._scheduled = any("schedules" in group for group in self.param_groups)
-        for group in self.param_groups:
-            for name, default in self._roles.filling(group, self.defaults).items():
-                if default is not torch_optimizer.required:
-                    group.setdefault(name, default)
-        self._members.seen = {}
-        self._members.keep_names(self.param_groups)
+        revive(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, which takes part from the next step on.
@@ -291,45 +249,10 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: if a parameter is not a leaf or stands in a group already, a required hyperparameter is
                 missing, or one is out of range.
         """
-        if isinstance(param_group, dict) and "params" in param_group:
-            params = param_group["params"]
-            if "nonfinite" in param_group:
-                raise TypeError("nonfinite is an option of the whole optimizer, not of a group")
-            if not isinstance(params, (torch.Tensor, set)):
-                param_group["params"] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
-                refuse_members(param_group["params"], self.param_groups, self.defaults["differentiable"])
-            given = {name: value for name, value in param_group.items() if name not in NOT_HYPER}
-            param_group.update(laid(self._roles.lay, self.defaults, given))
-            self._validate({**self.defaults, **self._roles.needed_by(param_group), **param_group})
-        own = self.defaults
-        try:
-            # torch fills a group up with the defaults, which may be those of another algorithm
-            self.defaults = self._roles.filling(param_group, own) if isinstance(param_group, dict) else own
+        fill(self, param_group)
+        with filling_defaults(self, param_group):
             super().add_param_group(param_group)
-        finally:
-            self.defaults = own
-        self._accept(self.param_groups[-1])
-        scheduled = separate(self.param_groups[-1], self.steps_taken)
-        if scheduled:
-            self.param_groups[-1]["schedules"] = scheduled
-            self._scheduled = True
-        self._members.keep_names(self.param_groups)
-        self._planner.outdated()
-        if any(map(is_flat, self.param_groups[-1]["params"])):
-            index = len(self.param_groups) - 1
-            self._planner.check_flat(
-                self._roles.algorithm(self.param_groups[-1], self), self.param_groups[-1], index, self._asked()
-            )
-
-    def _accept(self, group: dict[str, Any]) -> None:
-        """Refuse a new group after all if its algorithm is not for it; every group says its algorithm once there are
-        several."""
-        try:
-            self._roles.player(group, self).accept(group)
-        except (RuntimeError, TypeError, ValueError):
-            self.param_groups.pop()
-            raise
-        self._roles.sign(self.param_groups)
+        take_in(self)
 
     def _validate(self, hyper: Mapping[str, Any]) -> None:
         """:meth:`validate` hyperparameters among which there may be schedules."""
@@ -344,7 +267,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @nonfinite.setter
     def nonfinite(self, value: str) -> None:
-        check_nonfinite(value, rule=type(self).update is not Optimizer.update)
+        check_nonfinite(value, rule=self._has_rule)
         self._nonfinite = value
 
     # -- a step --------------------------------------------------------------------------------------------------
@@ -366,20 +289,15 @@ class Optimizer(torch.optim.Optimizer):
                 is neither a closure nor a :meth:`first_step` before.
         """
         if self._evaluates:
-            self._refuse_evaluation()
+            refuse_evaluation()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         if self._roles.two_points:
-            self._take_second(closure)
+            take_second(self, closure)
         with self._planner.lock:
-            if get_mode(FAKE) is None:
-                self._apply(inputs)
-            else:  # tables of numbers are real; parameters that are fake stay so
-                with unset_fake_temporarily(), warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-                    self._apply(inputs)
+            (apply if get_mode(FAKE) is None else apply_to_fake)(self, inputs)
         return loss
 
     @property
@@ -389,29 +307,8 @@ class Optimizer(torch.optim.Optimizer):
         With ``fused=True`` on a GPU it waits until the GPU has decided on the last step.
         """
         if self._verdicts.waiting:
-            self._read_verdicts()
+            count_skipped(self)
         return self._steps
-
-    def _read_verdicts(self) -> None:
-        left = self._verdicts.skipped()
-        self._steps, self._skipped = self._steps - left, self._skipped + left
-
-    def _take_second(self, closure: Callable[[], Any] | None) -> None:
-        """Get the gradients of a step's second point, for the groups that need them."""
-        needing = [m for group in self.param_groups if (m := self._roles.ascending(group))]
-        if not needing:
-            return
-        if closure is not None:
-            self.first_step(zero_grad=True)
-            with torch.enable_grad():
-                closure()
-        if self._moved is None:
-            raise RuntimeError(
-                f"{type(needing[0]).__name__} takes gradients at two points: give step() a closure, or call "
-                "first_step() after the first backward and second_step() after the second"
-            )
-        moved, self._moved = self._moved, None
-        restore(moved)
 
     def first_step(self, zero_grad: bool = False) -> None:
         """Go to where the second gradient is taken, by a modifier such as :class:`steprule.modifiers.SAM`.
@@ -423,14 +320,7 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: no modifier needs a second gradient, the first step was taken already, or the weights are
                 those to evaluate with.
         """
-        if not any(map(self._roles.ascending, self.param_groups)):
-            raise RuntimeError(
-                "first_step() is for modifiers that take gradients at two points, such as SAM; call step()"
-            )
-        if self._moved is not None:
-            raise RuntimeError("first_step() has been taken already: call second_step() after the second backward")
-        self._refuse_evaluation()
-        self._moved = ascend(self._roles, self.param_groups, self.state)
+        go_to_second(self)
         if zero_grad:
             self.zero_grad()
 
@@ -449,69 +339,13 @@ class Optimizer(torch.optim.Optimizer):
         if zero_grad:
             self.zero_grad()
 
-    def _refuse_evaluation(self) -> None:
-        if self._evaluates:
-            raise RuntimeError(
-                "the weights in the model are those to evaluate with: call optimizer.train() before the next backward"
-            )
-
-    def _apply(self, given: Mapping[str, Any] | None = None) -> None:
-        groups, scale, found_inf = self.param_groups, self.__dict__.get("grad_scale"), self.__dict__.get("found_inf")
-        if self._scheduled:
-            write(groups, self.steps_taken)
-        asked, planner = self._asked(scale is not None), self._planner
-        planner.begin()
-        try:
-            plan = planner.plan
-            if plan is None or asked != planner.asked or not plan.current(groups, self.state):
-                plan = planner.recall(groups, self.state, asked) or self._make_plan(asked)
-            inputs: dict[str, Any] = {} if scale is None else {"grad_scale": scale}
-            if given:
-                inputs |= plan.known_inputs(given)
-            if self._nonfinite == "skip" and not asked[-1]:
-                found_inf = plan.flag(found_inf)
-            if found_inf is not None:
-                if plan.asynchronous:
-                    inputs["found_inf"] = found_inf
-                elif found_inf.item():
-                    self._skipped += 1
-                    return None
-            bad = plan.run(groups, inputs, self.state)
-        except BaseException as error:
-            planner.abandon(error)
-            raise
-        if bad:
-            return self._leave(bad)
-        increment_version(plan.updated)
-        if scale is not None:
-            increment_version([p.grad for p in plan.updated if p.grad is not None])
-        self._steps += 1
-        if found_inf is not None and plan.asynchronous:
-            self._verdicts.add(found_inf)
-        return None
-
-    def _leave(self, names: Sequence[str]) -> None:
-        """A step that was not done, for gradients are not finite."""
-        if self._nonfinite == "raise":
-            raise RuntimeError(
-                f"gradients are not finite: of parameter {', '.join(names)}. Nothing has changed; nonfinite='skip' "
-                "leaves such steps out, 'propagate' takes them"
-            )
-        self._skipped += 1
-
     @property
     def skipped(self) -> int:
         """How many steps were left out as gradients were not finite: by ``nonfinite="skip"``, or by GradScaler's flag
         with ``fused=True``. It waits for a GPU as :attr:`steps_taken` does."""
         if self._verdicts.waiting:
-            self._read_verdicts()
+            count_skipped(self)
         return self._skipped
-
-    def _make_plan(self, asked: Asked) -> Plan:
-        self._members.keep_names(self.param_groups)
-        self._roles.adopt(self.param_groups)
-        algorithms = [self._roles.algorithm(group, self) for group in self.param_groups]
-        return self._planner.make(algorithms, self.param_groups, self.state, asked)
 
     @property
     def _has_rule(self) -> bool:
@@ -520,11 +354,6 @@ class Optimizer(torch.optim.Optimizer):
     def _algorithm(self, modifiers: tuple[Modifier, ...] = ()) -> Algorithm:
         cls, fused = type(self), "fused" in self.switches
         return Algorithm(cls.__name__, self.update, self.slots, self._own_options, fused, self.refuse, modifiers)
-
-    def _asked(self, scaled: bool = False) -> Asked:
-        clipped = any([group["clip_norm"] for group in self.param_groups])  # noqa: C419 (a list is faster)
-        awaited = self._nonfinite == "raise" or (self._nonfinite == "skip" and not self._planner.flagged)
-        return scaled, clipped, self._tracked, awaited
 
     @not_compiled
     def explain(self, source: bool = False) -> str:
@@ -535,28 +364,14 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             source: show each Program as mathematics, and the code that was generated from it.
         """
-        if type(self).update is Optimizer.update and type(self).step is not Optimizer.step:
+        if not self._has_rule and type(self).step is not Optimizer.step:
             return f"{type(self).__name__} works by torch operations, on whatever device its parameters are"
-        plan = self._planner.plan or self._make_plan(self._asked())
-        return encodable(explain(plan.launches, source))
+        return explained(self, source)
 
     @not_compiled
     def __repr__(self) -> str:
         """The groups as a table that fits the terminal, as plain text."""
-        self._members.keep_names(self.param_groups)
-        width, kernels = terminal_width(), list(map(self._kernels, self.param_groups))
-        table = group_table(type(self).__name__, self.param_groups, kernels, OPTIONS, self.steps_taken, width)
-        return "\n".join([plain_text(table, width), *self._guesses])
-
-    def _kernels(self, group: dict[str, Any]) -> str:
-        """What serves a group's parameters, in words."""
-        if type(self).update is Optimizer.update:
-            return "torch"
-        try:
-            found = self._planner.kernels(self._roles.algorithm(group, self), group, self.state, self._asked())
-        except (RuntimeError, ValueError, TypeError):
-            return "none (explain() says why)"
-        return ", ".join(found) or "not known yet"
+        return shown(self)
 
     @property
     def grad_norm(self) -> torch.Tensor:
@@ -579,12 +394,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: a step is half done, between :meth:`first_step` and :meth:`second_step`.
         """
-        if self._moved is not None:
-            raise RuntimeError("a step is half done: call second_step() before eval()")
-        if not self._evaluates:
-            exchange(self._roles, self.param_groups, self.state)
-            self._evaluates = True
-            self._planner.outdated()
+        to_evaluation(self)
 
     def train(self, mode: bool = True) -> None:
         """Put the weights that are trained into the model again, after :meth:`eval`.
@@ -592,13 +402,7 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             mode: False is :meth:`eval`, as in :meth:`torch.nn.Module.train`.
         """
-        if not mode:
-            return self.eval()
-        if self._evaluates:
-            back(self.state)
-            self._evaluates = False
-            self._planner.outdated()
-        return None
+        (to_training if mode else to_evaluation)(self)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -735,12 +539,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: if no schedule is a plateau.
         """
-        schedules = [s for group in self.param_groups for s in group.get("schedules", {}).values()]
-        found = plateaus(schedules)
-        if not found:
-            raise RuntimeError("no hyperparameter follows a plateau: give one, such as lr=0.1 * schedules.plateau()")
-        for tracker in found:
-            tracker.report(value)
+        report(self.param_groups, value)
 
     # -- what is measured in the step ----------------------------------------------------------------------------
 
@@ -767,7 +566,7 @@ class Optimizer(torch.optim.Optimizer):
             {'grad_norm/weight': 1.414214, 'update_to_param/weight': 0.028284}
         """
         check_tracked(names)
-        if names and type(self).update is Optimizer.update:
+        if names and not self._has_rule:
             raise RuntimeError(f"{type(self).__name__} has no update rule, in which norms are computed on the way")
         self._tracked = names
 
@@ -799,22 +598,7 @@ class Optimizer(torch.optim.Optimizer):
             torch's form, ``{"state": {index: {slot: value}}, "param_groups": [...]}``, with names, schedules as
             plain data, and under ``"steprule"`` what else is needed to know that a state fits.
         """
-        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
-            pre_hook(self)
-        self._planner.settle()
-        self._members.keep_names(self.param_groups)
-        if self._members.unchecked:
-            self._members.check(self.param_groups, type(self).__name__)
-        name, frozen = type(self).__name__, self._members.frozen
-        differ = self._evaluates or any(map(self._roles.evaluated, self.param_groups))
-        weights = ("evaluation" if self._evaluates else "training") if differ else None
-        packed = pack(
-            self.param_groups, self.state, algorithm=name, step=self.steps_taken, frozen=frozen, weights=weights
-        )
-        for post_hook in self._optimizer_state_dict_post_hooks.values():
-            changed = post_hook(self, packed)
-            packed = packed if changed is None else changed
-        return packed
+        return packed(self)
 
     @not_compiled
     def load_state_dict(  # type: ignore[override]
@@ -843,32 +627,8 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: it does not fit (every problem is named).
             TypeError, KeyError: it is not a state dictionary.
         """
-        plan = self._plan_load(state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=resize)
+        plan = plan_load(self, state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=resize)
         for line in plan.warnings:
             warnings.warn(line, stacklevel=4)  # two frames are those of not_compiled
-        self._load(plan)
+        install(self, plan)
         return plan.result
-
-    def _plan_load(self, state_dict: Any, **options: Any) -> Loading:
-        """What :meth:`load_state_dict` would make of the optimizer, everything checked."""
-        self._members.keep_names(self.param_groups)
-        if isinstance(state_dict, (list, tuple)):
-            return self._plan_load(joined(state_dict, self.param_groups), **options)
-        ruled = type(self).update is not Optimizer.update
-        slots = self._slots_of if ruled else None
-        known: dict[str, Any] = dict(check=self._check_loaded, slots=slots, fresh=fresh, frozen=self._members.frozen)
-        return prepare(self, state_dict, step=self.steps_taken, placed=placed, **known, **options)
-
-    def _load(self, plan: Loading) -> None:
-        with restoring(self):
-            self._steps = plan.step
-            plan.install(self)
-        self._planner.begin_at(plan.step, self.param_groups, self.state)
-        self._evaluates = exchanged(self.state) if plan.weights is None else plan.weights == "evaluation"
-        self._members.held.update((id(p), p) for _, p in plan.frozen)
-
-    def _check_loaded(self, group: Mapping[str, Any]) -> None:
-        self._validate({**self._roles.filling(group, self.defaults), **group})
-
-    def _slots_of(self, group: dict[str, Any], param: torch.Tensor) -> dict[str, Slot]:
-        return self._planner.slots_of(self._roles.algorithm(group, self), group, param)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
+
+import torch
 
 from steprule.optimizer import Optimizer
 from steprule.rule import sqrt
@@ -86,12 +87,10 @@ class SparseAdam(Optimizer):
             parameter["slots"].update({"step": None} if "step" in parameter["slots"] else {})
         return packed
 
-    def _apply(self, given: Mapping[str, Any] | None = None) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and not p.grad.is_sparse:
-                    raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
-        super()._apply(given)
+    def refuse(self, p: torch.Tensor) -> None:
+        """Refuse a dense gradient, as torch does."""
+        if p.grad is not None and not p.grad.is_sparse:
+            raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         beta1, beta2 = h.betas

@@ -13,7 +13,7 @@ values are the same. A trainer that insists on a scheduler of torch's gets :clas
 from .description import from_dict
 from .native import Native
 from .schedule import Schedule, arithmetic, constant, function, join, plateaus, repeat
-from .scheduled import Scheduled, separate, write
+from .scheduled import Scheduled, report, separate, write
 from .shapes import (
     cosine,
     exponential,
@@ -48,6 +48,7 @@ __all__ = [
     "plateaus",
     "polynomial",
     "repeat",
+    "report",
     "separate",
     "warmup",
     "warmup_stable_decay",

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .description import from_dict
-from .schedule import Schedule, as_schedule, is_schedule
+from .schedule import Schedule, as_schedule, is_schedule, plateaus
 
-__all__ = ["Path", "Scheduled", "separate", "write"]
+__all__ = ["Path", "Scheduled", "report", "separate", "write"]
 
 Path: TypeAlias = str | tuple[str, int]
 
@@ -125,6 +125,19 @@ def write(groups: Sequence[dict[str, Any]], step: int) -> None:
     for group in groups:
         if "schedules" in group:
             group["schedules"].write(group, step)
+
+
+def report(groups: Sequence[dict[str, Any]], metric: float) -> None:
+    """Tells every plateau among the schedules of groups how training goes.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    found = plateaus(schedule for group in groups for schedule in group.get("schedules", {}).values())
+    if not found:
+        raise RuntimeError("no hyperparameter follows a plateau: give one, such as lr=0.1 * schedules.plateau()")
+    for tracker in found:
+        tracker.report(metric)
 
 
 def path_text(path: Path) -> str:

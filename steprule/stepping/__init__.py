@@ -1,1 +1,1 @@
-"""What an Optimizer does around the update itself: options, hooks and counting, and which Program serves what."""
+"""What an Optimizer does around the update itself, one subject in each file; :class:`steprule.Optimizer` calls them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -11,8 +11,7 @@ from steprule.distributed.shares import Share, look_up
 from steprule.kernels.choose import launches
 from steprule.kernels.launch import Entry
 from steprule.kernels.plan import Plan
-from steprule.rule.chain import ascended, evaluated
-from steprule.rule.links import Negate
+from steprule.rule.chain import evaluated
 from steprule.rule.modifier import Modifier, declared
 from steprule.rule.program import Program, array
 from steprule.rule.trace import Rule, trace
@@ -21,7 +20,10 @@ from .options import NOT_HYPER
 from .planning import called, entry_of
 from .roles import Roles
 
-__all__ = ["TRAINED", "ascend", "back", "exchange", "exchanged", "restore"]
+if TYPE_CHECKING:
+    from steprule.optimizer import Optimizer
+
+__all__ = ["TRAINED", "exchanged", "refuse_evaluation", "restore", "to_evaluation", "to_training"]
 
 Group = dict[str, Any]
 
@@ -29,6 +31,35 @@ TRAINED = "trained_weights"
 """The slot that keeps what is trained while other weights are evaluated."""
 
 increment_version = torch._C._increment_version
+
+
+def to_evaluation(optimizer: Optimizer) -> None:
+    """Let the weights in the model be those to evaluate with.
+
+    Raises:
+        RuntimeError: a step is half done.
+    """
+    if optimizer._moved is not None:
+        raise RuntimeError("a step is half done: call second_step() before eval()")
+    if not optimizer._evaluates:
+        exchange(optimizer._roles, optimizer.param_groups, optimizer.state)
+        optimizer._evaluates = True
+        optimizer._planner.outdated()
+
+
+def to_training(optimizer: Optimizer) -> None:
+    """Let the weights in the model be those that are trained."""
+    if optimizer._evaluates:
+        back(optimizer.state)
+        optimizer._evaluates = False
+        optimizer._planner.outdated()
+
+
+def refuse_evaluation() -> NoReturn:
+    """Refuse a step while the weights are those to evaluate with."""
+    raise RuntimeError(
+        "the weights in the model are those to evaluate with: call optimizer.train() before the next backward"
+    )
 
 
 def exchanged(state: Mapping[Any, Any]) -> bool:
@@ -112,33 +143,3 @@ def restore(kept: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
             for p, value in pairs:
                 p.detach().copy_(value)
         increment_version([p for p, _ in pairs])
-
-
-def ascend(
-    roles: Roles, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Go to where the second gradient of a step is taken.
-
-    Args:
-        roles: which modifiers the groups have.
-        groups: the parameter groups.
-        state: the state of the parameters, which stays as it is.
-
-    Returns:
-        The parameters that were moved, with where they were.
-    """
-    entries, programs = [], []
-    for index, group in enumerate(groups):
-        modifier = roles.ascending(group)
-        for position, p in enumerate(group["params"] if modifier else ()):
-            if p.grad is not None and modifier is not None:
-                programs.append(traced(ascended(modifier), modifier, group, p, around=[Negate()]))
-                entry = standing(p, dict(state.get(p, {})), index, called(group, index, position))
-                entry.grad = p.grad if entry.part is None else entry.grad
-                entries.append(entry)
-    moved = [(entry.param, entry.param.detach().clone()) for entry in entries]
-    if entries:
-        plan = planned(entries, programs, groups)
-        plan.passes(groups, {}, dict(state))
-        increment_version(plan.updated)
-    return moved

@@ -23,10 +23,9 @@ __all__ = [
     "check_fused",
     "check_nonfinite",
     "check_options",
-    "passing_options",
     "refuse_hyper",
     "refuse_options",
-    "spelled_out",
+    "spell_out_options",
 ]
 
 OPTIONS: dict[str, Any] = {
@@ -59,6 +58,15 @@ SWITCHES = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 NOT_HYPER = frozenset({"params", "param_names", "schedules"})
 """The keys of a group that are no hyperparameters."""
+
+
+def spell_out_options(cls: Any) -> None:
+    """Let the constructor that a class defines take all options, and say so in its signature."""
+    own: Any = cls.__dict__.get("__init__")
+    if inspect.isfunction(own):
+        if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(own).parameters.values()):
+            own = cls.__init__ = passing_options(own)
+        vars(own)["__signature__"] = spelled_out(inspect.signature(own), SWITCHES - cls.switches)
 
 
 def passing_options(init: Callable[..., None]) -> Callable[..., None]:

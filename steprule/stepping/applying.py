@@ -1,0 +1,106 @@
+"""One step, once the gradients are there: a plan that fits, its passes, and the count."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from steprule.kernels.plan import Plan
+from steprule.schedules import write
+
+from .planning import Asked
+
+if TYPE_CHECKING:
+    from steprule.optimizer import Optimizer
+
+__all__ = ["apply", "apply_to_fake", "asked_of", "count_skipped", "made_plan"]
+
+increment_version = torch._C._increment_version
+
+
+def apply(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> None:
+    """Update every parameter that has a gradient.
+
+    Args:
+        optimizer: the optimizer, whose lock is held.
+        given: what the rule reads beside gradients.
+    """
+    own = optimizer.__dict__
+    groups, scale, found_inf = optimizer.param_groups, own.get("grad_scale"), own.get("found_inf")
+    if optimizer._scheduled:
+        write(groups, optimizer.steps_taken)
+    asked, planner = asked_of(optimizer, scale is not None), optimizer._planner
+    planner.begin()
+    try:
+        plan = planner.plan
+        if plan is None or asked != planner.asked or not plan.current(groups, optimizer.state):
+            plan = planner.recall(groups, optimizer.state, asked) or made_plan(optimizer, asked)
+        inputs: dict[str, Any] = {} if scale is None else {"grad_scale": scale}
+        if given:
+            inputs |= plan.known_inputs(given)
+        if optimizer._nonfinite == "skip" and not asked[-1]:
+            found_inf = plan.flag(found_inf)
+        if found_inf is not None:
+            if plan.asynchronous:
+                inputs["found_inf"] = found_inf
+            elif found_inf.item():
+                optimizer._skipped += 1
+                return
+        bad = plan.run(groups, inputs, optimizer.state)
+    except BaseException as error:
+        planner.abandon(error)
+        raise
+    if bad:
+        leave_out(optimizer, bad)
+        return
+    increment_version(plan.updated)
+    if scale is not None:
+        increment_version([p.grad for p in plan.updated if p.grad is not None])
+    optimizer._steps += 1
+    if found_inf is not None and plan.asynchronous:
+        optimizer._verdicts.add(found_inf)
+
+
+def apply_to_fake(optimizer: Optimizer, given: Mapping[str, Any] | None) -> None:
+    """:func:`apply` under FakeTensorMode: tables of numbers are real; parameters that are fake stay so."""
+    with unset_fake_temporarily(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        apply(optimizer, given)
+
+
+def leave_out(optimizer: Optimizer, names: Sequence[str]) -> None:
+    """Say of a step that was not done that gradients of these parameters are not finite."""
+    if optimizer._nonfinite == "raise":
+        raise RuntimeError(
+            f"gradients are not finite: of parameter {', '.join(names)}. Nothing has changed; nonfinite='skip' "
+            "leaves such steps out, 'propagate' takes them"
+        )
+    optimizer._skipped += 1
+
+
+def count_skipped(optimizer: Optimizer) -> None:
+    """Wait for what GPUs have decided of the last steps, and count those that they skipped."""
+    left = optimizer._verdicts.skipped()
+    optimizer._steps, optimizer._skipped = optimizer._steps - left, optimizer._skipped + left
+
+
+def asked_of(optimizer: Optimizer, scaled: bool = False) -> Asked:
+    """What a step asks of every Program."""
+    clipped = any([group["clip_norm"] for group in optimizer.param_groups])  # noqa: C419 (a list is faster)
+    nonfinite = optimizer._nonfinite
+    awaited = nonfinite == "raise" or (nonfinite == "skip" and not optimizer._planner.flagged)
+    return scaled, clipped, optimizer._tracked, awaited
+
+
+def made_plan(optimizer: Optimizer, asked: Asked) -> Plan:
+    """The plan for the gradients that are present now."""
+    groups, roles = optimizer.param_groups, optimizer._roles
+    optimizer._members.keep_names(groups)
+    roles.adopt(groups)
+    return optimizer._planner.make(
+        [roles.algorithm(group, optimizer) for group in groups], groups, optimizer.state, asked
+    )

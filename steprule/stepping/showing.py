@@ -1,0 +1,43 @@
+"""An Optimizer in words: its groups as a table, and which kernels serve them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steprule.display.table import encodable, group_table, plain_text, terminal_width
+from steprule.kernels.explain import explain
+
+from .applying import asked_of, made_plan
+from .options import OPTIONS
+
+if TYPE_CHECKING:
+    from steprule.optimizer import Optimizer
+
+__all__ = ["explained", "shown"]
+
+
+def shown(optimizer: Optimizer) -> str:
+    """The groups as a table that fits the terminal, as plain text."""
+    groups = optimizer.param_groups
+    optimizer._members.keep_names(groups)
+    width, kernels = terminal_width(), [kernels_of(optimizer, group) for group in groups]
+    table = group_table(type(optimizer).__name__, groups, kernels, OPTIONS, optimizer.steps_taken, width)
+    return "\n".join([plain_text(table, width), *optimizer._guesses])
+
+
+def kernels_of(optimizer: Optimizer, group: dict[str, Any]) -> str:
+    """What serves a group's parameters, in words."""
+    if not optimizer._has_rule:
+        return "torch"
+    algorithm = optimizer._roles.algorithm
+    try:
+        found = optimizer._planner.kernels(algorithm(group, optimizer), group, optimizer.state, asked_of(optimizer))
+    except (RuntimeError, ValueError, TypeError):
+        return "none (explain() says why)"
+    return ", ".join(found) or "not known yet"
+
+
+def explained(optimizer: Optimizer, source: bool) -> str:
+    """A paragraph for each launch of the plan."""
+    plan = optimizer._planner.plan or made_plan(optimizer, asked_of(optimizer))
+    return encodable(explain(plan.launches, source))

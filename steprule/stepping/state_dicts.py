@@ -1,0 +1,74 @@
+"""An Optimizer's state dictionary: packed, and loaded by way of a plan in which everything is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steprule.distributed.placing import placed
+from steprule.kernels.launch import fresh
+from steprule.rule.program import Slot
+from steprule.saving.joined import joined
+from steprule.saving.loading import Loading, prepare, restoring
+from steprule.saving.state_dict import StateDict, pack
+
+from .evaluation import exchanged
+
+if TYPE_CHECKING:
+    from steprule.optimizer import Optimizer
+
+__all__ = ["install", "packed", "plan_load"]
+
+
+def packed(optimizer: Optimizer) -> StateDict:
+    """The optimizer as a dictionary, between torch's hooks."""
+    for pre_hook in optimizer._optimizer_state_dict_pre_hooks.values():
+        pre_hook(optimizer)
+    members, groups, name = optimizer._members, optimizer.param_groups, type(optimizer).__name__
+    optimizer._planner.settle()
+    members.keep_names(groups)
+    if members.unchecked:
+        members.check(groups, name, stacklevel=6)  # two frames are those of not_compiled
+    differ = optimizer._evaluates or any(map(optimizer._roles.evaluated, groups))
+    weights = ("evaluation" if optimizer._evaluates else "training") if differ else None
+    done, frozen = optimizer.steps_taken, members.frozen
+    form = pack(groups, optimizer.state, algorithm=name, step=done, frozen=frozen, weights=weights)
+    for post_hook in optimizer._optimizer_state_dict_post_hooks.values():
+        changed = post_hook(optimizer, form)
+        form = form if changed is None else changed
+    return form
+
+
+def plan_load(optimizer: Optimizer, saved: Any, **options: Any) -> Loading:
+    """What :meth:`steprule.Optimizer.load_state_dict` would make of the optimizer, everything checked.
+
+    Args:
+        optimizer: the optimizer, which stays as it is.
+        saved: one state dictionary, or several.
+        **options: see :class:`steprule.saving.loading.Options`.
+    """
+    members, roles, planner = optimizer._members, optimizer._roles, optimizer._planner
+    members.keep_names(optimizer.param_groups)
+    if isinstance(saved, (list, tuple)):
+        return plan_load(optimizer, joined(saved, optimizer.param_groups), **options)
+
+    def check(group: Mapping[str, Any]) -> None:
+        optimizer._validate({**roles.filling(group, optimizer.defaults), **group})
+
+    def slots(group: dict[str, Any], p: torch.Tensor) -> dict[str, Slot]:
+        return planner.slots_of(roles.algorithm(group, optimizer), group, p)
+
+    known: dict[str, Any] = dict(check=check, slots=slots if optimizer._has_rule else None, frozen=members.frozen)
+    return prepare(optimizer, saved, step=optimizer.steps_taken, fresh=fresh, placed=placed, **known, **options)
+
+
+def install(optimizer: Optimizer, plan: Loading) -> None:
+    """Make the optimizer what was planned; where that raises it is as it was."""
+    with restoring(optimizer):
+        optimizer._steps = plan.step
+        plan.install(optimizer)
+    optimizer._planner.begin_at(plan.step, optimizer.param_groups, optimizer.state)
+    optimizer._evaluates = exchanged(optimizer.state) if plan.weights is None else plan.weights == "evaluation"
+    optimizer._members.held.update((id(p), p) for _, p in plan.frozen)

@@ -1,0 +1,91 @@
+"""Steps that take gradients at two points: the way to the second, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steprule.rule.chain import ascended
+from steprule.rule.links import Negate
+
+from .evaluation import planned, refuse_evaluation, restore, standing, traced
+from .planning import called
+from .roles import Roles
+
+if TYPE_CHECKING:
+    from steprule.optimizer import Optimizer
+
+__all__ = ["go_to_second", "take_second"]
+
+Group = dict[str, Any]
+
+increment_version = torch._C._increment_version
+
+
+def go_to_second(optimizer: Optimizer) -> None:
+    """Go to where the second gradient of a step is taken.
+
+    Raises:
+        RuntimeError: as :meth:`steprule.Optimizer.first_step`.
+    """
+    if not any(map(optimizer._roles.ascending, optimizer.param_groups)):
+        raise RuntimeError("first_step() is for modifiers that take gradients at two points, such as SAM; call step()")
+    if optimizer._moved is not None:
+        raise RuntimeError("first_step() has been taken already: call second_step() after the second backward")
+    if optimizer._evaluates:
+        refuse_evaluation()
+    optimizer._moved = ascend(optimizer._roles, optimizer.param_groups, optimizer.state)
+
+
+def take_second(optimizer: Optimizer, closure: Callable[[], Any] | None) -> None:
+    """Get the gradients of a step's second point, for the groups that need them, and go back.
+
+    Raises:
+        RuntimeError: a modifier needs them, and there is neither a closure nor a first step.
+    """
+    needing = [m for group in optimizer.param_groups if (m := optimizer._roles.ascending(group))]
+    if not needing:
+        return
+    if closure is not None:
+        optimizer.first_step(zero_grad=True)
+        with torch.enable_grad():
+            closure()
+    if optimizer._moved is None:
+        raise RuntimeError(
+            f"{type(needing[0]).__name__} takes gradients at two points: give step() a closure, or call "
+            "first_step() after the first backward and second_step() after the second"
+        )
+    moved, optimizer._moved = optimizer._moved, None
+    restore(moved)
+
+
+def ascend(
+    roles: Roles, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Move the parameters of groups whose modifiers need it, in one pass.
+
+    Args:
+        roles: which modifiers the groups have.
+        groups: the parameter groups.
+        state: the state of the parameters, which stays as it is.
+
+    Returns:
+        The parameters that were moved, with where they were.
+    """
+    entries, programs = [], []
+    for index, group in enumerate(groups):
+        modifier = roles.ascending(group)
+        for position, p in enumerate(group["params"] if modifier else ()):
+            if p.grad is not None and modifier is not None:
+                programs.append(traced(ascended(modifier), modifier, group, p, around=[Negate()]))
+                entry = standing(p, dict(state.get(p, {})), index, called(group, index, position))
+                entry.grad = p.grad if entry.part is None else entry.grad
+                entries.append(entry)
+    moved = [(entry.param, entry.param.detach().clone()) for entry in entries]
+    if entries:
+        plan = planned(entries, programs, groups)
+        plan.passes(groups, {}, dict(state))
+        increment_version(plan.updated)
+    return moved
