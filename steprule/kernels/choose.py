@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,8 @@ def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[ty
         hindered = unavailable(entry.param.device)
         if hindered is None:
             return TritonLaunch, f"dense memory on {entry.param.device}"
+        if asked == "auto" and device == "cuda":
+            warnings.warn(f"torch operations take the steps on {entry.param.device}: {hindered}", stacklevel=2)
     hindered = hindered or f"the parameter is on {entry.param.device}"
     if asked != "auto":
         raise RuntimeError(

@@ -296,7 +296,8 @@ class Launch:
         counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
         own = (*program.slots, *program.line_slots, *program.tables, *program.reduced_slots)
         used = [s.name for s in own] + counted
-        new = [lacks(e.state, used) if e.is_new is None else e.is_new for e in entries]
+        self.new = [lacks(e.state, used) if e.is_new is None else e.is_new for e in entries]
+        """Whether the first step is an entry's first update."""
         self.done = 0
         """How many steps this has done that no ``step`` counts, and that the entries don't know of yet."""
         self.slot_names = [s.name for s in program.slots]
@@ -310,7 +311,7 @@ class Launch:
         self.counted = counted
         self.counters = self.adopt_counters(groups)
         self.numbers = self.counters.numpy()
-        self.rows = self.classify(new)
+        self.rows = self.classify(self.new)
         self.updated = [i for i, u in enumerate(program.updates) if u is not None]
         written = FIRST_SLOT + len(program.slots)
         self.changes = [any(operand < written for operand, _ in phase.stores) for phase in program.phases]
@@ -414,6 +415,7 @@ class Launch:
             state.update(zip(self.owners, self.states, strict=True))
         for entry in self.entries:
             entry.grad = NO_GRAD  # a launch outlives its step, and must not keep gradients alive
+            entry.is_new = None
             if self.program.uses_step:
                 entry.uncounted = 0
         self.kept = list(chain.from_iterable(zip(*columns, strict=True)))

@@ -259,6 +259,14 @@ class Plan:
                     f"Attempting CUDA graph capture of step() for an instance of {launch.program.name} but "
                     "param_groups' capturable is False."
                 )
+            for entry in launch.entries:
+                if groups[entry.group].get("schedules"):
+                    raise RuntimeError(
+                        f"a step over parameter {entry.name} can't be captured in a CUDA graph, for its group has "
+                        f"schedules ({', '.join(map(str, groups[entry.group]['schedules']))}): every replay would take "
+                        "the numbers of this step. Give a tensor on the GPU, lr=torch.tensor(0.1, device='cuda'), and "
+                        "fill it before each replay"
+                    )
             if not launch.asynchronous:
                 raise RuntimeError(
                     f"a step over parameter {launch.entries[0].name} can't be captured in a CUDA graph, for its "
@@ -365,8 +373,8 @@ def check_recording(launches: Sequence[Launch]) -> None:
 
 def again(launch: Launch, groups: Sequence[Any], state: Mapping[torch.Tensor, Any]) -> Launch:
     """A launch for a later turn, made from the state that the turns before it left."""
-    new = {i: row.is_new for row in launch.rows for i in row.members}
-    entries = [entry.later(state.get(entry.owner, {}), new[i]) for i, entry in enumerate(launch.entries)]
+    turns = zip(launch.entries, launch.new, strict=True)
+    entries = [entry.later(state.get(entry.owner, {}), new) for entry, new in turns]
     return type(launch)(launch.program, entries, groups, launch.reason)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .expression import Expression, ordered
 
-__all__ = ["NUMBER", "OPERATIONS", "Guard", "compile_guards", "compile_scalars", "evaluate", "number"]
+__all__ = ["NUMBER", "OPERATIONS", "Guard", "asked", "compile_guards", "compile_scalars", "evaluate", "number"]
 
 
 NUMBER: Any = object()
@@ -38,6 +38,11 @@ def number(value: Any) -> float:
     if type(value) is float:
         return value
     return float(value.detach() if hasattr(value, "detach") else value)
+
+
+def asked(value: Any) -> float:
+    """A hyperparameter whose truth is asked; one on a GPU, on which nobody waits to look at it, is taken as not zero."""
+    return 1.0 if getattr(value, "is_cuda", False) else number(value)
 
 
 def _guarded(function: Callable[..., float], *, zero: float = math.nan) -> Callable[..., float]:
@@ -196,7 +201,7 @@ class _Source:
 
     def function(self, arguments: str, result: str) -> Callable[..., Any]:
         namespace: dict[str, Any] = {f"_{op}": function for op, function in OPERATIONS.items()}
-        namespace |= {"inf": math.inf, "nan": math.nan, "sqrt": math.sqrt, "_number": number}
+        namespace |= {"inf": math.inf, "nan": math.nan, "sqrt": math.sqrt, "_number": number, "_asked": asked}
         body = "\n    ".join([*self.lines, f"return {result}"])
         exec(f"def host({arguments}):\n    {body}", namespace)
         function: Callable[..., Any] = namespace["host"]
@@ -219,12 +224,21 @@ def compile_scalars(roots: Sequence[Expression], slots: Sequence[str]) -> Callab
     return source.function("group, step, is_new, slots, size, _stored", f"({result})")
 
 
+def question(source: _Source, guard: Guard) -> str:
+    """What a guard's answer is compared with."""
+    if guard.expression is None:
+        return subscript(guard.path)
+    if guard.expression.op == "hyper":
+        return f"(_asked({subscript(guard.expression.detail)}) != 0)"
+    return f"({source.name(guard.expression)} != 0)"
+
+
 def compile_guards(guards: Sequence[Guard]) -> Callable[[Mapping[str, Any]], bool]:
     """A function that says whether a parameter group still gives every guard the answer it was traced with."""
     source = _Source()
     numbers = [f"{subscript(g.path)} is None" for g in guards if g.answer is NUMBER]
     others = [g for g in guards if g.answer is not NUMBER]
-    asked = [subscript(g.path) if g.expression is None else f"({source.name(g.expression)} != 0)" for g in others]
+    asked = [question(source, g) for g in others]
     source.lines[:0] = [f"if {' or '.join(numbers)}: return False"] if numbers else []
     answers = tuple(g.answer for g in others)
     check = source.function("group, *, answers", f"({''.join(a + ', ' for a in asked)}) == answers")

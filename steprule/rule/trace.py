@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from .chain import chained
 from .expression import LINES, Expression, Level, RuleError, asking, joint, ordered, signed
 from .functions import Call
-from .host import NUMBER, Guard, evaluate, number
+from .host import NUMBER, Guard, asked, evaluate, number
 from .modifier import Modifier, declared
 from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Shared, Slot, Source, Store
 
@@ -87,7 +87,7 @@ class Hyper:
             value: Any = self._values
             for key in e.detail:
                 value = value[key]
-            return number(value)
+            return asked(value) if expression is e else number(value)
 
         answer = bool(evaluate(expression, leaf))
         self._guards.setdefault(id(expression), Guard(expression, (), answer))

@@ -214,6 +214,8 @@ class Planner:
                 found = state.get(entry.owner)
                 if found is None and entry.state:  # deleted, to start anew
                     entry.uncounted = 0
+                if found is not entry.state:
+                    entry.is_new = None
                 if found is not None or entry.state:
                     entry.state = {} if found is None else found
                 present.append(entry)

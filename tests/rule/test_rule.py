@@ -926,3 +926,21 @@ def test_levels_decide_where_an_expression_is_computed() -> None:
 
     traced(rule)
     assert [seen[k].level for k in ("scalar", "reduced", "array")] == [Level.SCALAR, Level.REDUCED, Level.ARRAY]
+
+
+class OnGPU:
+    """A number that nobody may wait to look at."""
+
+    is_cuda = True
+
+    def __float__(self) -> float:
+        raise AssertionError("somebody waited for it")
+
+
+def test_a_number_on_a_gpu_is_taken_as_not_zero() -> None:
+    hyper: dict[str, Any] = dict(lr=0.1, weight_decay=OnGPU())
+    program = trace(lambda p, g, s, h: p - h.lr * (g + h.weight_decay * p if h.weight_decay else g), hyper)
+    assert program.serves(hyper)
+    assert any(e.op == "hyper" and e.detail == ("weight_decay",) for e in program.scalars)
+    assert not program.serves(hyper | {"weight_decay": 0.0})
+    assert program.serves(hyper | {"weight_decay": 0.5})

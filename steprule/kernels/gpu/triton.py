@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -33,17 +35,26 @@ CHUNK = 4096
 """Elements of a chunk at most: small, so that the last round of programs leaves few of a GPU's processors idle."""
 GATHER = 1024
 """Parts of a reduction that are joined at a time."""
-WORTH_TUNING = 2**20
-"""With fewer elements a launch takes the default block."""
+WORTH_TUNING = 2**23
+"""With fewer elements a launch takes the default block: it is done before the host has launched the next one."""
 ROWS, COLUMNS, PARTS = 32, 64, 64
 """The tile of a pass over rows and columns, and how many parts of sums over columns are joined at a time."""
-SCRATCH = 2**25
-"""Elements of each operand in the measurement: more than a GPU's cache holds, be they of two bytes."""
+SCRATCH = 2**24
+"""Elements of each operand in the measurement at most: together more than a GPU's cache holds."""
 
 
 @lru_cache(maxsize=1)
 def installed() -> bool:
     return find_spec("triton") is not None
+
+
+@lru_cache(maxsize=1)
+def without_compiler() -> bool:
+    """Whether Triton can't build what launches its kernels."""
+    import triton
+
+    named = os.environ.get("CC") or triton.knobs.build.impl
+    return not (named or shutil.which("gcc") or shutil.which("clang"))
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -58,6 +69,8 @@ def unavailable(device: torch.device) -> str | None:
         return f"Triton's interpreter (TRITON_INTERPRET=1) can't follow pointers to the memory of {device}"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
         return f"Triton needs a GPU of compute capability 7.0 or more, and {device} has less"
+    if without_compiler():
+        return "Triton needs a C compiler, and there is neither gcc nor clang nor one that CC names"
     return None
 
 
@@ -118,7 +131,7 @@ class TritonLaunch(Launch):
         self.paths = hyper_paths(program)
         self.found_inf: torch.Tensor | None = None
         self.live: DeviceScalars | None = None
-        self.stream: Any = None
+        self.stream: Any = None if self.device.type == "cpu" else torch.cuda.current_stream(self.device)
         lengths = [0 if self.sparse else e.numel for e in entries]
         self.line_tables: list[torch.Tensor] = []
         if program.by_lines:
@@ -180,6 +193,12 @@ class TritonLaunch(Launch):
         initial = next((s.initial for s in self.program.scalar_slots if s.name == name), 0.0)
         value: Any = self.groups[entry.group][initial] if isinstance(initial, str) else initial
         return new.copy_(value.detach().reshape(()), non_blocking=True) if on_gpu(value) else new
+
+    def tell(self) -> None:
+        super().tell()
+        if self.live is not None and not capturing(self.device):  # a state may be there whose updates were all skipped
+            for entry, new in zip(self.entries, self.live.fresh.tolist(), strict=True):
+                entry.is_new = True if new else None
 
     def matrix_numbers(self, step: Matrix) -> dict[int, tuple[float, ...]]:
         if self.live is None:
@@ -277,7 +296,8 @@ class TritonLaunch(Launch):
         if self.device.type == "cpu":
             return None
         stream = torch.cuda.current_stream(self.device)
-        if self.stream not in (None, stream):
+        if stream != self.stream:
+            stream.wait_stream(self.stream)  # where the tables were filled
             for table in self.tables():
                 table.record_stream(stream)
         self.stream = stream
@@ -344,19 +364,18 @@ class TritonLaunch(Launch):
             return DEFAULT
         code = hashlib.sha256(self.sources[-1].encode()).hexdigest()[:16]
         key = f"{torch.cuda.get_device_name(self.device)}: {self.program.name} {self.dtypes[0]} {code}"
-        try:
-            return fastest(key, lambda: self.trial(len(self.sources) - 1, min(elements, SCRATCH)), self.device)
-        except torch.cuda.OutOfMemoryError:
-            return DEFAULT
+        return fastest(key, lambda: self.trial(len(self.sources) - 1, min(elements, SCRATCH)), self.device)
 
     def trial(self, stage: int, elements: int) -> Callable[[Block], None]:
         """What runs a pass over one tensor of so many elements, in memory of its own."""
-        operands = [torch.zeros(elements, dtype=getattr(torch, NAMES[d]), device=self.device) for d in self.dtypes]
+        # not zeros, of which roots and quotients take longer; torch's generator stays as it is
+        some = torch.arange(elements, device=self.device).remainder_(1021).to(torch.float32).add_(1.0).div_(1024.0)
+        operands = [some.to(getattr(torch, NAMES[d]), copy=True) for d in self.dtypes]
         pointers = np.asarray([*(o.data_ptr() for o in operands), 0], np.int64).reshape(-1, 1)
         tables = (
             upload(pointers, self.device),
             upload(chunk_table([elements], CHUNK), self.device),
-            torch.zeros(1, len(self.program.scalars), dtype=torch.float64, device=self.device),
+            torch.full((1, len(self.program.scalars)), 0.5, dtype=torch.float64, device=self.device),
             torch.zeros(len(self.table), 1, dtype=torch.float64, device=self.device),
             self.partials[stage],
             None,

@@ -49,7 +49,7 @@ def cache_file() -> Path:
 
 def fastest(key: str, trial: Callable[[], Callable[[Block], Any]], device: torch.device) -> Block:
     """The block for which some work is fastest, measured with the device's own clock unless it is known already, in
-    this process or on disk.
+    this process or on disk; the default where there is no memory to measure in.
 
     Args:
         key: names the device and what runs; choices are remembered under it.
@@ -59,7 +59,10 @@ def fastest(key: str, trial: Callable[[], Callable[[Block], Any]], device: torch
     if key not in _chosen:
         known = remembered()
         on_disk = [block for block in CANDIDATES if known.get(key) == list(astuple(block))]
-        _chosen[key] = on_disk[0] if on_disk else measured(key, trial(), device)
+        try:
+            _chosen[key] = on_disk[0] if on_disk else measured(key, trial(), device)
+        except torch.cuda.OutOfMemoryError:
+            _chosen[key] = DEFAULT  # in this process; another may have room
     return _chosen[key]
 
 

@@ -730,6 +730,18 @@ def test_the_first_update_is_told_apart_after_skipped_ones() -> None:
     assert not optimizer.state
 
 
+def test_the_first_update_is_told_apart_by_a_plan_made_after_skipped_ones() -> None:
+    params = parameters([(4,), (3,)])
+    optimizer = steprule.SGD(params, lr=1.0, momentum=0.5, dampening=0.5, backend="triton")
+    for given_to, found_inf in ((params[:1], 1.0), (params, 1.0), (params[:1], 0.0), (params, 0.0)):
+        for p in params:
+            p.grad = torch.ones_like(p) if any(p is q for q in given_to) else None
+        optimizer.found_inf = torch.tensor(found_inf, device=DEVICE)
+        optimizer.step()
+    for p, updates in zip(params, (2, 1), strict=True):  # the first update takes the gradient as it is
+        assert (optimizer.state[p]["momentum_buffer"] == (1.0 if updates == 1 else 0.5 * 1.0 + 0.5)).all()
+
+
 def test_numbers_that_are_tensors_are_read_where_they_are(no_item: Callable[[bool], None]) -> None:
     rates = [0.1, 0.05, 0.02, 0.3]
     lr = torch.tensor(rates[0], device=DEVICE)
@@ -832,6 +844,11 @@ def test_what_a_graph_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     sparse._planner.plan.check_capture(sparse.param_groups)
     with pytest.raises(RuntimeError, match=r"0 of group 0 can't be captured .* its numbers live on the host: eager"):
         eager._planner.plan.check_capture(eager.param_groups)
+    scheduled = steprule.SGD(params, lr=0.1 * steprule.schedules.linear(9), backend="triton")
+    scheduled.step()
+    assert scheduled._planner.plan is not None
+    with pytest.raises(RuntimeError, match=r"0 of group 0 can't be captured .* schedules \(lr\): every replay"):
+        scheduled._planner.plan.check_capture(scheduled.param_groups)
     start = params[0].detach().clone()
     sparse_gradients(params, 0)
     sparse.step()
@@ -1021,6 +1038,20 @@ def test_the_fastest_block_is_remembered(monkeypatch: pytest.MonkeyPatch, anothe
 
 
 @pytest.mark.usefixtures("another_process")
+def test_where_there_is_no_memory_to_measure_in_a_process_tries_once() -> None:
+    tried: list[int] = []
+
+    def trial() -> Callable[[Any], Any]:
+        tried.append(1)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    for _ in range(2):
+        assert tune.fastest("a GPU: a rule", trial, torch.device("cuda")) == tune.DEFAULT
+    assert tried == [1]
+    assert not tune.cache_file().exists()
+
+
+@pytest.mark.usefixtures("another_process")
 def test_where_the_cache_cannot_be_written_a_process_measures_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -1057,6 +1088,23 @@ def test_the_reason_is_said_where_triton_cannot_serve(monkeypatch: pytest.Monkey
     )
     assert "no compiled kernel" in str(triton.unavailable(torch.device("mps")))
     assert torch.equal(p, torch.ones(3))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_machine_without_a_compiler(named: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "interpreting", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(triton.shutil, "which", lambda name: None)
+    monkeypatch.setenv("CC", "/opt/cc") if named else monkeypatch.delenv("CC", raising=False)
+    triton.without_compiler.cache_clear()
+    try:
+        found = triton.unavailable(torch.device("cuda"))
+    finally:
+        triton.without_compiler.cache_clear()
+    if named:
+        assert found is None
+    else:
+        assert found == "Triton needs a C compiler, and there is neither gcc nor clang nor one that CC names"
 
 
 def test_the_source_is_shown() -> None:
