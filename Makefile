@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/steprule demo
 
 test: $(READY)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal --ignore=tests/distributed
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal --ignore=tests/distributed
 
 distributed: $(READY)
 	$(BIN)/pytest tests/distributed

@@ -32,6 +32,8 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 class Side:
     """All rows of T tensors in one line, or all columns, channels or matrices.
 
+    What belongs to what is written down when it is first asked for: there may be as many matrices as elements.
+
     Args:
         counts: how many of them each tensor has.
         parts: in how many matrices they stand (and channels, in the order of memory), for each tensor.
@@ -41,28 +43,42 @@ class Side:
     def __init__(self, counts: IntTable, parts: Mapping[Level, IntTable], device: torch.device) -> None:
         self.starts = np.concatenate([[0], np.cumsum(counts)])
         self.total = int(self.starts[-1])
-        tensors = np.repeat(np.arange(len(counts)), counts)
-        self.owner = upload(tensors, device)
-        place = np.arange(self.total) - self.starts[tensors]
-        self.lengths: dict[Level, torch.Tensor] = {}
-        self.within: dict[Level, torch.Tensor] = {}
-        for level, many in parts.items():
-            extents = counts // np.maximum(many, 1)
-            self.lengths[level] = upload(np.repeat(extents, many), device)
-            first = np.cumsum(many) - many
-            self.within[level] = upload(first[tensors] + place // np.maximum(extents[tensors], 1), device)
+        self.counts, self.parts, self.device = counts, parts, device
+        self.known: dict[tuple[str, Level | None], torch.Tensor] = {}
 
     def tensors(self) -> list[torch.Tensor]:
         """Everything that is read on the device."""
-        return [self.owner, *self.lengths.values(), *self.within.values()]
+        return list(self.known.values())
+
+    def within(self, level: Level) -> torch.Tensor:
+        """The number of each line's matrix or channel; that of its tensor, if it stands in none."""
+        many = self.parts.get(level)
+        key = ("within", None if many is None else level)
+        if key not in self.known:
+            if many is None:
+                found = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
+            else:
+                found = np.repeat(np.arange(many.sum(), dtype=np.int32), self.extents(many))
+            self.known[key] = upload(found, self.device)
+        return self.known[key]
+
+    def lengths(self, level: Level) -> torch.Tensor:
+        """How many lines each matrix or channel has."""
+        key = ("lengths", level)
+        if key not in self.known:
+            self.known[key] = upload(self.extents(self.parts[level]), self.device)
+        return self.known[key]
+
+    def extents(self, many: IntTable) -> IntTable:
+        return np.repeat(self.counts // np.maximum(many, 1), many)
 
     def expand(self, values: torch.Tensor, level: Level) -> torch.Tensor:
         """What is one number for each tensor, matrix or channel, for each line."""
-        return values[self.within.get(level, self.owner)] if values.ndim else values
+        return values[self.within(level)] if values.ndim else values
 
     def reduce(self, kind: str, values: torch.Tensor, level: Level) -> torch.Tensor:
         """What is one number for each line, reduced over the lines of each matrix or channel."""
-        lengths = self.lengths[level]
+        lengths = self.lengths(level)
         if not self.total:
             return values.new_zeros(len(lengths))
         parts = values.abs() if kind == "max_abs" else values.square() if kind == "sum_of_squares" else values
@@ -145,16 +161,13 @@ class Pieces:
             table[column : column + matrices * width] = joined.ravel()
 
 
-def matrix_chunks(
-    lines: Lines, limit: int, least: int, whole: bool = True
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Pieces]:
+def matrix_chunks(lines: Lines, limit: int, least: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Pieces]:
     """Cut matrices into chunks of whole rows.
 
     Args:
         lines: which matrices there are.
         limit: the number of elements of a chunk at most, where it has more rows than ``least``.
         least: the number of rows of a chunk at least, where its matrix has as many.
-        whole: whether small matrices share a chunk.
 
     Returns:
         int64 of shape (chunks, 4), as :func:`steprule.kernels.tables.chunk_table` gives; of shape (chunks, 7), their
@@ -171,7 +184,7 @@ def matrix_chunks(
         parts = -(-height // tall)
         tall = -(-height // parts)
         parts = -(-height // tall)
-        together = max(1, limit // (height * width)) if whole and parts == 1 else 1
+        together = max(1, limit // (height * width)) if parts == 1 else 1
         matrix, part = (x.ravel() for x in np.mgrid[0:matrices:together, 0:parts])
         inside = part * tall
         held = np.minimum(together, matrices - matrix)

@@ -41,7 +41,7 @@ def number(value: Any) -> float:
 
 
 def asked(value: Any) -> float:
-    """A hyperparameter whose truth is asked; one on a GPU, on which nobody waits to look at it, is taken as not zero."""
+    """A hyperparameter that is asked to be nonzero; one on a GPU, for which nobody waits, is taken to be."""
     return 1.0 if getattr(value, "is_cuda", False) else number(value)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steprule.kernels.row_tables import PLACE
 from steprule.rule.expression import Level
 from steprule.rule.program import PARAM, Program
 
+from .row_tiles import PLACE
 from .source import (
     KERNEL,
     Text,
@@ -26,16 +26,16 @@ from .source import (
 
 __all__ = ["join_source", "rows_source"]
 
-IN_TILE = ("width", "firstcolumn", "firstpiece")
+IN_TILE = ("width", "height", "tall", "held", "stop", "firstrow", "firstcolumn", "columnpart")
 """What a tile has to know of where its chunk lies."""
 
 
 def rows_source(program: Program, index: int, operands: Sequence[str], kind: str) -> str:
-    """The source of one pass over chunks of at most ROWS whole rows: a function of a tile, and the kernel that calls it
-    for COLUMNS columns at a time.
+    """The source of one pass over chunks of matrices: a function of a tile, and the kernel that calls it for each of a
+    chunk.
 
     Vectors of 16 bytes are loaded and stored where all operands of the chunk are aligned to them and rows are whole
-    numbers of them.
+    numbers of them, and elsewhere single elements beside each other.
 
     Args:
         program: what to run.
@@ -46,51 +46,77 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
     phase = program.phases[index]
     touched = sorted({*phase.reads, *phase.writes}) or [PARAM]  # whose memory stands for none at all
     head, given = numbers_before(program, phase, kind)
-    lines = {number: o for number, o in enumerate(phase.operations) if o.op == "line"}
-    rows = [f"n{number}" for number, o in lines.items() if o.level is Level.ROW]
-    columns = [f"line{o.detail}" for o in lines.values() if o.level is Level.COLUMN]
+    lines = dict.fromkeys(f"line{o.detail}" for o in phase.operations if o.op == "line")
     pieces = [f"sum{k}" for k, _ in phase.sums if program.sums[k].level is Level.COLUMN]
     kinds = [program.reductions[row - len(program.inputs)].kind for row, _ in phase.reductions]
     sums = {f"row{k}": (k, program.sums[k].kind) for k, _ in phase.sums if program.sums[k].level is Level.ROW}
     totals = [*(f"total{k}" for k in range(len(kinds))), *sums]
-    names = [*(f"a{o}" for o in touched), *IN_TILE, "tall", "keep", "offset", *given, *rows, *columns, *pieces, *totals]
-    tile = tile_function(program, index, touched, operands, kind, names, [*given, *rows], totals)
-    call = f"tile{index}(at, {', '.join(names)}, ROWS, COLUMNS, ALIGNED={{aligned}})"
+    names = [*(f"a{o}" for o in touched), *IN_TILE, "keep", "offset", *given, *lines, *pieces, *totals]
+    tile = tile_function(program, index, touched, operands, kind, names, given, totals)
+    call = f"tile{index}(at, {', '.join(names)}, MANY, ROWS, COLUMNS, ALIGNED={{aligned}})"
     call = f"{', '.join(totals)} = {call}" if totals else call
     addresses = " | ".join(f"a{o}" for o in touched)
+    zeros = [*kinds, *(x for _, x in sums.values())]
     body = [
-        *chunk_lines(program, touched, operands),
-        *(f"{name} = tl.load(places + {len(PLACE)} * chunk + {PLACE.index(name)})" for name in (*IN_TILE, "firstrow")),
-        "tall = (count // width).to(tl.int32)",
-        "ranks = tl.arange(0, ROWS)",
-        *(f"line{o.detail} = tl.load(lines + {o.detail}).to(tl.pointer_type(tl.{kind}))" for o in lines.values()),
+        *chunk_lines(program, touched, operands, "tl.load(numbers + tl.program_id(0))"),
+        *(f"{name} = tl.load(places + {len(PLACE)} * chunk + {PLACE.index(name)})" for name in PLACE),
+        *(f"{line} = tl.load(lines + {line[4:]}).to(tl.pointer_type(tl.{kind}))" for line in lines),
         *(f"sum{k} = tl.load(sums + {k}).to(tl.pointer_type(tl.float64))" for k, _ in phase.sums),
         *head,
-        *(
-            f"n{number} = tl.load(line{o.detail} + firstrow + ranks, mask=ranks < tall)[:, None]"
-            for number, o in lines.items()
-            if o.level is Level.ROW
-        ),
-        *(f"total{k} = tl.zeros((ROWS,), tl.{accumulator(x)})" for k, x in enumerate(kinds)),
-        *(f"{name} = tl.zeros((ROWS,), tl.{accumulator(x)})" for name, (_, x) in sums.items()),
-        f"aligned = {condition(f'(({addresses}) & 15 == 0) & (width % 8 == 0)')}",
-        "vectors = tl.where(aligned, width, 0)",
-        f"for at in {loop()}(0, vectors, COLUMNS):",
-        f"    {call.format(aligned=True)}",
-        f"for at in {loop()}(vectors, width, COLUMNS):",
+        *(f"{total} = tl.zeros((MANY * ROWS,), tl.{accumulator(x)})" for total, x in zip(totals, zeros, strict=True)),
+        "vectors = begin",
+        "if MANY == 1 and COLUMNS >= 8:",
+        f"    aligned = {condition(f'(({addresses}) & 15 == 0) & (width % 8 == 0)')}",
+        "    vectors = tl.where(aligned, stop, begin)",
+        f"    for at in {loop()}(begin, vectors, COLUMNS):",
+        f"        {call.format(aligned=True)}",
+        f"for at in {loop()}(vectors, stop, COLUMNS):",
         f"    {call.format(aligned=False)}",
         *(f"tl.store(partials + {len(kinds)} * chunk + {k}, {joined(x, f'total{k}')})" for k, x in enumerate(kinds)),
-        *(
-            f"tl.store(sum{k} + firstrow + ranks, {number_of_total(x, name)}, mask=ranks < tall)"
-            for name, (k, x) in sums.items()
-        ),
     ]
+    if sums:
+        body += [
+            "number = tl.arange(0, MANY * ROWS)",
+            "matrix, rank = number // ROWS, number % ROWS",
+            "present = (matrix < held) & (rank < tall)",
+            *(
+                f"tl.store(sum{k} + rowpart + matrix * height + rank, {number_of_total(x, name)}, mask=present)"
+                for name, (k, x) in sums.items()
+            ),
+        ]
     arguments = (
-        "pointers, chunks, places, lines, sums, scalars, reduced, partials, found_inf, tensors, "
-        "ROWS: tl.constexpr, COLUMNS: tl.constexpr"
+        "pointers, chunks, numbers, places, lines, sums, scalars, reduced, partials, found_inf, tensors, "
+        "MANY: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr"
     )
     parts = [tile, KERNEL + define(f"pass{index}", arguments, body)]
     return "\n\n\n".join([*parts, KERNEL + gather_function(program, index, kinds)] if kinds else parts)
+
+
+TILE = (
+    "if ALIGNED:",
+    "    width, at, stop = width // 8 * 8, at // 8 * 8, stop // 8 * 8",  # which says so to the compiler, here alone
+    "    places = at + tl.arange(0, COLUMNS)",
+    "    placed = places < stop",
+    "    rows, columns = tl.arange(0, ROWS)[:, None], places[None, :]",
+    "    lanes, across = rows * width + columns, columns",
+    "    inside, within = rows < tall, placed[None, :]",
+    # Triton lays out blocks of one shape for the widest vectors among them, which scatters single elements
+    "else:",
+    "    matrix = tl.arange(0, MANY)",
+    "    column = at + tl.arange(0, COLUMNS)",
+    "    places = matrix[:, None] * width + column[None, :]",
+    "    placed = (matrix < held)[:, None] & (column < stop)[None, :]",
+    "    rank = tl.arange(0, ROWS)[None, :, None]",
+    "    rows = matrix[:, None, None] * height + rank",
+    "    across = matrix[:, None, None] * width + column[None, None, :]",
+    "    lanes = rows * width + column[None, None, :]",
+    "    inside = (matrix < held)[:, None, None] & (rank < tall)",
+    "    within = (column < stop)[None, None, :]",
+    "mask = inside & within",
+    "kept = mask if keep is None else mask & keep",
+)
+"""Where a tile's elements are, ROWS x COLUMNS or MANY x ROWS x COLUMNS: ``lanes`` in memory, in ``rows`` and ``across``
+among the chunk's rows and columns; sums over columns go to ``places``."""
 
 
 def tile_function(
@@ -103,14 +129,14 @@ def tile_function(
     given: Sequence[str],
     totals: Sequence[str],
 ) -> str:
-    """The function of a tile of rows and columns; it stores sums over columns and returns the running totals."""
+    """The function of a tile; it stores sums over columns and returns the running totals, each for every row."""
     phase = program.phases[index]
     text = Text("v")
     known = {int(name[1:]): (name, False) for name in given}
     for number, o in enumerate(phase.operations):
-        if o.op == "line" and o.level is Level.COLUMN:
-            loaded = f"tl.load(line{o.detail} + firstcolumn + columns, mask=columns < width)[None, :]"
-            known[number] = text.let(loaded), False
+        if o.op == "line":
+            at, there = ("firstrow + rows", "inside") if o.level is Level.ROW else ("firstcolumn + across", "mask")
+            known[number] = text.let(f"tl.load(line{o.detail} + {at}, mask={there})"), False
     values = element_values(text, phase, known, operands, kind)
 
     def parts_of(reduction: str, value: int) -> str:
@@ -120,10 +146,14 @@ def tile_function(
         return text.let(f"{wide} * {wide}") if reduction == "sum_of_squares" else wide
 
     def add(total: str, reduction: str, value: int) -> None:
-        part = reduced_tile(reduction, parts_of(reduction, value), 1)
-        text.lines.append(
-            f"{total} = {f'tl.maximum({total}, {part})' if reduction == 'max_abs' else f'{total} + {part}'}"
-        )
+        part = parts_of(reduction, value)
+        text.lines += [
+            "if ALIGNED:",
+            f"    part = {reduced_tile(reduction, part, 1)}",
+            "else:",
+            f"    part = {reduced_tile(reduction, part, 2)}.reshape(MANY * ROWS)",
+            f"{total} = {f'tl.maximum({total}, part)' if reduction == 'max_abs' else f'{total} + part'}",
+        ]
 
     for k, (row, value) in enumerate(phase.reductions):
         add(f"total{k}", program.reductions[row - len(program.inputs)].kind, value)
@@ -132,28 +162,24 @@ def tile_function(
         if reduction.level is Level.ROW:
             add(f"row{k}", reduction.kind, value)
         else:
-            part = number_of_total(reduction.kind, reduced_tile(reduction.kind, parts_of(reduction.kind, value), 0))
-            text.lines.append(f"tl.store(sum{k} + firstpiece + columns, {part}, mask=columns < width)")
+            part = number_of_total(
+                reduction.kind, reduced_tile(reduction.kind, parts_of(reduction.kind, value), "0 if ALIGNED else 1")
+            )
+            text.lines.append(f"tl.store(sum{k} + columnpart + places, {part}, mask=placed)")
     text.lines += stores(program, phase, text, values, operands, kind)
     body = [
-        "if ALIGNED:",
-        "    width = width // 8 * 8",  # which says so to the compiler, here alone
-        "ranks = tl.arange(0, ROWS)",
-        "columns = at + tl.arange(0, COLUMNS)",
-        "lanes = ranks[:, None] * width + columns[None, :]",
-        "mask = (ranks < tall)[:, None] & (columns < width)[None, :]",
-        "kept = mask if keep is None else mask & keep",
+        *TILE,
         *(f"o{o} = a{o}.to(tl.pointer_type(tl.{operands[o]}))" for o in touched),
         "if ALIGNED:",
         *(f"    o{o} = tl.multiple_of(o{o}, 16)" for o in touched),
         *text.lines,
         *([f"return {', '.join(totals)}"] if totals else []),
     ]
-    arguments = ", ".join(["at", *names, "ROWS: tl.constexpr", "COLUMNS: tl.constexpr", "ALIGNED: tl.constexpr"])
-    return "@triton.jit\n" + define(f"tile{index}", arguments, body)
+    sizes = ["MANY: tl.constexpr", "ROWS: tl.constexpr", "COLUMNS: tl.constexpr", "ALIGNED: tl.constexpr"]
+    return "@triton.jit\n" + define(f"tile{index}", ", ".join(["at", *names, *sizes]), body)
 
 
-def reduced_tile(reduction: str, part: str, axis: int) -> str:
+def reduced_tile(reduction: str, part: str, axis: int | str) -> str:
     return f"tl.{'max' if reduction == 'max_abs' else 'sum'}({part}, axis={axis})"
 
 
@@ -162,30 +188,25 @@ def number_of_total(reduction: str, total: str) -> str:
 
 
 def join_source() -> str:
-    """The kernels that bring the parts of sums over columns together, in their order, COLUMNS columns at a time."""
+    """The kernels that bring the parts of sums together, in their order, LINES rows or columns at a time."""
     kernels = []
     for kind, join in (("sum", "total + part"), ("max_abs", "tl.maximum(total, part)")):
         bits = f".to(tl.{accumulator(kind)}, bitcast=True)"
         body = [
-            "column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)",
-            "mask = column < columns",
-            "tensor = tl.load(owner + column, mask=mask, other=0)",
-            "begin = tl.load(spans + 4 * tensor, mask=mask, other=0)",
-            "first = tl.load(spans + 4 * tensor + 1, mask=mask, other=0)",
-            "count = tl.load(spans + 4 * tensor + 2, mask=mask, other=0)",
-            "width = tl.load(spans + 4 * tensor + 3, mask=mask, other=1)",
-            "place = column - first",
-            "at = begin + place // width * count * width + place % width",
-            "most = tl.max(count, axis=0)",
-            f"total = tl.zeros((PARTS, COLUMNS), tl.{accumulator(kind)})",
-            f"for first_part in {loop()}(0, most, PARTS):",
-            "    number = first_part + tl.arange(0, PARTS)",
-            "    present = (number[:, None] < count[None, :]) & mask[None, :]",
-            "    places = at[None, :] + number[:, None] * width[None, :]",
-            f"    part = tl.load(parts + places, mask=present, other=0.0){bits}",
+            "line = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)",
+            "mask = line < joined",
+            "first = tl.load(joins + 4 * line, mask=mask, other=0)",
+            "stride = tl.load(joins + 4 * line + 1, mask=mask, other=0)",
+            "count = tl.load(joins + 4 * line + 2, mask=mask, other=0)",
+            "target = tl.load(joins + 4 * line + 3, mask=mask, other=0)",
+            f"total = tl.zeros((PARTS, LINES), tl.{accumulator(kind)})",
+            f"for begin in {loop()}(0, tl.max(count, axis=0), PARTS):",
+            "    number = begin + tl.arange(0, PARTS)",
+            "    places = first[None, :] + number[:, None] * stride[None, :]",
+            f"    part = tl.load(table + places, mask=number[:, None] < count[None, :], other=0.0){bits}",
             f"    total = {join}",
-            f"tl.store(table + column, {joined(kind, 'total')}, mask=mask)",
+            f"tl.store(table + target, {joined(kind, 'total')}, mask=mask)",
         ]
-        arguments = "parts, owner, spans, table, columns, PARTS: tl.constexpr, COLUMNS: tl.constexpr"
-        kernels.append('@triton.jit(do_not_specialize=["columns"])\n' + define(f"join_{kind}", arguments, body))
+        arguments = "table, joins, joined, PARTS: tl.constexpr, LINES: tl.constexpr"
+        kernels.append('@triton.jit(do_not_specialize=["joined"])\n' + define(f"join_{kind}", arguments, body))
     return "\n\n\n".join(kernels)

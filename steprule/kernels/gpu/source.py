@@ -184,11 +184,13 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
     return "\n\n\n".join([*parts, KERNEL + gather_function(program, index, kinds)] if kinds else parts)
 
 
-def chunk_lines(program: Program, touched: Sequence[int], operands: Sequence[str]) -> list[str]:
+def chunk_lines(
+    program: Program, touched: Sequence[int], operands: Sequence[str], chunk: str = "tl.program_id(0).to(tl.int64)"
+) -> list[str]:
     """What a program of the grid reads of its chunk: which elements of which tensor they are, and where they lie."""
     sizes = ((o, getattr(torch, operands[o]).itemsize) for o in touched)
     return [
-        "chunk = tl.program_id(0).to(tl.int64)",
+        f"chunk = {chunk}",
         "tensor = tl.load(chunks + 4 * chunk)",
         "offset = tl.load(chunks + 4 * chunk + 1)",
         "grad_offset = tl.load(chunks + 4 * chunk + 2)",

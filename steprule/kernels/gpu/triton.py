@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from steprule.kernels.launch import Entry, Group, Launch, arithmetic, real, size_along
-from steprule.kernels.row_tables import matrix_chunks
 from steprule.kernels.tables import chunk_table, materialized
 from steprule.kernels.upload import capturing, upload
 from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
 from steprule.rule.program import FIRST_SLOT, GRAD, OF_ITS_OWN, Matrix, Program, Store
 
+from . import row_tiles
 from .device_scalars import DeviceScalars, lookup
 from .device_table import DeviceTable, device_row_chunks, flat_rows, keep
 from .rows import join_source, rows_source
@@ -37,8 +37,10 @@ GATHER = 1024
 """Parts of a reduction that are joined at a time."""
 WORTH_TUNING = 2**23
 """With fewer elements a launch takes the default block: it is done before the host has launched the next one."""
-ROWS, COLUMNS, PARTS = 32, 64, 64
-"""The tile of a pass over rows and columns, and how many parts of sums over columns are joined at a time."""
+TILE, SPAN = row_tiles.ELEMENTS, row_tiles.SPAN
+"""Elements of a tile of rows and columns, and of a chunk that has several."""
+PARTS, LINES = 64, 64
+"""How many parts of how many rows or columns are joined at a time."""
 SCRATCH = 2**24
 """Elements of each operand in the measurement at most: together more than a GPU's cache holds."""
 
@@ -108,8 +110,8 @@ class TritonLaunch(Launch):
         ]
         names = [NAMES[d] for d in self.dtypes]
         self.sources = [
-            (rows_source if phase.by_lines else pass_source)(program, stage, names, NAMES[self.arithmetic])
-            for stage, phase in enumerate(program.phases)
+            (rows_source if program.by_lines else pass_source)(program, stage, names, NAMES[self.arithmetic])
+            for stage in range(len(program.phases))
         ]
         self.kernels = [compiled(source) for source in self.sources]
         pointers = np.zeros((program.operands + 1, count), np.int64)
@@ -237,31 +239,31 @@ class TritonLaunch(Launch):
         ]
 
     def lay_rows(self) -> None:
-        """Lay chunks of whole rows, and give each its place for what is known or reduced of rows and columns."""
-        chunks, places, pieces = matrix_chunks(self.lines, 0, ROWS, whole=False)
-        spans = np.zeros((len(self.params), 4), np.int64)
-        for tensor, (begin, column, _, parts, width) in pieces.tensors.items():
-            spans[tensor] = begin, column, parts, width
-        columns = [r.level is Level.COLUMN for r in self.program.sums]
-        size = dict(dtype=torch.float64, device=self.device)
-        self.parts = [torch.zeros(pieces.total if column else 0, **size) for column in columns]  # type: ignore[call-overload]
-        own = zip(self.lines.sums, self.parts, columns, strict=True)
-        addresses = [[line.data_ptr() for line in self.lines.read]]
-        addresses += [[(part if column else table).data_ptr() for table, part, column in own]]
+        """Cut matrices into tiles, and give each its place for what is known or reduced of rows and columns."""
+        tiling = row_tiles.Tiling(self.lines.shapes.tolist(), TILE, SPAN)
+        self.tiles = {tile: upload(numbers, self.device) for tile, numbers in tiling.tiles.items()}
+        joins = {Level.ROW: tiling.row_sums, Level.COLUMN: tiling.column_sums}
+        self.in_parts = {level: upload(own.table, self.device) for level, own in joins.items()}
+        self.sums = []
+        for k, reduction in enumerate(self.program.sums):
+            own = joins[reduction.level]
+            self.sums.append(torch.zeros(own.size, dtype=torch.float64, device=self.device))
+            self.lines.sums[k] = self.sums[k][: own.total]
+        addresses = [[line.data_ptr() for line in tables] for tables in (self.lines.read, self.sums)]
         self.line_tables = [
-            upload(places, self.device),
+            upload(tiling.places, self.device),
             *(upload(np.asarray(line, np.int64), self.device) for line in addresses),
         ]
-        self.line_spans = upload(spans, self.device)
         self.joins = compiled(join_source())
-        self.lay(upload(chunks, self.device), np.bincount(chunks[:, 0], minlength=len(self.params)).tolist())
+        self.lay(upload(tiling.chunks, self.device), tiling.counts)
 
     def join(self, k: int) -> None:
-        """Launch what joins the parts of a reduction over columns."""
-        side, kind = self.lines.sides[Level.COLUMN], self.program.sums[k].kind
-        kernel = self.joins["join_max_abs" if kind == "max_abs" else "join_sum"]
-        tables = (self.parts[k], side.owner, self.line_spans, self.lines.sums[k])
-        kernel[(-(-side.total // COLUMNS),)](*tables, side.total, PARTS=PARTS, COLUMNS=COLUMNS)
+        """Launch what joins the parts of sums over each row, or over columns."""
+        reduction = self.program.sums[k]
+        joins = self.in_parts[reduction.level]
+        kernel = self.joins["join_max_abs" if reduction.kind == "max_abs" else "join_sum"]
+        if len(joins):
+            kernel[(-(-len(joins) // LINES),)](self.sums[k], joins, len(joins), PARTS=PARTS, LINES=LINES)
 
     def advance(self, groups: Sequence[Group]) -> None:
         self.groups = groups
@@ -306,7 +308,8 @@ class TritonLaunch(Launch):
     def tables(self) -> list[torch.Tensor]:
         tables = [self.pointers.tensor, self.scalars.tensor, self.chunks, self.spans, self.table, *self.partials]
         if self.line_tables:
-            tables += [*self.line_tables, self.line_spans, *self.parts, *self.lines.tensors()]
+            tables += [*self.line_tables, *self.tiles.values(), *self.in_parts.values(), *self.sums]
+            tables += self.lines.tensors()
         return [*tables, *(self.live.tables() if self.live else [])]
 
     def take_rows(self) -> list[int]:
@@ -339,17 +342,18 @@ class TritonLaunch(Launch):
             if self.program.phases[stage].reductions:
                 self.gather(stage)
             for k, _ in self.program.phases[stage].sums:
-                if len(self.parts[k]):
-                    self.join(k)
+                self.join(k)
 
     def start(self, stage: int, tables: tuple[torch.Tensor | None, ...], count: int, block: Block) -> None:
         """Launch one pass over ``count`` tensors."""
-        grid = (len(tables[1]),)  # type: ignore[arg-type]
-        kernel = self.kernels[stage][f"pass{stage}"][grid]
-        if self.program.phases[stage].by_lines:
-            kernel(*tables[:2], *self.line_tables, *tables[2:], count, ROWS=ROWS, COLUMNS=COLUMNS, **exact())
-        else:
-            kernel(*tables, count, BLOCK=block.size, num_warps=block.warps, **exact())
+        kernel = self.kernels[stage][f"pass{stage}"]
+        if not self.program.by_lines:
+            grid = (len(tables[1]),)  # type: ignore[arg-type]
+            kernel[grid](*tables, count, BLOCK=block.size, num_warps=block.warps, **exact())
+            return
+        for (many, rows, columns), numbers in self.tiles.items():
+            tile = dict(MANY=many, ROWS=rows, COLUMNS=columns, **exact())
+            kernel[(len(numbers),)](*tables[:2], numbers, *self.line_tables, *tables[2:], count, **tile)
 
     def gather(self, stage: int) -> None:
         """Launch what joins the parts of a pass's reductions."""

@@ -15,9 +15,10 @@ import torch
 
 import steprule
 from steprule import Optimizer, rule
+from steprule.kernels.gpu.row_tiles import tile_for
 from steprule.kernels.gpu.rows import join_source, rows_source
 from steprule.kernels.gpu.source import NAMES, compiled, exact, pass_source, scalar_source
-from steprule.kernels.gpu.triton import COLUMNS, PARTS, ROWS
+from steprule.kernels.gpu.triton import LINES, PARTS
 from steprule.rule.program import GRAD, Program
 
 triton = pytest.importorskip("triton")
@@ -43,10 +44,10 @@ TYPES = {
     "places": "*i64",
     "lines": "*i64",
     "sums": "*i64",
-    "owner": "*i64",
-    "parts": "*fp64",
+    "numbers": "*i64",
     "table": "*fp64",
-    "columns": "i32",
+    "joins": "*i64",
+    "joined": "i32",
 }
 MEMORY = re.compile(r"\b(?:(?:ld|st)\.global[.\w]*|global_(?:load|store)_\w+|buffer_(?:load|store)_\w+)")
 ARITHMETIC = re.compile(r"\b(?:div|sqrt|fma|ex2|lg2|mul)\.[.\w]+")
@@ -109,10 +110,12 @@ def passes(
     operands[GRAD] = NAMES[grad or dtype]
     found = []
     for stage, phase in enumerate(made.phases):
-        functions = compiled((rows_source if phase.by_lines else pass_source)(made, stage, operands, kind))
-        sizes = {"ROWS": ROWS, "COLUMNS": COLUMNS} if phase.by_lines else {"BLOCK": 1024}
-        constants = {**({} if flag else {"found_inf": None}), **sizes}
-        found.append(instructions(functions[f"pass{stage}"], target, constants))
+        functions = compiled((rows_source if made.by_lines else pass_source)(made, stage, operands, kind))
+        tiles = [tile_for(768, 3072), tile_for(3, 3)] if made.by_lines else []
+        sizes = [dict(zip(("MANY", "ROWS", "COLUMNS"), tile, strict=True)) for tile in tiles] or [{"BLOCK": 1024}]
+        constants = [{**({} if flag else {"found_inf": None}), **own} for own in sizes]
+        of_each = [instructions(functions[f"pass{stage}"], target, own) for own in constants]
+        found.append(of_each[0])
         if phase.reductions:
             instructions(functions[f"gather{stage}"], target, {"BLOCK": 1024})
     return found
@@ -133,7 +136,7 @@ def main() -> None:
         results[f"rows {target.arch} {NAMES[dtype]}"] = passes(by_lines, target, dtype, flag=True)
         results[f"adafactor {target.arch} {NAMES[dtype]}"] = passes(adafactor, target, dtype)
         for name in ("join_sum", "join_max_abs"):
-            instructions(joins[name], target, {"PARTS": PARTS, "COLUMNS": COLUMNS})
+            instructions(joins[name], target, {"PARTS": PARTS, "LINES": LINES})
     for dtype in (torch.float32, torch.bfloat16):
         results[f"adamw {NAMES[dtype]}"] = passes(adamw, HOPPER, dtype)
     results["adamw mixed"] = passes(adamw, HOPPER, torch.float32, grad=torch.bfloat16)

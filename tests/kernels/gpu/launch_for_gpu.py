@@ -116,7 +116,8 @@ def main() -> None:
         "clipped": counted(lambda: steps(adamw(30, 40, clip_norm=1.0))),
         "clipped, another number of tensors": counted(lambda: steps(adamw(7, clip_norm=1.0))),
         "rows and columns": counted(lambda: steps(adafactor((40, 30), (5, 2, 3)))),
-        "rows and columns of other shapes": counted(lambda: steps(adafactor((1, 100), (70, 8), (0, 3)))),
+        "rows and columns of other shapes": counted(lambda: steps(adafactor((700, 80), (70, 2, 3), (0, 3)))),
+        "rows and columns in another tile": counted(lambda: steps(adafactor((70, 8)))),
         "scaled": counted(lambda: scaled(adamw(30, 40))),
     }
     print(json.dumps({"on disk": sum(compiled), "results": results}))

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import steprule
 from steprule import Optimizer, rule
 from steprule.kernels import choose
-from steprule.kernels.gpu import device_table, triton, tune
+from steprule.kernels.gpu import device_table, row_tiles, triton, tune
 from steprule.kernels.tables import row_chunks
 
 pytest.importorskip("triton")
@@ -48,6 +48,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "GATHER", 4)
     monkeypatch.setattr(triton, "DEFAULT", tune.Block(16, 1))
     monkeypatch.setattr(triton, "narrow_block", lambda width: tune.Block(16, 1))
+    monkeypatch.setattr(triton, "TILE", 16)
+    monkeypatch.setattr(triton, "SPAN", 32)
+    monkeypatch.setattr(row_tiles, "NARROW", 4)
 
 
 @pytest.fixture(autouse=True)
@@ -1071,6 +1074,39 @@ def test_rows_get_blocks_that_they_fill(width: int, size: int) -> None:
     assert tune.narrow_block(width).size == size
 
 
+# -- rows and columns ------------------------------------------------------------------------------------------------
+
+MATRICES = [(5, 7), (4, 6, 1, 1), (5, 2, 3, 3), (1, 40), (40, 1), (3, 50), (2, 9, 17), (8, 8), (0, 4)]
+
+
+class EveryLine(Optimizer):
+    """Sums, norms and maxima of rows, columns and matrices, and slots of rows and columns."""
+
+    slots = {"rows": rule.row(0.0), "columns": rule.column(0.0)}  # noqa: RUF012
+
+    def __init__(self, params: Any, lr: Any = 0.1, **options: Any) -> None:
+        super().__init__(params, dict(lr=lr), **options)
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.rows = rule.lerp(s.rows, rule.mean(g * g, dim=-1), 0.1)
+        s.columns = rule.maximum(s.columns, rule.max_abs(g, dim=-2))
+        step = g / (1.0 + rule.sqrt(s.rows) + s.columns)
+        p = p - h.lr * step / (1.0 + rule.norm(step, dim=-2) + rule.sum(rule.abs(step), dim=-1))
+        return p + 1e-3 * g / (1.0 + rule.norm(g)) + 1e-3 * rule.mean(rule.mean(g, dim=-1), dim=-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("tile", "span", "narrow"), [(4, 4, 2), (16, 32, 4), (64, 64, 8), (2048, 2**14, 64)])
+def test_rows_and_columns_in_tiles_of_any_size(
+    tile: int, span: int, narrow: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton, "TILE", tile)
+    monkeypatch.setattr(triton, "SPAN", span)
+    monkeypatch.setattr(triton, "PARTS", 4)
+    monkeypatch.setattr(row_tiles, "NARROW", narrow)
+    compare(lambda params, backend: EveryLine(params, backend=backend), lambda: parameters(MATRICES, dtype), 2)
+
+
 # -- which kernel serves what ----------------------------------------------------------------------------------------
 
 
@@ -1169,13 +1205,14 @@ def test_the_launcher_takes_every_launch_and_compiles_each_kernel_once(tmp_path:
         "one number on the device": 0,
         "clipped": 3,
         "clipped, another number of tensors": 0,
-        "rows and columns": 6,
+        "rows and columns": 9,
         "rows and columns of other shapes": 0,
+        "rows and columns in another tile": 3,
         "scaled": 2,
     }
     assert first["results"]["first"]["launched"] == first["results"]["numbers on the device"]["launched"] == 4
     assert first["results"]["no elements"]["launched"] == 0
-    assert (first["on disk"], second["on disk"]) == (0, 13)  # the second process finds all in Triton's cache
+    assert (first["on disk"], second["on disk"]) == (0, 19)  # the second process finds all in Triton's cache
 
 
 WITHOUT = """
