@@ -339,8 +339,39 @@ def test_what_cannot_be_captured_is_refused() -> None:
     eager.step()
     with pytest.raises(RuntimeError, match="can't be captured in a CUDA graph, for its numbers live on the host"):
         capture(eager.step)
+    scheduled = steprule.AdamW(params, lr=0.1 * steprule.schedules.linear(9), capturable=True)
+    scheduled.step()
+    with pytest.raises(RuntimeError, match=r"its group has schedules \(lr\): every replay"):
+        capture(scheduled.step)
     torch.cuda.synchronize()
     optimizer.step()
+
+
+def test_options_that_are_tensors_on_the_gpu_are_not_waited_for_and_can_be_captured(no_waiting: Any) -> None:
+    ours, theirs = parameters(), parameters()
+    numbers = dict(lr=0.1, momentum=0.9, weight_decay=0.01, clip_norm=1.0)
+    on_gpu = {name: torch.tensor(value, device="cuda") for name, value in numbers.items()}
+    optimizer = steprule.SGD(ours, capturable=True, **on_gpu)  # type: ignore[arg-type]
+    reference = steprule.SGD(theirs, backend="eager", **numbers)  # type: ignore[arg-type]
+    for params in (ours, theirs):
+        for p in params:
+            p.grad = torch.zeros_like(p)
+    for step in range(4):
+        for params, own in ((ours, optimizer), (theirs, reference)):
+            fill_gradients(params, step)
+            no_waiting(step > 0 and own is optimizer)
+            own.step()
+            no_waiting(False)
+    graph = capture(optimizer.step)
+    for step in range(4, 7):
+        for name, value in numbers.items():
+            on_gpu[name].fill_(value / step)
+            reference.param_groups[0][name] = value / step
+        for params in (ours, theirs):
+            fill_gradients(params, step)
+        graph.replay()
+        reference.step()
+    assert_same(ours, theirs, 1e-5)
 
 
 # -- streams and devices ---------------------------------------------------------------------------------------------
@@ -396,6 +427,43 @@ def test_parameters_on_the_cpu_and_on_a_gpu() -> None:
         reference.step()
     assert {launch.backend for launch in launches(optimizer)} == {"llvm", "triton"}
     assert_same([p.cuda() for p in ours], theirs, 1e-5)
+
+
+def test_a_step_on_another_stream_than_that_of_its_plan() -> None:
+    ours, theirs = parameters([(1 << 20,), (77,)]), parameters([(1 << 20,), (77,)])
+    optimizer, reference = steprule.AdamW(ours), torch.optim.AdamW(theirs)
+    for params in (ours, theirs):
+        give_gradients(params, 0)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(20_000_000)  # what the plan uploads is late
+    optimizer.explain()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        optimizer.step()
+    torch.cuda.synchronize()
+    reference.step()
+    assert_same(ours, theirs)
+
+
+# -- rows and columns ------------------------------------------------------------------------------------------------
+
+CUT = [(64, 3, 7, 7), (256, 64, 1, 1), (64, 64, 3, 3), (300, 20_001), (1, 200_000), (200_000, 2), (1000, 512), (33, 65)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_and_columns_of_matrices_of_every_extent(dtype: torch.dtype) -> None:
+    ours, theirs = parameters(CUT, dtype), parameters(CUT, dtype)
+    optimizers = steprule.Adafactor(ours, lr=0.1), steprule.Adafactor(theirs, lr=0.1, backend="eager")
+    for step in range(3):
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            give_gradients(params, step)
+            optimizer.step()
+    assert_same(ours, theirs, 1e-5 if dtype == torch.float32 else 8e-3)
+    again = parameters(CUT, dtype)
+    optimizer = steprule.Adafactor(again, lr=0.1)
+    for step in range(3):
+        give_gradients(again, step)
+        optimizer.step()
+    assert all(map(torch.equal, again, ours))
 
 
 # -- size and speed --------------------------------------------------------------------------------------------------

@@ -48,6 +48,10 @@ def gpu_cases() -> list[Case]:
         Steps("adamw-clip", "gpt2", partial(steprule.AdamW, clip_norm=1.0), norm),
         Steps("lion-rule", "gpt2", Lion, {}, [IN_PLACE]),
         FirstStep("adamw", steprule.AdamW, "gpt2", limit=3.0),
+        *(
+            Steps("adafactor", shapes, steprule.Adafactor, gpu_peers(torch.optim.Adafactor), [Target("foreach", 0.5)])
+            for shapes in ("resnet50", "wide", "row")
+        ),
     ]
     return [*named, *(every for every in every_algorithm_on_gpu() if every.name not in {case.name for case in named})]
 

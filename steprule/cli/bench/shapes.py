@@ -59,6 +59,9 @@ SHAPES: Mapping[str, Sequence[Shape]] = {
     "gpt-1.3b": gpt(2048, 24, 2048),
     "embedding": [(50257, 768)],
     "small": 10_000 * [(100,)],
+    # a head over a vocabulary, and a matrix of one row
+    "wide": [(768, 50257)],
+    "row": [(1, 10_000_000)],
 }
 
 SIZES: Mapping[str, int] = {f"{n}M": n * 1_000_000 for n in (1, 3, 10, 30, 100, 200)}
