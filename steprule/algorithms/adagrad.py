@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.kernels.launch import fresh, scalar_dtype
+from steprule.kernels.slots import fresh, scalar_dtype
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, sqrt
 

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from steprule.kernels.between_passes import reduces_before, value
-from steprule.kernels.launch import Launch, arithmetic
+from steprule.kernels.launch import Launch
+from steprule.kernels.slots import computed_in
 from steprule.rule.expression import Level
 from steprule.rule.program import Program
 
@@ -120,7 +121,7 @@ def jobs_of(member: Member, stage: int) -> list[Job]:
     found = []
     for step in program.phases[stage].matrices:
         share.check_matrix(program.name, name)
-        dtype = getattr(torch, step.dtype) if step.dtype else arithmetic(share.param.dtype)
+        dtype = getattr(torch, step.dtype) if step.dtype else computed_in(share.param.dtype)
         found.append(Job(share, name, step.operand, dtype))
     return found
 

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from steprule.kernels.launch import worked
-
 from .shares import Axis, Share
 
 __all__ = ["Job", "Owners"]
@@ -249,3 +247,18 @@ def length(pieces: Sequence[tuple[Job, tuple[int, int]]]) -> int:
 
 def padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def worked(function: Callable[..., torch.Tensor], stack: torch.Tensor, numbers: Sequence[float]) -> torch.Tensor:
+    """What a matrix function makes of a stack, in the stack's dtype.
+
+    Raises:
+        RuntimeError: it is of another shape.
+    """
+    result = function(stack, *numbers)
+    if result.shape != stack.shape:
+        raise RuntimeError(
+            f"{function.__name__} was given a stack of shape {tuple(stack.shape)} and returned "
+            f"{tuple(result.shape)}; a matrix function keeps the shape"
+        )
+    return result.to(stack.dtype).contiguous()

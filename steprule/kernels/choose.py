@@ -13,9 +13,11 @@ from steprule.kernels.gpu.triton import TritonLaunch, unavailable
 from steprule.rule.program import GRAD, Operation, Program
 
 from .eager import EagerLaunch
-from .launch import Entry, Launch, asked_of, kept_in
+from .entry import Entry, asked_of
+from .launch import Launch
+from .layout import dense
 from .memory import fault, plain, reach, tangled
-from .tables import dense
+from .slots import kept_in
 
 __all__ = ["BACKENDS", "choose", "launches"]
 

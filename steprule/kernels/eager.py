@@ -11,9 +11,12 @@ from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
 from steprule.rule.program import GRAD, OF_ITS_OWN, PARAM, WORDS, Operation, Phase, Program, Store
 
-from .launch import Entry, Group, Launch, SharedNumbers, arithmetic, first_number, real
+from .entry import Entry, Group
+from .launch import Launch
+from .layout import dense, real
 from .operations import MIXED, apply, integer
-from .tables import dense
+from .shared_numbers import SharedNumbers
+from .slots import computed_in, first_number
 
 __all__ = ["EagerLaunch"]
 
@@ -134,7 +137,7 @@ class EagerLaunch(Launch):
     def compute(
         self, phase: Phase, i: int, operands: list[torch.Tensor], where: Callable[[], torch.Tensor]
     ) -> list[Any]:
-        dtype = arithmetic(self.params[i].dtype)
+        dtype = computed_in(self.params[i].dtype)
         values: list[Any] = []
         for operation in phase.operations:
             args = [values[a] for a in operation.args]

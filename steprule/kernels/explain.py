@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .launch import Launch, arithmetic, real
+from .launch import Launch
+from .layout import real
+from .slots import computed_in
 
 __all__ = ["explain"]
 
@@ -50,6 +52,6 @@ def bytes_per_element(launch: Launch) -> float:
     """Bytes read and written for each element of the parameter."""
     dtypes = [launch.params[0].dtype, launch.grad_dtype, *(slot[0].dtype for slot in launch.slots)]
     sizes = [dtype.itemsize / (2 if dtype.is_complex else 1) for dtype in dtypes]
-    wide = arithmetic(launch.params[0].dtype)
+    wide = computed_in(launch.params[0].dtype)
     sizes += [(getattr(torch, name) if name else wide).itemsize for name in launch.program.temporary_dtypes]
     return launch.program.bytes_per_element(dict(enumerate(sizes)))

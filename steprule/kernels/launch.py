@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import zlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
@@ -15,252 +12,16 @@ import torch
 
 from steprule.rule.program import FIRST_SLOT, OF_ITS_OWN, Matrix, Program, Slot, Store
 
+from .entry import NO_GRAD, Entry, Group, State
+from .layout import like, materialized
 from .matrices import Matrices
 from .memory import fault
-from .part import Part
 from .row_tables import Lines
-from .tables import dense, like, materialized, same_layout
+from .shared_numbers import SharedNumbers
+from .slots import computed_in, first_number, kept_in, lacks, scalar_dtype, slot_tensor
 from .tensor_guards import still
 
-__all__ = [
-    "NO_GRAD",
-    "Entry",
-    "Launch",
-    "SharedNumbers",
-    "arithmetic",
-    "asked_of",
-    "first_number",
-    "fresh",
-    "kept_in",
-    "real",
-    "scalar_dtype",
-    "size_along",
-    "slot_dtype",
-    "worked",
-]
-
-State = dict[str, Any]
-Group = Mapping[str, Any]
-
-
-def asked_of(group: Group) -> tuple[Any, ...]:
-    """What a group asks of the kernels that serve its parameters."""
-    return group.get("backend"), group.get("differentiable")
-
-
-NO_GRAD = torch.empty(0, device="cpu")
-
-
-@dataclass
-class Entry:
-    """One parameter that has a gradient in this step; what was found out about it is kept from plan to plan.
-
-    Where several processes hold it, parameter and gradient are what is here of them, and the state is the whole's.
-    """
-
-    param: torch.Tensor
-    grad: torch.Tensor
-    state: State
-    group: int
-    name: str
-    is_new: bool | None = None
-    """Whether this counts as its first update; None: if its state is empty."""
-    uncounted: int = 0
-    """How many updates it has had that no ``step`` in its state counts."""
-    part: Part | None = None
-    """How the parameter is spread over processes; None where this one has all of it."""
-    kind: tuple[Any, ...] = field(default=(), init=False)
-    """What the parameters of a launch have in common."""
-    program: Program = field(init=False, repr=False, compare=False)
-    options: tuple[Any, ...] = field(init=False, repr=False, compare=False)
-    """What its group asks of the kernel, as :func:`asked_of` gives it."""
-    tangled: bool = field(default=False, init=False)
-    """Whether its memory overlaps that of another parameter, or of a gradient."""
-    still: Callable[..., bool] = field(init=False, repr=False, compare=False)
-    """Whether parameter, gradient and slots look as they did when the slots were adopted."""
-    numel: int = field(init=False, repr=False, compare=False)
-    """How many real numbers the parameter holds: twice its elements for a complex one."""
-    strange: bool = field(init=False, repr=False, compare=False)
-    """Whether the gradient lies in memory in another way than the parameter."""
-    implicit: bool = field(init=False, repr=False, compare=False)
-    """Whether the gradient may be a view that says otherwise than its memory: conjugated, negative or zero."""
-    slots: list[torch.Tensor] | None = field(default=None, init=False)
-    """The array slots, once they are adopted."""
-    names: Sequence[str] = field(init=False, repr=False, compare=False)
-    """What the adopted slots are called in the state."""
-    pointers: list[int] = field(init=False, repr=False, compare=False)
-    """Where the parameter and the adopted slots lie in memory."""
-
-    @property
-    def owner(self) -> torch.Tensor:
-        """The parameter as the groups hold it."""
-        return self.param if self.part is None else self.part.whole
-
-    @property
-    def origin(self) -> int:
-        """The place of its first element in the memory of the whole parameter, a complex one seen as real."""
-        origin = 0 if self.part is None else self.part.origin
-        return (origin or 0) * (2 if self.param.is_complex() else 1)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the whole parameter, a complex one seen as real."""
-        if self.part is None:
-            return tuple(real(self.param).shape)
-        return (*self.part.shape, 2) if self.param.is_complex() else self.part.shape
-
-    def found(self, slot: Slot) -> Any:
-        """What stands in the state for a slot, as far as it is here; None where nothing does."""
-        value = self.state.get(slot.name)
-        if self.part is None or not isinstance(value, torch.Tensor):
-            return value
-        return self.part.held(value, slot, self.name)
-
-    def settle(self, program: Program, options: tuple[Any, ...], kind: tuple[Any, ...]) -> None:
-        """Note what was asked for, and what parameter, gradient and state, as they are, were found to be good for."""
-        p, g = self.param, self.grad
-        self.program, self.options, self.kind, self.slots = program, options, kind, None
-        self.numel = real(p).numel()
-        self.strange = g.layout == torch.strided and not same_layout(g, p)
-        self.implicit = g.is_complex() or g.is_neg() or g._is_zerotensor()
-
-    def adopted(self, names: Sequence[str], slots: list[torch.Tensor]) -> None:
-        self.names, self.slots = names, slots
-        self.kept = slots if self.part is None else [self.state.get(name) for name in names]
-        self.pointers = list(map(torch.Tensor.data_ptr, (self.param, *slots)))
-        self.still = still([self.param, self.grad, *slots])
-
-    def holds(self, program: Program, options: tuple[Any, ...]) -> bool:
-        """Whether what was found out still holds."""
-        return (
-            self.slots is not None
-            and self.program is program
-            and not program.line_slots
-            and self.options == options
-            and self.still(self.param, self.grad, *self.slots)
-            and all(map(operator.is_, map(self.state.get, self.names), self.kept))
-            and list(map(torch.Tensor.data_ptr, (self.param, *self.slots))) == self.pointers
-        )
-
-    def later(self, state: State, is_new: bool) -> Entry:
-        """The same with another state, whose slots are not adopted yet."""
-        entry = copy(self)
-        entry.state, entry.is_new, entry.slots = state, is_new, None
-        return entry
-
-
-@dataclass
-class SharedNumbers:
-    """Tensors of a launch that share every number: one evaluation of the host's scalars serves them all."""
-
-    group: int
-    members: list[int]
-    step: float
-    is_new: bool
-    slots: list[float]
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    scalars: tuple[float, ...] = field(default=())
-    updates: tuple[float, ...] = field(default=())
-
-    def size(self, dim: int | str | None) -> float:
-        return size_along(self.shape, self.dtype, dim)
-
-
-def size_along(shape: Sequence[int], dtype: torch.dtype, dim: int | str | None) -> float:
-    """What a rule asks of a parameter: its extent along a dimension, how many elements it has, or its dtype's eps."""
-    if dim == "eps":
-        return float(torch.finfo(dtype).eps)
-    return float(math.prod(shape) if dim is None else shape[int(dim)])
-
-
-def real(tensor: torch.Tensor) -> torch.Tensor:
-    """A complex tensor as its real view, with a last dimension of size 2; any other tensor as it is."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def scalar_dtype() -> torch.dtype:
-    """What torch keeps ``step`` in."""
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-
-
-def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """What a parameter's update is computed in: float64 for float64, float32 for everything else."""
-    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
-
-
-def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
-    """What a new slot of a parameter is kept in: complex for a complex one, for kernels work on real views of both."""
-    plain = arithmetic(param.dtype) if slot.kind == "table" else param.dtype
-    dtype: torch.dtype = getattr(torch, slot.dtype) if slot.dtype else plain
-    if param.is_complex() and not dtype.is_complex:
-        return torch.complex128 if dtype == torch.float64 else torch.complex64
-    return dtype
-
-
-def kept_in(slot: Slot, entry: Entry) -> torch.dtype:
-    """The dtype of a parameter's slot, be it there already or still to be made."""
-    value = entry.state.get(slot.name)
-    return value.dtype if isinstance(value, torch.Tensor) else slot_dtype(slot, entry.param)
-
-
-def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
-    """A slot of an array, or of rows or columns, as it stands before a parameter's first update."""
-    dtype = slot_dtype(slot, param)
-    initial: Any = group.get(str(slot.initial), slot.initial)
-    if initial == "parameter":
-        return param.detach().to(dtype, copy=True)
-    like = param if slot.kind == "array" else param.detach().new_empty(slot.shape(param.shape))
-    if not initial:
-        return torch.zeros_like(like, dtype=dtype, requires_grad=False)
-    if initial == "identity":
-        shape = slot.shape(param.shape)
-        return torch.eye(*shape[-2:], dtype=dtype, device=param.device).expand(shape).clone()
-    number = float(initial)
-    value = complex(number, number) if dtype.is_complex else number
-    return torch.full_like(like, value, dtype=dtype, requires_grad=False)
-
-
-def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
-    """What a slot of one number holds: what stands in the parameter's state, or what it begins with.
-
-    Raises:
-        RuntimeError: something else stands there.
-    """
-    value = entry.found(slot)
-    if value is None:
-        return groups[entry.group][slot.initial] if isinstance(slot.initial, str) else slot.initial
-    tensor = isinstance(value, torch.Tensor)
-    if (value.numel() != 1 or value.is_complex()) if tensor else not hasattr(value, "__float__"):
-        found = f"{tuple(value.shape)} of {value.dtype}" if tensor else repr(value)
-        raise RuntimeError(
-            f"state {slot.name!r} of parameter {entry.name} is {found}, but it is one number; replace it with a "
-            "0-dim tensor, or delete it to start anew"
-        )
-    return value
-
-
-def worked(function: Callable[..., torch.Tensor], stack: torch.Tensor, numbers: Sequence[float]) -> torch.Tensor:
-    """What a matrix function makes of a stack, in the stack's dtype.
-
-    Raises:
-        RuntimeError: it is of another shape.
-    """
-    result = function(stack, *numbers)
-    if result.shape != stack.shape:
-        raise RuntimeError(
-            f"{function.__name__} was given a stack of shape {tuple(stack.shape)} and returned "
-            f"{tuple(result.shape)}; a matrix function keeps the shape"
-        )
-    return result.to(stack.dtype).contiguous()
-
-
-def lacks(state: State, names: Sequence[str]) -> bool:
-    """Whether a state has none of some slots."""
-    for name in names:  # noqa: SIM110 (a loop is faster)
-        if state.get(name) is not None:
-            return False
-    return True
+__all__ = ["Launch"]
 
 
 class Launch:
@@ -303,7 +64,7 @@ class Launch:
         self.slot_names = [s.name for s in program.slots]
         for e in entries:
             if e.slots is None:
-                e.adopted(self.slot_names, [self.adopt(slot, e, groups[e.group]) for slot in program.slots])
+                e.adopted(self.slot_names, [slot_tensor(slot, e, groups[e.group]) for slot in program.slots])
         self.slots = [list(column) for column in zip(*(e.slots for e in entries), strict=True)]
         self.adopt_lines(groups)
         self.small: dict[Any, Any] = {}
@@ -319,56 +80,27 @@ class Launch:
         self.inputs: dict[str, Any] = {}
         self.grads = self.given = [e.grad for e in entries]
         self.matrix_tables = self.adopt_tables(groups)
-        names, kind = [e.name for e in entries], arithmetic(self.params[0].dtype)
+        names, kind = [e.name for e in entries], computed_in(self.params[0].dtype)
         self.matrices = Matrices(program, self.params, names, self.matrix_tables, kind)
         self.remember()
 
     # -- state ---------------------------------------------------------------------------------------------------
 
-    def adopt(self, slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
-        """A parameter's slot: what stands in its state, an array laid out as the parameter; made when it is missing."""
-        p, name = entry.param, slot.name
-        value = entry.found(slot)
-        if value is None:
-            value = fresh(slot, p, group)
-        elif not isinstance(value, torch.Tensor) or value.shape != slot.shape(p.shape) or value.device != p.device:
-            found = f"{tuple(value.shape)} on {value.device}" if isinstance(value, torch.Tensor) else repr(value)
-            wanted = "like the parameter" if slot.kind == "array" else f"of shape {slot.shape(p.shape)}"
-            raise RuntimeError(
-                f"state {name!r} of parameter {entry.name} is {found}, but the parameter is {tuple(p.shape)} on "
-                f"{p.device}; replace it with a tensor {wanted}, or delete it to start anew"
-            )
-        if value.is_complex() != p.is_complex() or not (value.is_complex() or value.is_floating_point()):
-            raise RuntimeError(
-                f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; "
-                "replace it with a tensor like the parameter, or delete it to start anew"
-            )
-        wrong = fault(value)
-        if wrong is not None:
-            raise RuntimeError(
-                f"state {name!r} of parameter {entry.name} {wrong}; replace it with a tensor like the parameter, or "
-                "delete it to start anew"
-            )
-        value = materialized(value)
-        if slot.kind == "array" and p.layout == torch.strided and dense(p):
-            value = like(value, p)
-        return value
-
     def adopt_tables(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
         """The slots for matrix functions."""
-        return [[self.adopt(slot, e, groups[e.group]) for e in self.entries] for slot in self.program.tables]
+        return [[slot_tensor(slot, e, groups[e.group]) for e in self.entries] for slot in self.program.tables]
 
     def adopt_lines(self, groups: Sequence[Group]) -> None:
         """The slots of rows and columns as tables over all tensors, whose parts become the states' entries."""
         self.line_views: list[list[torch.Tensor]] = []
         if self.program.by_lines:
-            slots, dtype = self.program.line_slots, arithmetic(self.params[0].dtype)
+            slots, dtype = self.program.line_slots, computed_in(self.params[0].dtype)
             dtypes = [kept_in(slot, self.entries[0]) for slot in slots]
             self.lines = Lines(self.program, self.params, dtypes, dtype)
             self.line_views = self.lines.views
         for slot, views in zip(self.program.line_slots, self.line_views, strict=True):
             for entry, view in zip(self.entries, views, strict=True):
-                view.copy_(self.adopt(slot, entry, groups[entry.group]))
+                view.copy_(slot_tensor(slot, entry, groups[entry.group]))
 
     def adopt_counters(self, groups: Sequence[Group]) -> torch.Tensor:
         """``step`` and the scalar slots of all tensors as one table, whose elements become the states' entries."""

@@ -17,8 +17,9 @@ from steprule.rule.program import Program
 
 from .between_passes import between
 from .common import Common
+from .entry import asked_of
 from .gradients import leave_unscaled
-from .launch import Launch, asked_of
+from .launch import Launch
 from .part import Exchange
 
 __all__ = ["Plan", "PlanInTurns"]

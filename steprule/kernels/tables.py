@@ -1,15 +1,13 @@
-"""Launch tables: where the tensors of a launch lie, and how the work is cut into chunks."""
+"""Launch tables: how the work of a launch is cut into chunks."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-__all__ = ["CHUNK", "IntTable", "chunk_table", "dense", "like", "materialized", "row_chunks", "same_layout"]
+__all__ = ["CHUNK", "IntTable", "chunk_table", "row_chunks"]
 
 IntTable = npt.NDArray[np.int64]
 
@@ -59,42 +57,3 @@ def row_chunks(tensor: int, rows: IntTable, width: int, limit: int = CHUNK) -> I
     table[:, 2] += starts[run] * width
     table[:, 0] = tensor
     return table
-
-
-def dense(tensor: torch.Tensor) -> bool:
-    """Whether a strided tensor's elements fill one piece of memory, in any order of its dimensions.
-
-    >>> dense(torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)), dense(torch.zeros(4, 4)[:, ::2])
-    (True, False)
-    """
-    if tensor.is_contiguous():
-        return True
-    expected = 1
-    for stride, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if extent == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= extent
-    return expected == math.prod(tensor.shape)
-
-
-def materialized(tensor: torch.Tensor) -> torch.Tensor:
-    """``tensor`` itself if its memory holds its values, else (a conjugate or negative view, a tensor of zeros that has
-    no memory) a copy of which that is true."""
-    tensor = tensor.resolve_conj().resolve_neg()
-    return tensor.clone() if tensor._is_zerotensor() else tensor
-
-
-def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors of one shape put equal indices at equal offsets."""
-    if a.stride() == b.stride():
-        return True
-    return all(n == 1 or s == t for n, s, t in zip(a.shape, a.stride(), b.stride(), strict=True)) or a.numel() == 0
-
-
-def like(tensor: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
-    """``tensor`` itself if it lies in memory as ``param`` does, else a copy that does."""
-    if same_layout(tensor, param):
-        return tensor
-    return torch.empty_strided(param.shape, param.stride(), dtype=tensor.dtype, device=tensor.device).copy_(tensor)

@@ -9,7 +9,7 @@ import torch
 
 from steprule.distributed.shares import Share, look_up
 from steprule.kernels.choose import launches
-from steprule.kernels.launch import Entry
+from steprule.kernels.entry import Entry
 from steprule.kernels.plan import Plan
 from steprule.rule.chain import evaluated
 from steprule.rule.modifier import Modifier, declared

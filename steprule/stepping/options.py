@@ -12,7 +12,7 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from steprule.grouping.hyperparameters import Choice, Declared, Range, check
 from steprule.kernels.choose import BACKENDS
-from steprule.kernels.launch import Entry
+from steprule.kernels.entry import Entry
 from steprule.names import nearest
 
 __all__ = [

@@ -17,7 +17,7 @@ from steprule.distributed.exchange import Exchange, Member
 from steprule.distributed.flat import is_flat, refuse_flat
 from steprule.distributed.shares import Share, look_up, share_of
 from steprule.kernels.choose import choose, launches
-from steprule.kernels.launch import NO_GRAD, Entry
+from steprule.kernels.entry import NO_GRAD, Entry
 from steprule.kernels.plan import Plan, PlanInTurns
 from steprule.kernels.tracking import parts
 from steprule.rule import links

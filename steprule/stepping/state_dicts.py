@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steprule.distributed.placing import placed
-from steprule.kernels.launch import fresh
+from steprule.kernels.slots import fresh
 from steprule.rule.program import Slot
 from steprule.saving.joined import joined
 from steprule.saving.loading import Loading, prepare, restoring

@@ -15,7 +15,8 @@ from tensors import leaf, normal
 from torch import Tensor
 
 from steprule import SGD, AdamW
-from steprule.kernels.tables import CHUNK, chunk_table, dense, row_chunks
+from steprule.kernels.layout import dense
+from steprule.kernels.tables import CHUNK, chunk_table, row_chunks
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda t: t.contiguous(),

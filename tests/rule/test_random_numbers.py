@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steprule import Optimizer
-from steprule.kernels.launch import Entry
+from steprule.kernels.entry import Entry
 from steprule.rule import RuleError, array, normal, stored, uniform
 from steprule.rule.trace import trace
 

@@ -13,9 +13,12 @@ import llvmlite.binding as llvm
 import numpy as np
 import torch
 
-from steprule.kernels.launch import Entry, Group, Launch, arithmetic, real
+from steprule.kernels.entry import Entry, Group
+from steprule.kernels.launch import Launch
+from steprule.kernels.layout import materialized, real
 from steprule.kernels.row_tables import matrix_chunks
-from steprule.kernels.tables import CHUNK, chunk_table, materialized, row_chunks
+from steprule.kernels.slots import computed_in
+from steprule.kernels.tables import CHUNK, chunk_table, row_chunks
 from steprule.rule.expression import Level
 from steprule.rule.program import GRAD, OF_ITS_OWN, Program
 
@@ -100,7 +103,7 @@ class LLVMLaunch(Launch):
     def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
         super().__init__(program, entries, groups, reason)
         count = len(entries)
-        self.arithmetic = arithmetic(self.params[0].dtype)
+        self.arithmetic = computed_in(self.params[0].dtype)
         kind = NAMES[self.arithmetic]
         temporaries = [getattr(torch, name) if name else self.arithmetic for name in program.temporary_dtypes]
         dtypes = [

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from steprule.kernels.launch import Entry, Group, SharedNumbers, scalar_dtype, size_along
+from steprule.kernels.entry import Entry, Group
+from steprule.kernels.shared_numbers import SharedNumbers, size_along
+from steprule.kernels.slots import scalar_dtype
 from steprule.kernels.upload import upload
 from steprule.rule.program import Program
 

@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from steprule.kernels.launch import Entry, Group, Launch, arithmetic, real, size_along
-from steprule.kernels.tables import chunk_table, materialized
+from steprule.kernels.entry import Entry, Group
+from steprule.kernels.launch import Launch
+from steprule.kernels.layout import materialized, real
+from steprule.kernels.shared_numbers import size_along
+from steprule.kernels.slots import computed_in
+from steprule.kernels.tables import chunk_table
 from steprule.kernels.upload import capturing, upload
 from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
@@ -100,7 +104,7 @@ class TritonLaunch(Launch):
             )
         super().__init__(program, entries, groups, reason)
         count = len(entries)
-        self.arithmetic = arithmetic(self.params[0].dtype)
+        self.arithmetic = computed_in(self.params[0].dtype)
         temporaries = [getattr(torch, name) if name else self.arithmetic for name in program.temporary_dtypes]
         self.dtypes = [
             self.params[0].dtype,

@@ -1,0 +1,119 @@
+"""The slots of a parameter: what they are kept in, what they begin with, and what of a state can serve as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from steprule.rule.program import Slot
+
+from .entry import Entry, Group, State
+from .layout import dense, like, materialized
+from .memory import fault
+
+__all__ = ["computed_in", "first_number", "fresh", "kept_in", "lacks", "scalar_dtype", "slot_tensor"]
+
+
+def scalar_dtype() -> torch.dtype:
+    """What torch keeps ``step`` in."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """What a parameter's update is computed in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
+    """What a new slot of a parameter is kept in: complex for a complex one, for kernels work on real views of both."""
+    plain = computed_in(param.dtype) if slot.kind == "table" else param.dtype
+    dtype: torch.dtype = getattr(torch, slot.dtype) if slot.dtype else plain
+    if param.is_complex() and not dtype.is_complex:
+        return torch.complex128 if dtype == torch.float64 else torch.complex64
+    return dtype
+
+
+def kept_in(slot: Slot, entry: Entry) -> torch.dtype:
+    """The dtype of a parameter's slot, be it there already or still to be made."""
+    value = entry.state.get(slot.name)
+    return value.dtype if isinstance(value, torch.Tensor) else slot_dtype(slot, entry.param)
+
+
+def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
+    """A slot of an array, or of rows or columns, as it stands before a parameter's first update."""
+    dtype = slot_dtype(slot, param)
+    initial: Any = group.get(str(slot.initial), slot.initial)
+    if initial == "parameter":
+        return param.detach().to(dtype, copy=True)
+    like = param if slot.kind == "array" else param.detach().new_empty(slot.shape(param.shape))
+    if not initial:
+        return torch.zeros_like(like, dtype=dtype, requires_grad=False)
+    if initial == "identity":
+        shape = slot.shape(param.shape)
+        return torch.eye(*shape[-2:], dtype=dtype, device=param.device).expand(shape).clone()
+    number = float(initial)
+    value = complex(number, number) if dtype.is_complex else number
+    return torch.full_like(like, value, dtype=dtype, requires_grad=False)
+
+
+def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
+    """What a slot of one number holds: what stands in the parameter's state, or what it begins with.
+
+    Raises:
+        RuntimeError: something else stands there.
+    """
+    value = entry.found(slot)
+    if value is None:
+        return groups[entry.group][slot.initial] if isinstance(slot.initial, str) else slot.initial
+    tensor = isinstance(value, torch.Tensor)
+    if (value.numel() != 1 or value.is_complex()) if tensor else not hasattr(value, "__float__"):
+        found = f"{tuple(value.shape)} of {value.dtype}" if tensor else repr(value)
+        raise RuntimeError(
+            f"state {slot.name!r} of parameter {entry.name} is {found}, but it is one number; replace it with a "
+            "0-dim tensor, or delete it to start anew"
+        )
+    return value
+
+
+def slot_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
+    """A parameter's slot: what stands in its state, an array laid out as the parameter; made when it is missing.
+
+    Raises:
+        RuntimeError: what stands there can't be a slot of this parameter.
+    """
+    p, name = entry.param, slot.name
+    value = entry.found(slot)
+    if value is None:
+        value = fresh(slot, p, group)
+    elif not isinstance(value, torch.Tensor) or value.shape != slot.shape(p.shape) or value.device != p.device:
+        found = f"{tuple(value.shape)} on {value.device}" if isinstance(value, torch.Tensor) else repr(value)
+        wanted = "like the parameter" if slot.kind == "array" else f"of shape {slot.shape(p.shape)}"
+        raise RuntimeError(
+            f"state {name!r} of parameter {entry.name} is {found}, but the parameter is {tuple(p.shape)} on "
+            f"{p.device}; replace it with a tensor {wanted}, or delete it to start anew"
+        )
+    if value.is_complex() != p.is_complex() or not (value.is_complex() or value.is_floating_point()):
+        raise RuntimeError(
+            f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; "
+            "replace it with a tensor like the parameter, or delete it to start anew"
+        )
+    wrong = fault(value)
+    if wrong is not None:
+        raise RuntimeError(
+            f"state {name!r} of parameter {entry.name} {wrong}; replace it with a tensor like the parameter, or "
+            "delete it to start anew"
+        )
+    value = materialized(value)
+    if slot.kind == "array" and p.layout == torch.strided and dense(p):
+        value = like(value, p)
+    return value
+
+
+def lacks(state: State, names: Sequence[str]) -> bool:
+    """Whether a state has none of some slots."""
+    for name in names:  # noqa: SIM110 (a loop is faster)
+        if state.get(name) is not None:
+            return False
+    return True
