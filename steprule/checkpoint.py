@@ -19,19 +19,11 @@ from steprule.distributed.placing import is_spread, placed, placed_like, whole
 from steprule.saving.encoding import Encoder, as_complex, decode
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters, refuse_choice
+from steprule.saving.header import CheckpointError, read_header
 from steprule.saving.loading import prepare, restoring
 from steprule.saving.saved import highest_count
 from steprule.saving.state_dict import StateDict, describe
-from steprule.saving.tensor_file import (
-    CheckpointError,
-    check_tensors,
-    in_order,
-    mapped_tensors,
-    opened,
-    read_header,
-    read_tensors,
-    write,
-)
+from steprule.saving.tensor_file import check_tensors, in_order, mapped_tensors, opened, read_tensors, write_tensors
 from steprule.saving.weights import fitting_weights, restoring_model
 from steprule.stepping.state_dicts import install, plan_load
 
@@ -134,7 +126,7 @@ def _save_together(path: Path, parts: Mapping[str, Any], keep: int, together: Co
 
     def write_file(whole: Callable[[torch.Tensor], torch.Tensor]) -> None:
         with replacing(path, keep) as file:
-            write(file, document, encoder.tensors, whole)
+            write_tensors(file, document, encoder.tensors, whole)
 
     together.write(in_order(encoder.tensors), write_file)
 
@@ -158,7 +150,7 @@ def write_parts(path: Path, parts: Mapping[str, Any], keep: int = 1) -> None:
     encoder = Encoder(_tensor_name(parts["optimizer"]))
     document = {part: encoder.encode(parts[part], (part,)) for part in PARTS}
     with replacing(path, keep) as file:
-        write(file, document, encoder.tensors)
+        write_tensors(file, document, encoder.tensors)
 
 
 def _described_state(optimizer: torch.optim.Optimizer) -> StateDict:

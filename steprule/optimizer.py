@@ -17,12 +17,12 @@ from steprule.grouping.overrides import groups
 from steprule.grouping.selectors import Selectable, guesses
 from steprule.kernels.tracking import check_tracked, read_tracked, total_norm
 from steprule.rule.modifier import Modifier
-from steprule.rule.program import Slot
+from steprule.rule.slot import Slot
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
 from steprule.saving.state_dict import StateDict
 from steprule.schedules import report, separate
-from steprule.stepping.applying import apply, apply_to_fake, count_skipped
+from steprule.stepping.applying import count_skipped, update_all, update_all_fake
 from steprule.stepping.evaluation import refuse_evaluation, to_evaluation, to_training
 from steprule.stepping.hooks import counted, hooked, not_compiled
 from steprule.stepping.new_groups import fill, filling_defaults, take_in
@@ -36,7 +36,7 @@ from steprule.stepping.options import (
     refuse_options,
     spell_out_options,
 )
-from steprule.stepping.pickling import kept, revive
+from steprule.stepping.pickling import kept, renew
 from steprule.stepping.planning import Algorithm, Planner
 from steprule.stepping.roles import Roles
 from steprule.stepping.showing import explained, shown
@@ -235,7 +235,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        revive(self)
+        renew(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, which takes part from the next step on.
@@ -297,7 +297,7 @@ class Optimizer(torch.optim.Optimizer):
         if self._roles.two_points:
             take_second(self, closure)
         with self._planner.lock:
-            (apply if get_mode(FAKE) is None else apply_to_fake)(self, inputs)
+            (update_all if get_mode(FAKE) is None else update_all_fake)(self, inputs)
         return loss
 
     @property

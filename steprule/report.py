@@ -216,7 +216,7 @@ def plot_history(
     with panels(len(wanted)) as (figure, all_axes):
         for kind, axes in zip(wanted, all_axes, strict=True):
             found = kinds[kind].items()
-            lines: dict[str, Line] = {label: (np.asarray(at), finite(values)) for label, (at, values) in found}
+            lines: dict[str, Line] = {label: (np.asarray(at), with_gaps(values)) for label, (at, values) in found}
             if spread(lines) > 30:
                 axes.set_yscale("log")
             draw_lines(axes, lines, window)
@@ -224,7 +224,7 @@ def plot_history(
     return figure
 
 
-def finite(values: Sequence[float]) -> npt.NDArray[Any]:
+def with_gaps(values: Sequence[float]) -> npt.NDArray[Any]:
     """The values with a gap where one is not finite."""
     found = np.asarray(values, float)
     return np.where(np.isfinite(found), found, np.nan)

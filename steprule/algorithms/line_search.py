@@ -58,10 +58,10 @@ def strong_wolfe(
     Returns:
         The best point found, and the number of evaluations.
     """
-    if not finite(start):
+    if not has_numbers(start):
         return start, 0
     bracket, done, count = bracketed(at, start, t, limit)
-    if not all(map(finite, bracket)):
+    if not all(map(has_numbers, bracket)):
         return backtracked(at, start, bracket, count, limit)
     low, high = (0, 1) if bracket[0].loss <= bracket[-1].loss else (1, 0)
     stuck = False
@@ -72,7 +72,7 @@ def strong_wolfe(
         t, stuck = away_from_ends(cubic_minimum(bracket[0], bracket[1], first, last), first, last, stuck)
         trial = at(t)
         count += 1
-        if not finite(trial):
+        if not has_numbers(trial):
             return bracket[low], count + 1
         if too_high(trial, start) or trial.loss >= bracket[low].loss:
             bracket[high] = trial
@@ -89,7 +89,7 @@ def bracketed(at: Callable[[Any], Trial], start: Trial, t: Any, limit: int) -> t
     """Two points with a good one between them, or the good one itself, and the evaluations after the first."""
     before, trial = start, at(t)
     for count in range(limit):
-        if not finite(trial) or too_high(trial, start) or (count > 1 and trial.loss >= before.loss):
+        if not has_numbers(trial) or too_high(trial, start) or (count > 1 and trial.loss >= before.loss):
             return [before, trial], False, count
         if flat(trial, start):
             return [trial], True, count
@@ -100,7 +100,7 @@ def bracketed(at: Callable[[Any], Trial], start: Trial, t: Any, limit: int) -> t
     return [start, trial], False, limit
 
 
-def finite(trial: Trial) -> bool:
+def has_numbers(trial: Trial) -> bool:
     """Whether a point has a loss and a slope that can be gone by."""
     return math.isfinite(trial.loss) and math.isfinite(trial.slope)
 
@@ -110,13 +110,13 @@ def backtracked(
 ) -> tuple[Trial, int]:
     """The best point short of where the loss is no longer finite: a tenth of the way there, and so on; the start, if
     there is none that has fallen."""
-    known = [trial for trial in (start, *bracket) if finite(trial)]
+    known = [trial for trial in (start, *bracket) if has_numbers(trial)]
     best, t = min(known, key=lambda trial: trial.loss), bracket[-1].t
     while best.loss >= start.loss and count < limit:
         t = best.t + 0.1 * (t - best.t)
         trial = at(t)
         count += 1
-        if finite(trial) and trial.loss < best.loss:
+        if has_numbers(trial) and trial.loss < best.loss:
             best = trial
     return best, count + 1
 

@@ -16,8 +16,9 @@ import torch
 
 from steprule.checkpoint import CheckpointError
 from steprule.saving.encoding import as_complex, decode
+from steprule.saving.header import Header, read_header
 from steprule.saving.saved import Saved, read
-from steprule.saving.tensor_file import Header, opened, read_header
+from steprule.saving.tensor_file import opened
 
 __all__ = ["StateFile", "StoredTensor", "open_state"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from steprule.rule.program import Slot
+from steprule.rule.slot import Slot
 
 from .shares import Share, cut, is_spread, joined_as
 

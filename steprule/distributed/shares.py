@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from steprule.rule.expression import Level
-from steprule.rule.program import Slot
+from steprule.rule.slot import Slot
 
 __all__ = ["Axis", "Share", "axis_of", "cut", "is_spread", "joined_as", "look_up", "share_of"]
 

@@ -15,7 +15,7 @@ from steprule.names import unwrapped
 
 from .globs import fold
 
-__all__ = ["Followed", "follow", "orphaned", "registrations", "watch_registrations"]
+__all__ = ["Followed", "follow_model", "orphaned", "registrations", "watch_registrations"]
 
 Groups = Sequence[Mapping[str, Any]]
 
@@ -78,7 +78,7 @@ class Followed(NamedTuple):
                 yield what, names
 
 
-def follow(
+def follow_model(
     model: nn.Module,
     had: Iterable[int],
     groups: Sequence[dict[str, Any]],

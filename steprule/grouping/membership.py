@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from .following import Followed, follow, orphaned, registrations, watch_registrations
+from .following import Followed, follow_model, orphaned, registrations, watch_registrations
 from .globs import fold
 from .selectors import NamedParameter, Selectable, chosen, entries, selector, untracked
 
@@ -119,7 +119,7 @@ class Members:
         others = not any(module is model for module in self.modules())
         before = [module for module in self.modules() if module is model or (others and type(module) is type(model))]
         had = {p for module in before for p in self.had.get(id(module), ())}
-        done = follow(model, had, groups, state, others)
+        done = follow_model(model, had, groups, state, others)
         self.models = [weakref.ref(module) for module in self.modules() if not any(module is m for m in before)]
         self.know(model)
         self.note(groups)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from steprule.rule.program import Program, Slot
+from steprule.rule.program import Program
+from steprule.rule.slot import Slot
 
 from .layout import real, same_layout
 from .part import Part

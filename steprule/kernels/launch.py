@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from steprule.rule.program import FIRST_SLOT, OF_ITS_OWN, Matrix, Program, Slot, Store
+from steprule.rule.program import FIRST_SLOT, OF_ITS_OWN, Matrix, Program, Store
+from steprule.rule.slot import Slot
 
 from .entry import NO_GRAD, Entry, Group, State
 from .layout import like, materialized

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from steprule.rule.program import FIRST_SLOT, Matrix, Program, Slot, Source
+from steprule.rule.program import FIRST_SLOT, Matrix, Program, Source
+from steprule.rule.slot import Slot
 
 __all__ = ["Matrices"]
 

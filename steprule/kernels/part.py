@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from steprule.rule.program import Program, Slot
+from steprule.rule.program import Program
+from steprule.rule.slot import Slot
 
 __all__ = ["Part"]
 

@@ -300,7 +300,7 @@ class Plan:
             values = [launch.total(row) for launch, row in places if not (self.exchange and launch.shares)]
             if self.exchange is not None:
                 values += self.exchange.totals(order)
-            value = combine(kind, values)
+            value = reduced_over_launches(kind, values)
             for launch, row in places:
                 launch.put(row, value)
 
@@ -386,7 +386,7 @@ def over_all(program: Program) -> tuple[tuple[str, int], ...]:
     return tuple((r.kind, stages[row]) for row, r in rows if r.scope == "all")
 
 
-def combine(kind: str, values: Sequence[Any]) -> Any:
+def reduced_over_launches(kind: str, values: Sequence[Any]) -> Any:
     """One number from each launch to one for all, in the order of the launches, where the first tensor is."""
     device = next((value.device for value in values if isinstance(value, torch.Tensor)), None)
     if device is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from steprule.rule.program import Slot
+from steprule.rule.slot import Slot
 
 from .entry import Entry, Group, State
 from .layout import dense, like, materialized

@@ -4,7 +4,8 @@ from .drawing import normal, uniform
 from .expression import Expression, RuleError
 from .functions import *  # noqa: F403
 from .functions import __all__ as _functions
-from .program import Program, array, channel, column, row, scalar, table
+from .program import Program
+from .slot import array, channel, column, row, scalar, table
 from .trace import trace
 
 __all__ = [

@@ -23,7 +23,7 @@ def uniform() -> Expression:
     the same bits for any number of threads, in every backend, for every dtype and after a checkpoint, whatever other
     parameters do. A rule that draws counts steps (``s.step``).
     """
-    return combined("drawn", bits(), detail=8) * 2.0**-24
+    return on_bits("drawn", bits(), detail=8) * 2.0**-24
 
 
 def normal() -> Expression:
@@ -32,7 +32,7 @@ def normal() -> Expression:
     They are made of one draw each as :func:`uniform` makes them, by exactly rounded operations alone, and so of the
     same bits everywhere.
     """
-    y = combined("drawn", bits(), detail=9) * 2.0**-22 + (2.0**-23 - 1)
+    y = on_bits("drawn", bits(), detail=9) * 2.0**-22 + (2.0**-23 - 1)
     return 1.4142135 * y * inverse_error_function((1 - y) * (1 + y))
 
 
@@ -42,15 +42,15 @@ def bits() -> Expression:
         raise RuleError("random numbers are drawn only while a rule is traced")
     seed, step, draw = asking.draw()
     key = Expression("input", detail="key", level=Level.REDUCED)
-    a = mixed(combined("iadd", mixed(combined("iadd", word(seed), word(draw * GOLDEN % 2**32))), word(key)))
-    a = mixed(combined("iadd", a, word(step)))
-    b = mixed(combined("iadd", a, word(GOLDEN)))
+    a = mixed(on_bits("iadd", mixed(on_bits("iadd", word(seed), word(draw * GOLDEN % 2**32))), word(key)))
+    a = mixed(on_bits("iadd", a, word(step)))
+    b = mixed(on_bits("iadd", a, word(GOLDEN)))
     origin = Expression("input", detail="origin", level=Level.REDUCED)
     places = word(origin), word(origin, "high")
     low, high = (Expression("index", places, half, Level.ARRAY) for half in ("low", "high"))
-    x = mixed(combined("iadd", low, a))
-    x = combined("ixor", x, combined("imul", high, detail=GOLDEN))
-    return mixed(combined("iadd", x, b))
+    x = mixed(on_bits("iadd", low, a))
+    x = on_bits("ixor", x, on_bits("imul", high, detail=GOLDEN))
+    return mixed(on_bits("iadd", x, b))
 
 
 def word(number: Any, half: str = "low") -> Expression:
@@ -59,15 +59,15 @@ def word(number: Any, half: str = "low") -> Expression:
     return Expression("word", (e,), half, Level.REDUCED)
 
 
-def combined(op: str, *args: Expression, detail: Any = None) -> Expression:
+def on_bits(op: str, *args: Expression, detail: Any = None) -> Expression:
     return Expression(op, args, detail)
 
 
 def mixed(x: Expression) -> Expression:
     """A hash of 32 bits: a bijection of which each bit depends on every bit."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = combined("imul", combined("ixor", x, combined("ishr", x, detail=shift)), detail=factor)
-    return combined("ixor", x, combined("ishr", x, detail=16))
+        x = on_bits("imul", on_bits("ixor", x, on_bits("ishr", x, detail=shift)), detail=factor)
+    return on_bits("ixor", x, on_bits("ishr", x, detail=16))
 
 
 def logarithm(t: Expression) -> Expression:

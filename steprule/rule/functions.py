@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .expression import LINES, VOCABULARY, Expression, Level, RuleError, as_expression, asking, combine
-from .program import float_name
+from .slot import float_name
 
 __all__ = [
     "abs",

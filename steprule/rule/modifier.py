@@ -9,7 +9,7 @@ from inspect import Parameter, Signature
 from typing import Any, ClassVar
 
 from .expression import Expression
-from .program import Slot
+from .slot import Slot
 
 __all__ = ["Modifier", "Scoped", "Wrapped", "declared", "hyperparameters"]
 

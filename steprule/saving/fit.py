@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 
 from steprule.names import printable
-from steprule.rule.program import Slot
+from steprule.rule.slot import Slot
 
-from . import flat
-from .flat import is_flat
+from . import lbfgs_state
+from .lbfgs_state import is_of_lbfgs
 from .saved import Parameter, Shape, as_number, described, form
 
-__all__ = ["Common", "Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Placed", "Slots", "kinds"]
+__all__ = ["Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Placed", "Slots", "WholeFit", "kinds"]
 
 Kind: TypeAlias = Literal["array", "scalar", "other"]
 Slots: TypeAlias = Mapping[str, Slot]
@@ -82,7 +82,7 @@ def _kind(name: str, value: Any, param: torch.Tensor) -> Kind:
 
 
 @dataclass(frozen=True)
-class Common:
+class WholeFit:
     """What holds for all parameters that are loaded together.
 
     Attributes:
@@ -125,7 +125,7 @@ class Fit:
     slots: Slots | None
     needed: Collection[str]
     resize: bool
-    common: Common
+    common: WholeFit
 
     def state(self, result: LoadResult) -> dict[str, Any] | None:
         """The new state of the parameter; None where it does not fit, and ``result`` has the reasons."""
@@ -145,12 +145,12 @@ class Fit:
     def _differing_slots(self, mine: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
         """The slots that should be there and are not, and those that are there and should not be."""
         if self.saved.record is not None:
-            recorded = frozenset(self.saved.record.slots) | flat.needed(self.saved.entry)
+            recorded = frozenset(self.saved.record.slots) | lbfgs_state.needed(self.saved.entry)
             return recorded - mine, mine - recorded
         if not mine:
             return mine, mine
         fuller = min((peer for peer in self.peers if peer > mine), key=len, default=mine)
-        return fuller.union(self.needed, flat.needed(self.saved.entry)) - mine, frozenset()
+        return fuller.union(self.needed, lbfgs_state.needed(self.saved.entry)) - mine, frozenset()
 
     def _misshapen_parameter(self) -> list[Misshapen]:
         record, param = self.saved.record, self.param
@@ -175,7 +175,9 @@ class Fit:
         if record is not None and name in record.slots and record.slots[name] != _shape_of(value):
             recorded = record.slots[name]
             return "no tensor" if recorded is None else described(recorded, record.dtype)
-        if is_flat(self.saved.entry) and (wanted := flat.wanted(name, value, self.saved.entry, self.common.numbers)):
+        if is_of_lbfgs(self.saved.entry) and (
+            wanted := lbfgs_state.wanted(name, value, self.saved.entry, self.common.numbers)
+        ):
             return wanted
         if kind == "array":
             return self._wanted_array(name, value)
@@ -202,7 +204,7 @@ class Fit:
     def _target(self, name: str) -> Shape:
         """The shape that an array slot must have."""
         shape = tuple(self.param.shape)
-        if name in flat.VECTORS and is_flat(self.saved.entry):
+        if name in lbfgs_state.VECTORS and is_of_lbfgs(self.saved.entry):
             return (self.common.numbers,)
         slot = (self.slots or {}).get(name)
         if slot is not None:

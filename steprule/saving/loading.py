@@ -17,9 +17,9 @@ import torch
 from steprule.names import Rename
 from steprule.schedules import Schedule, Scheduled, plateaus
 
-from .fit import Common, Fit, Fresh, LoadResult, Placed, Slots, kinds
-from .flat import is_flat
+from .fit import Fit, Fresh, LoadResult, Placed, Slots, WholeFit, kinds
 from .groups import Group, Hyperparameters, merge, params_of, refuse_choice
+from .lbfgs_state import is_of_lbfgs
 from .places import names_of, places_of, resized_names
 from .saved import Parameter, Saved, highest_count, read
 
@@ -43,7 +43,7 @@ class Receiver:
         slots: the slots that a parameter of a group has, where the optimizer knows them.
         fresh: the value with which a slot of a parameter in a group begins; zeros where left out.
         frozen: whether a parameter was frozen on purpose.
-        placed: how saved tensors are spread over processes, see :class:`steprule.saving.fit.Common`.
+        placed: how saved tensors are spread over processes, see :class:`steprule.saving.fit.WholeFit`.
     """
 
     algorithm: str
@@ -301,7 +301,7 @@ def _fits(
     matched = [(p, saved.parameters[at].entry) for p, at in zip(params, places, strict=True) if at is not None]
     _refuse_reordered(matched, places, saved, here.algorithm)
     numbers = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
-    common = Common(kinds(matched, together), numbers, here.fresh, options.given, here.placed)
+    common = WholeFit(kinds(matched, together), numbers, here.fresh, options.given, here.placed)
     peers = _slot_sets(saved)
 
     def one(i: int, label: str, of: Parameter) -> Fit:
@@ -323,7 +323,7 @@ def _refuse_other_slots(saved: Saved, algorithm: str, slots: Slots) -> None:
 
 
 def _refuse_reordered(matched: Matched, places: Sequence[int | None], saved: Saved, algorithm: str) -> None:
-    if any(is_flat(entry) for _, entry in matched) and list(places) != list(range(len(saved.parameters))):
+    if any(is_of_lbfgs(entry) for _, entry in matched) and list(places) != list(range(len(saved.parameters))):
         raise ValueError(f"the state of {algorithm} is for all parameters in their order: load it into the same ones")
 
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterable
 from numbers import Real
 
-__all__ = ["choice", "count", "counts", "finite"]
+__all__ = ["choice", "count", "counts", "finite_number"]
 
 
-def finite(name: str, value: float, least: float = -math.inf, above: float = -math.inf) -> float:
+def finite_number(name: str, value: float, least: float = -math.inf, above: float = -math.inf) -> float:
     if not isinstance(value, Real) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     if value < least:
@@ -21,7 +21,7 @@ def finite(name: str, value: float, least: float = -math.inf, above: float = -ma
 
 
 def count(name: str, value: int, least: int = 1) -> int:
-    if not finite(name, value).is_integer():
+    if not finite_number(name, value).is_integer():
         raise ValueError(f"{name} must be a whole number of steps, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")

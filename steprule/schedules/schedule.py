@@ -12,7 +12,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from .checks import choice, count, counts, finite
+from .checks import choice, count, counts, finite_number
 from .sparkline import sparkline
 from .tracker import Plateau
 
@@ -237,7 +237,7 @@ def constant(factor: float = 1.0, steps: int | None = None) -> Schedule:
         >>> [constant(0.5, 2)(step) for step in range(4)]
         [0.5, 0.5, 1.0, 1.0]
     """
-    value = finite("factor", factor)
+    value = finite_number("factor", factor)
     if steps is None:
         return Schedule(constant, {"factor": value, "steps": None}, lambda step: value)
     end = count("steps", steps, least=0)
@@ -325,7 +325,7 @@ def repeat(shape: Schedule, times: int | None = None, t_mult: int = 1, gamma: fl
     length = shape.steps
     if not length:
         raise ValueError(f"{shape} {'has no steps' if length == 0 else 'never ends'}: it can't be repeated")
-    most, factor = None if times is None else count("times", times), finite("gamma", gamma)
+    most, factor = None if times is None else count("times", times), finite_number("gamma", gamma)
     growth, value = count("t_mult", t_mult), shape.at
     total = None if most is None else length * (most if growth == 1 else (growth**most - 1) // (growth - 1))
 
@@ -409,13 +409,13 @@ def as_side(name: str, value: Schedule | At | float) -> Schedule | float:
         return function(value)
     if not isinstance(value, Real):
         raise TypeError(f"a schedule goes with numbers, functions and schedules, not with {type(value).__name__}")
-    return finite(name, value)
+    return finite_number(name, value)
 
 
 def as_schedule(name: str, value: Schedule | At | float) -> Schedule:
     if isinstance(value, Schedule):
         return value
-    return function(value) if callable(value) else constant(finite(name, value))
+    return function(value) if callable(value) else constant(finite_number(name, value))
 
 
 def is_schedule(value: object) -> bool:

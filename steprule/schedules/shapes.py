@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from .checks import choice, count, counts, finite
+from .checks import choice, count, counts, finite_number
 from .schedule import At, Schedule, constant, follow
 from .tracker import Plateau
 
@@ -37,7 +37,7 @@ def linear(steps: int, start_factor: float = 1.0, end_factor: float = 0.0) -> Sc
         [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
     steps = count("steps", steps)
-    start, end = finite("start_factor", start_factor), finite("end_factor", end_factor)
+    start, end = finite_number("start_factor", start_factor), finite_number("end_factor", end_factor)
     arguments = {"steps": steps, "start_factor": start, "end_factor": end}
     return Schedule(linear, arguments, ramp(steps, start, end), steps)
 
@@ -54,7 +54,7 @@ def warmup(steps: int, start_factor: float = 0.0) -> Schedule:
         >>> [warmup(4)(step) for step in range(6)]
         [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
-    steps, start = count("steps", steps, least=0), finite("start_factor", start_factor)
+    steps, start = count("steps", steps, least=0), finite_number("start_factor", start_factor)
     return Schedule(warmup, {"steps": steps, "start_factor": start}, ramp(steps, start, 1.0), steps)
 
 
@@ -78,7 +78,7 @@ def cosine(steps: int, end_factor: float = 0.0) -> Schedule:
         >>> [round(cosine(4)(step), 3) for step in range(6)]
         [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
-    steps, end = count("steps", steps), finite("end_factor", end_factor)
+    steps, end = count("steps", steps), finite_number("end_factor", end_factor)
     half, cos, turn = (1.0 - end) / 2, math.cos, math.pi / steps
 
     def at(step: float) -> float:
@@ -99,8 +99,8 @@ def polynomial(steps: int, power: float = 1.0, end_factor: float = 0.0) -> Sched
         >>> [polynomial(4, power=2)(step) for step in range(6)]
         [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
     """
-    steps, end = count("steps", steps), finite("end_factor", end_factor)
-    power = finite("power", power, above=0.0)
+    steps, end = count("steps", steps), finite_number("end_factor", end_factor)
+    power = finite_number("power", power, above=0.0)
 
     def at(step: int) -> float:
         return end + (1.0 - end) * (1.0 - step / steps) ** power if step < steps else end
@@ -118,7 +118,7 @@ def exponential(gamma: float) -> Schedule:
         >>> [exponential(0.5)(step) for step in range(4)]
         [1.0, 0.5, 0.25, 0.125]
     """
-    base = finite("gamma", gamma, above=0.0)
+    base = finite_number("gamma", gamma, above=0.0)
     return Schedule(exponential, {"gamma": base}, lambda step: base**step)
 
 
@@ -152,7 +152,7 @@ def milestones(steps: Iterable[int], gamma: float = 0.1) -> Schedule:
         >>> [milestones([2, 3], gamma=0.5)(step) for step in range(5)]
         [1.0, 1.0, 0.5, 0.25, 0.25]
     """
-    points, factor = tuple(sorted(counts("steps", steps))), finite("gamma", gamma)
+    points, factor = tuple(sorted(counts("steps", steps))), finite_number("gamma", gamma)
     values = [factor**passed for passed in range(len(points) + 1)]
     arguments = {"steps": points, "gamma": factor}
     return Schedule(milestones, arguments, lambda step: values[bisect_right(points, step)])
@@ -187,9 +187,9 @@ def one_cycle(
         >>> [round(rate(step), 10) for step in (0, 29, 99)]
         [0.004, 0.1, 4e-07]
     """
-    steps, portion = count("steps", steps), finite("pct_start", pct_start)
-    initial = 1.0 / finite("div_factor", div_factor, above=0.0)
-    final = initial / finite("final_div_factor", final_div_factor, above=0.0)
+    steps, portion = count("steps", steps), finite_number("pct_start", pct_start)
+    initial = 1.0 / finite_number("div_factor", div_factor, above=0.0)
+    final = initial / finite_number("final_div_factor", final_div_factor, above=0.0)
     choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
     choice("three_phase", three_phase, (False, True))
     most = 0.5 if three_phase else 1.0
@@ -289,7 +289,7 @@ def plateau(
     """
     choice("mode", mode, ("min", "max"))
     choice("threshold_mode", threshold_mode, ("rel", "abs"))
-    if finite("factor", factor, above=0.0) >= 1.0:
+    if finite_number("factor", factor, above=0.0) >= 1.0:
         raise ValueError(f"factor must be below 1, got {factor!r}")
     return follow(
         plateau,
@@ -297,10 +297,10 @@ def plateau(
             mode,
             float(factor),
             count("patience", patience, least=0),
-            finite("threshold", threshold, least=0.0),
+            finite_number("threshold", threshold, least=0.0),
             threshold_mode,
             count("cooldown", cooldown, least=0),
-            finite("min_factor", min_factor, least=0.0),
-            finite("eps", eps, least=0.0),
+            finite_number("min_factor", min_factor, least=0.0),
+            finite_number("eps", eps, least=0.0),
         ),
     )

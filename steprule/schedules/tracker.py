@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .checks import count, finite
+from .checks import count, finite_number
 
 __all__ = ["Plateau"]
 
@@ -85,8 +85,8 @@ class Plateau:
             raise ValueError(f"the state of a plateau must have {', '.join(self.state_dict())}, got {state!r}")
         best = state["best"]
         return {
-            "value": finite("value", state["value"], least=0.0),
-            "best": float(best) if best in ("inf", "-inf") else finite("best", best),
+            "value": finite_number("value", state["value"], least=0.0),
+            "best": float(best) if best in ("inf", "-inf") else finite_number("best", best),
             "num_bad_epochs": count("num_bad_epochs", state["num_bad_epochs"], least=0),
             "cooldown_counter": count("cooldown_counter", state["cooldown_counter"], least=0),
         }

@@ -17,12 +17,12 @@ from .planning import Asked
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["apply", "apply_to_fake", "asked_of", "count_skipped", "made_plan"]
+__all__ = ["asked_now", "count_skipped", "made_plan", "update_all", "update_all_fake"]
 
 increment_version = torch._C._increment_version
 
 
-def apply(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> None:
+def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> None:
     """Update every parameter that has a gradient.
 
     Args:
@@ -33,7 +33,7 @@ def apply(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> None:
     groups, scale, found_inf = optimizer.param_groups, own.get("grad_scale"), own.get("found_inf")
     if optimizer._scheduled:
         write(groups, optimizer.steps_taken)
-    asked, planner = asked_of(optimizer, scale is not None), optimizer._planner
+    asked, planner = asked_now(optimizer, scale is not None), optimizer._planner
     planner.begin()
     try:
         plan = planner.plan
@@ -65,11 +65,11 @@ def apply(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> None:
         optimizer._verdicts.add(found_inf)
 
 
-def apply_to_fake(optimizer: Optimizer, given: Mapping[str, Any] | None) -> None:
-    """:func:`apply` under FakeTensorMode: tables of numbers are real; parameters that are fake stay so."""
+def update_all_fake(optimizer: Optimizer, given: Mapping[str, Any] | None) -> None:
+    """:func:`update_all` under FakeTensorMode: tables of numbers are real; parameters that are fake stay so."""
     with unset_fake_temporarily(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-        apply(optimizer, given)
+        update_all(optimizer, given)
 
 
 def leave_out(optimizer: Optimizer, names: Sequence[str]) -> None:
@@ -88,7 +88,7 @@ def count_skipped(optimizer: Optimizer) -> None:
     optimizer._steps, optimizer._skipped = optimizer._steps - left, optimizer._skipped + left
 
 
-def asked_of(optimizer: Optimizer, scaled: bool = False) -> Asked:
+def asked_now(optimizer: Optimizer, scaled: bool = False) -> Asked:
     """What a step asks of every Program."""
     clipped = any([group["clip_norm"] for group in optimizer.param_groups])  # noqa: C419 (a list is faster)
     nonfinite = optimizer._nonfinite

@@ -13,7 +13,8 @@ from steprule.kernels.entry import Entry
 from steprule.kernels.plan import Plan
 from steprule.rule.chain import evaluated
 from steprule.rule.modifier import Modifier, declared
-from steprule.rule.program import Program, array
+from steprule.rule.program import Program
+from steprule.rule.slot import array
 from steprule.rule.trace import Rule, trace
 
 from .options import NOT_HYPER
@@ -23,7 +24,7 @@ from .roles import Roles
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["TRAINED", "exchanged", "refuse_evaluation", "restore", "to_evaluation", "to_training"]
+__all__ = ["TRAINED", "exchanged", "put_back", "refuse_evaluation", "to_evaluation", "to_training"]
 
 Group = dict[str, Any]
 
@@ -132,10 +133,10 @@ def traced(rule: Rule, modifier: Modifier, group: Group, p: torch.Tensor, slots:
 def back(state: MutableMapping[torch.Tensor, Any]) -> None:
     """Put the weights that are trained into the parameters again."""
     kept = [(p, entry.pop(TRAINED)) for p, entry in state.items() if isinstance(entry, dict) and TRAINED in entry]
-    restore(kept)
+    put_back(kept)
 
 
-def restore(kept: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def put_back(kept: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Copy tensors back to where they came from."""
     pairs = list(kept)
     if pairs:

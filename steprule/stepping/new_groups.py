@@ -14,7 +14,7 @@ from steprule.grouping.membership import refuse_members
 from steprule.grouping.overrides import laid
 from steprule.schedules import separate
 
-from .applying import asked_of
+from .applying import asked_now
 from .options import NOT_HYPER
 
 if TYPE_CHECKING:
@@ -72,4 +72,4 @@ def take_in(optimizer: Optimizer) -> None:
     optimizer._members.keep_names(optimizer.param_groups)
     planner.outdated()
     if any(map(is_flat, group["params"])):
-        planner.check_flat(roles.algorithm(group, optimizer), group, index, asked_of(optimizer))
+        planner.check_flat(roles.algorithm(group, optimizer), group, index, asked_now(optimizer))

@@ -17,7 +17,7 @@ from .skipping import Verdicts
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["kept", "revive"]
+__all__ = ["kept", "renew"]
 
 KEPT = ("_evaluates", "_guesses", "_own_options", "_roles", "_tracked", "_nonfinite", "_skipped")
 
@@ -40,7 +40,7 @@ def kept(optimizer: Optimizer) -> dict[str, Any]:
     return {**own, "_steps": steps, "_frozen": list(optimizer._members.held.values())}
 
 
-def revive(optimizer: Optimizer) -> None:
+def renew(optimizer: Optimizer) -> None:
     """Make what is not pickled anew, once attributes, groups and state are there."""
     own = vars(optimizer)
     optimizer.defaults = {**OPTIONS, **optimizer.defaults}

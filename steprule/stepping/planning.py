@@ -22,7 +22,8 @@ from steprule.kernels.plan import Plan, PlanInTurns
 from steprule.kernels.tracking import parts
 from steprule.rule import links
 from steprule.rule.modifier import Modifier
-from steprule.rule.program import Program, Slot
+from steprule.rule.program import Program
+from steprule.rule.slot import Slot
 from steprule.rule.trace import Rule, trace
 
 from .options import NOT_HYPER, check_capturable, check_fused

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from steprule.display.table import encodable, group_table, plain_text, terminal_width
 from steprule.kernels.explain import explain
 
-from .applying import asked_of, made_plan
+from .applying import asked_now, made_plan
 from .options import OPTIONS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def kernels_of(optimizer: Optimizer, group: dict[str, Any]) -> str:
         return "torch"
     algorithm = optimizer._roles.algorithm
     try:
-        found = optimizer._planner.kernels(algorithm(group, optimizer), group, optimizer.state, asked_of(optimizer))
+        found = optimizer._planner.kernels(algorithm(group, optimizer), group, optimizer.state, asked_now(optimizer))
     except (RuntimeError, ValueError, TypeError):
         return "none (explain() says why)"
     return ", ".join(found) or "not known yet"
@@ -39,5 +39,5 @@ def kernels_of(optimizer: Optimizer, group: dict[str, Any]) -> str:
 
 def explained(optimizer: Optimizer, source: bool) -> str:
     """A paragraph for each launch of the plan."""
-    plan = optimizer._planner.plan or made_plan(optimizer, asked_of(optimizer))
+    plan = optimizer._planner.plan or made_plan(optimizer, asked_now(optimizer))
     return encodable(explain(plan.launches, source))

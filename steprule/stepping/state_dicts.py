@@ -9,7 +9,7 @@ import torch
 
 from steprule.distributed.placing import placed
 from steprule.kernels.slots import fresh
-from steprule.rule.program import Slot
+from steprule.rule.slot import Slot
 from steprule.saving.joined import joined
 from steprule.saving.loading import Loading, prepare, restoring
 from steprule.saving.state_dict import StateDict, pack

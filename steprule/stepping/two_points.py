@@ -10,7 +10,7 @@ import torch
 from steprule.rule.chain import ascended
 from steprule.rule.links import Negate
 
-from .evaluation import planned, refuse_evaluation, restore, standing, traced
+from .evaluation import planned, put_back, refuse_evaluation, standing, traced
 from .planning import called
 from .roles import Roles
 
@@ -58,7 +58,7 @@ def take_second(optimizer: Optimizer, closure: Callable[[], Any] | None) -> None
             "first_step() after the first backward and second_step() after the second"
         )
     moved, optimizer._moved = optimizer._moved, None
-    restore(moved)
+    put_back(moved)
 
 
 def ascend(

@@ -21,7 +21,7 @@ import steprule
 from steprule.checkpoint import CheckpointError, load, save
 from steprule.cli.convert import convert
 from steprule.cli.inspect import inspect
-from steprule.saving.tensor_file import write
+from steprule.saving.tensor_file import write_tensors
 from steprule.schedules import cosine
 
 app = typer.Typer()
@@ -267,7 +267,7 @@ def test_a_large_file_is_not_loaded_whole(tmp_path: Path) -> None:
     header = {"$": "tensor", "name": "optimizer.table.exp_avg"}
     plain = {**state, "state": {"$": "dict", "items": [[0, {"exp_avg": header}]]}}
     with open(tmp_path / "small", "wb") as file:
-        write(file, {"optimizer": plain, "extra": {}}, {"optimizer.table.exp_avg": torch.zeros(1)})
+        write_tensors(file, {"optimizer": plain, "extra": {}}, {"optimizer.table.exp_avg": torch.zeros(1)})
     raw = (tmp_path / "small").read_bytes()
     text = raw[8:-4].rstrip().replace(b"[1]", b"[%d]" % size).replace(b"[0,4]", b"[0,%d]" % (4 * size))
     with open(tmp_path / "large", "wb") as file:

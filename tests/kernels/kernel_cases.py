@@ -9,7 +9,7 @@ import torch
 from tensors import give, leaf, normal
 
 from steprule import Optimizer
-from steprule.rule.program import Slot
+from steprule.rule.slot import Slot
 
 __all__ = ["COMPILED", "FLOATS", "give", "leaf", "normal", "optimizer_of"]
 

@@ -25,9 +25,9 @@ from torch import nn
 from training import train
 
 from steprule.checkpoint import CheckpointError, load, save, write_parts
-from steprule.saving import tensor_file
+from steprule.saving import checksum, tensor_file
 from steprule.saving.fit import LoadResult
-from steprule.saving.tensor_file import read_header
+from steprule.saving.header import read_header
 
 DTYPES = [
     torch.bool,
@@ -386,7 +386,8 @@ def test_large_tensors_are_written_and_read_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_place: bool
 ) -> None:
     monkeypatch.setattr(tensor_file, "_PIECE", 1000)
-    monkeypatch.setattr(tensor_file, "_WORTH_A_THREAD", 500)
+    for module in (checksum, tensor_file):
+        monkeypatch.setattr(module, "WORTH_A_THREAD", 500)
     monkeypatch.setattr(tensor_file, "_WRITEBACK", 1500)
     if not at_a_place:
         monkeypatch.delattr(os, "preadv", raising=False)

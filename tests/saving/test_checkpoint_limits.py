@@ -16,7 +16,7 @@ from torch import nn
 
 import steprule
 from steprule.checkpoint import CheckpointError, load, save
-from steprule.saving import tensor_file
+from steprule.saving import header
 from steprule.saving.encoding import DEEPEST, DIGITS
 
 
@@ -105,7 +105,7 @@ def itself() -> list[Any]:
 def test_what_cannot_be_loaded_is_refused_when_it_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any, message: str
 ) -> None:
-    monkeypatch.setattr(tensor_file, "_MOST_VALUES", 20_000)
+    monkeypatch.setattr(header, "_MOST_VALUES", 20_000)
     save(tmp_path / "run", None, value=1)
     with pytest.raises(ValueError, match=message):
         save(tmp_path / "run", None, value=value)

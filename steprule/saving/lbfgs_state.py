@@ -9,7 +9,7 @@ import torch
 
 from .saved import as_number
 
-__all__ = ["VECTORS", "is_flat", "needed", "wanted"]
+__all__ = ["VECTORS", "is_of_lbfgs", "needed", "wanted"]
 
 VECTORS = ("d", "prev_flat_grad")
 _LISTS = ("old_dirs", "old_stps")
@@ -19,7 +19,7 @@ _NUMBER_LISTS = ("ro", "al")
 _LARGEST = 2.0**62  # of a whole number that torch computes with
 
 
-def is_flat(entry: Mapping[str, Any]) -> bool:
+def is_of_lbfgs(entry: Mapping[str, Any]) -> bool:
     """Whether this is the state of LBFGS."""
     return not entry.keys().isdisjoint(("prev_flat_grad", *_LISTS))
 
@@ -28,7 +28,7 @@ def needed(entry: Mapping[str, Any]) -> frozenset[str]:
     """The parts that a state must have, once a direction was taken."""
     begun = "func_evals" in entry and (as_number(entry.get("n_iter")) or 0) >= 1
     whole = (*VECTORS, *_LISTS, *_NUMBERS, "ro")
-    return frozenset(whole) if begun or is_flat(entry) else frozenset()
+    return frozenset(whole) if begun or is_of_lbfgs(entry) else frozenset()
 
 
 def wanted(name: str, value: Any, entry: Mapping[str, Any], numbers: int) -> str | None:

@@ -1,0 +1,175 @@
+"""Slots, the named pieces of a parameter's state, and how a class declares them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .expression import Level, RuleError
+
+__all__ = ["Slot", "array", "channel", "column", "float_name", "row", "scalar", "table"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A named piece of a parameter's state, as :func:`array`, :func:`row`, :func:`column`, :func:`channel` or
+    :func:`scalar` declares it."""
+
+    kind: Literal["array", "row", "column", "channel", "table", "scalar"] = "array"
+    initial: float | str = 0.0
+    dtype: str | None = None
+    name: str = ""
+    scope: Literal["tensor", "all"] = "tensor"
+    """Whether each parameter has a scalar of its own, or the whole optimizer one."""
+    sides: tuple[int | str, ...] = ()
+    """Of a table: how many rows and columns it has."""
+    block: int | None = None
+    """Of a table: the largest extent of a block of the parameter's matrix."""
+
+    @property
+    def level(self) -> Level:
+        """How often it has a value."""
+        return Level.REDUCED if self.scope == "all" else LEVELS[self.kind]
+
+    def shape(self, param: Sequence[int]) -> tuple[int, ...]:
+        """Its shape, of that of the parameter."""
+        if self.kind == "row":
+            return (*param[:-1], 1)
+        if self.kind == "table":
+            return self.table_shape(param[0], math.prod(param[1:]))
+        if self.kind == "channel":
+            return (*param[:1], *(1 for _ in param[1:]))
+        if self.kind == "column":
+            return (*param[:-2], 1, *param[-1:])
+        return tuple(param) if self.kind == "array" else ()
+
+    def table_shape(self, rows: int, columns: int) -> tuple[int, ...]:
+        """Of a matrix of so many rows and columns; one table for each of its blocks, where there are several."""
+        if self.block is None:
+            return self.extents((rows, columns))
+        inside = self.extents((min(rows, self.block), min(columns, self.block)))
+        count = -(-rows // self.block) * -(-columns // self.block)
+        return inside if count <= 1 else (count, *inside)
+
+    def extents(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The rows and columns of a table, for a block of so many."""
+        known: dict[int | str, int] = {"rows": shape[0], "columns": shape[1]}
+        first, second = (known.get(side, side) for side in self.sides)
+        return int(first), int(second)
+
+
+FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2")
+"""What arrays of a rule may be kept in."""
+
+
+def float_name(dtype: Any) -> str | None:
+    """The name of a dtype, given as that or as torch has it.
+
+    >>> float_name("float32")
+    'float32'
+
+    Raises:
+        RuleError: for what holds no fractions, and for what is no dtype.
+    """
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in FLOATS:
+        near = "".join(f"; did you mean {n!r}?" for n in difflib.get_close_matches(name, FLOATS, 1))
+        raise RuleError(f"dtype={dtype!r:.60} holds no numbers of a rule; it is one of {', '.join(FLOATS)}{near}")
+    return name
+
+
+LEVELS = {"array": Level.ARRAY, "row": Level.ROW, "column": Level.COLUMN, "channel": Level.CHANNEL}
+LEVELS |= {"table": Level.TABLE, "scalar": Level.SCALAR}
+
+
+def array(initial: float | str = 0.0, dtype: Any = None) -> Slot:
+    """A slot like the parameter.
+
+    Args:
+        initial: its first value: a number, the name of the hyperparameter that holds it, or ``"parameter"`` for a
+            copy of the parameter.
+        dtype: its dtype, such as ``"bfloat16"`` or ``torch.bfloat16``; None means the parameter's.
+    """
+    return Slot("array", initial, float_name(dtype))
+
+
+def row(initial: float | str = 0.0, dtype: Any = None) -> Slot:
+    """A slot with one number for each row of the matrices that the last two dimensions are: of shape (..., n, 1).
+
+    Args:
+        initial: its first value: a number, or the name of the hyperparameter that holds it.
+        dtype: its dtype, such as ``"float32"``; None means the parameter's.
+    """
+    return Slot("row", initial, float_name(dtype))
+
+
+def column(initial: float | str = 0.0, dtype: Any = None) -> Slot:
+    """A slot with one number for each column of the matrices that the last two dimensions are: of shape (..., 1, m).
+
+    Args:
+        initial: its first value: a number, or the name of the hyperparameter that holds it.
+        dtype: its dtype, such as ``"float32"``; None means the parameter's.
+    """
+    return Slot("column", initial, float_name(dtype))
+
+
+def channel(initial: float | str = 0.0, dtype: Any = None) -> Slot:
+    """A slot with one number for each index of the first dimension: of shape (n, 1, ..., 1).
+
+    Args:
+        initial: its first value: a number, or the name of the hyperparameter that holds it.
+        dtype: its dtype, such as ``"float32"``; None means the parameter's.
+    """
+    return Slot("channel", initial, float_name(dtype))
+
+
+def table(
+    rows: int | Literal["rows", "columns"],
+    columns: int | Literal["rows", "columns"],
+    initial: float | Literal["identity"] = 0.0,
+    dtype: Any = None,
+    *,
+    block: int | None = None,
+) -> Slot:
+    """A slot that is a matrix of another shape than the parameter's, for :func:`matrix`: ``table("rows", "rows")``.
+
+    Args:
+        rows: how many rows it has: a number, or as many as the parameter's matrix has ``"rows"`` or ``"columns"``.
+        columns: how many columns.
+        initial: its first values: a number, or ``"identity"``.
+        dtype: its dtype, ``"float32"`` or ``"float64"``; None means that of the arithmetic.
+        block: the parameter's matrix is cut into blocks of at most so many rows and columns, each of which has a table.
+    """
+    for side in (rows, columns):
+        if side not in ("rows", "columns") and not (isinstance(side, int) and side > 0):
+            raise RuleError(
+                "a table has as many rows and columns as the parameter's matrix has 'rows' or 'columns', or a number, "
+                f"not {side!r}"
+            )
+    if block is not None and not (isinstance(block, int) and block > 0):
+        raise RuleError(f"block={block!r} is the largest number of rows and columns of a block, or None")
+    return Slot("table", initial, float_name(dtype), sides=(rows, columns), block=block)
+
+
+def scalar(initial: float | str = 0.0, *, scope: Literal["tensor", "all"] = "tensor") -> Slot:
+    """A slot with one number for each parameter, kept as a 0-dim tensor.
+
+    It is of float32 on the CPU (float64 where that is the default); if it is given what a reduction gives, it is of
+    float64 and where the parameter is.
+
+    Declared under the name ``step``, it keeps torch's state entry ``step`` for a rule that does not use ``s.step``.
+
+    Args:
+        initial: its first value: a number, or the name of the hyperparameter that holds it.
+        scope: ``"all"`` makes it one number of the whole optimizer, of float64, whichever parameters have a gradient:
+            it is given what is the same for all of them (reductions with ``scope="all"``, hyperparameters, others of
+            its kind), with the hyperparameters of the first that has a gradient.
+    """
+    if scope not in ("tensor", "all"):
+        raise RuleError(f"scope is 'tensor' (each parameter has its own) or 'all' (one for all), not {scope!r}")
+    return Slot("scalar", initial, scope=scope)
