@@ -39,7 +39,16 @@ from steprule.cli.bench.cases import (
     cases,
     first_step,
 )
-from steprule.cli.bench.contenders import Lion, clipped, in_place, parameters, torch_peers, traffic
+from steprule.cli.bench.contenders import (
+    Lion,
+    clipped,
+    in_a_bucket,
+    in_place,
+    parameters,
+    torch_peers,
+    traffic,
+    with_zero_gradients,
+)
 from steprule.cli.bench.gpu_cases import gpu_cases
 from steprule.cli.bench.shapes import SHAPES, elements
 from steprule.cli.bench.table import PEERS, Grid, figures, targets
@@ -327,6 +336,17 @@ def test_the_cases_on_a_gpu_have_names_of_their_own() -> None:
         f"{rule}/{shapes}" for rule in ("adamw", "adamw-bf16", "sgd-momentum") for shapes in ("gpt2", "gpt-1.3b")
     } < {*names}
     assert run("--list", "--device", "cuda").output.split() == names
+
+
+def test_what_is_made_of_parameters_before_they_are_measured() -> None:
+    params = parameters([(3, 5), (7,), (2, 2)], torch.float32, "cpu")
+    before = [p.detach().clone() for p in params], [p.grad.clone() for p in params if p.grad is not None]
+    bucket = in_a_bucket(params)
+    assert all(map(torch.equal, before[0], bucket))
+    assert all(torch.equal(g, p.grad) for g, p in zip(before[1], bucket, strict=True) if p.grad is not None)
+    assert len({p.untyped_storage().data_ptr() for p in bucket}) == 1
+    assert {p.data_ptr() % 16 for p in bucket} - {0}
+    assert not any(p.grad.any() for p in with_zero_gradients(bucket) if p.grad is not None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

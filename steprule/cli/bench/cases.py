@@ -6,7 +6,7 @@ import gc
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
@@ -123,6 +123,7 @@ class Steps:
         targets: what is to be reached.
         dtype: of parameters, gradients and state.
         tokens: makes the gradients sparse, as an embedding's after so many tokens.
+        lay: what is made of the parameters before anybody takes a step.
     """
 
     rule: str
@@ -132,6 +133,7 @@ class Steps:
     targets: Sequence[Target] = ()
     dtype: torch.dtype = torch.float32
     tokens: int | None = None
+    lay: Callable[[list[torch.Tensor]], list[torch.Tensor]] = list
 
     @property
     def name(self) -> str:
@@ -140,7 +142,7 @@ class Steps:
     def run(self, settings: Settings) -> list[Result]:
         gc.collect()  # of the case before
         torch.cuda.empty_cache()  # which does nothing where there is no GPU
-        params = parameters(SHAPES[self.shapes], self.dtype, settings.device, self.tokens)
+        params = self.lay(parameters(SHAPES[self.shapes], self.dtype, settings.device, self.tokens))
         ours = self.ours(params)
         peers = self.taking_part(settings)
         memory = (in_place if settings.device == "cpu" else copied)(params)

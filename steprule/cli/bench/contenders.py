@@ -88,6 +88,29 @@ def parameters(shapes: Sequence[Shape], dtype: torch.dtype, device: str, tokens:
     return params
 
 
+def with_zero_gradients(params: list[Tensor]) -> list[Tensor]:
+    """The parameters, with gradients as those of embeddings that no token has touched."""
+    for p in params:
+        if p.grad is not None:
+            p.grad.zero_()
+    return params
+
+
+def in_a_bucket(params: list[Tensor]) -> list[Tensor]:
+    """The parameters and their gradients as views of one tensor each, behind a single element: few are aligned."""
+
+    def views(tensors: list[Tensor]) -> list[Tensor]:
+        flat = torch.cat([tensors[0].new_zeros(1), *(t.detach().flatten() for t in tensors)])
+        pieces = flat[1:].split([t.numel() for t in tensors])  # type: ignore[no-untyped-call]
+        return [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)]
+
+    gradients = views([p.grad for p in params if p.grad is not None])
+    found = [p.requires_grad_() for p in views(params)]
+    for p, gradient in zip(found, gradients, strict=True):
+        p.grad = gradient
+    return found
+
+
 def torch_peers(kind: type[torch.optim.Optimizer], **options: Any) -> dict[str, Make]:
     """Each of torch's own implementations of an algorithm, and what torch.compile makes of it, by name."""
     accepted = inspect.signature(kind).parameters

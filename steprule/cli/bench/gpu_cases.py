@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
 import steprule
+from steprule.kernels.gpu.triton import TritonLaunch
+from steprule.kernels.gpu.tune import CANDIDATES, Block
 
 from .cases import MEMORY, WHERE, Case, FirstStep, Steps, Target
-from .contenders import Lion, Make, algorithms, clipped, torch_peers
+from .contenders import Lion, Make, algorithms, clipped, in_a_bucket, torch_peers, with_zero_gradients
 
 __all__ = ["gpu_cases"]
 
@@ -35,6 +37,29 @@ def with_fused(rule: str, ours: Any, peers: Mapping[str, Make]) -> list[Case]:
     ]
 
 
+def on_other_gradients(peers: Mapping[str, Make]) -> list[Case]:
+    """Gradients of zeros, of which roots and quotients may take longer; and parameters that share a bucket."""
+    return [
+        Steps(f"adamw-{what}{suffix}", "gpt2", steprule.AdamW, {"fused": peers["fused"]}, dtype=dtype, lay=lay)
+        for what, lay in (("zeros", with_zero_gradients), ("bucket", in_a_bucket))
+        for dtype, suffix in ((torch.float32, ""), (torch.bfloat16, "-bf16"))
+    ]
+
+
+def in_blocks(block: Block) -> Callable[[list[torch.Tensor]], steprule.Optimizer]:
+    """AdamW whose kernels take this block, whatever was measured."""
+
+    def made(params: list[torch.Tensor]) -> steprule.Optimizer:
+        optimizer = steprule.AdamW(params)
+        optimizer.step()
+        for launch in optimizer._planner.plan.launches if optimizer._planner.plan else ():
+            if isinstance(launch, TritonLaunch):
+                launch.block = block
+        return optimizer
+
+    return made
+
+
 def gpu_cases() -> list[Case]:
     """Every case on a GPU."""
     adamw = gpu_peers(torch.optim.AdamW)
@@ -48,6 +73,9 @@ def gpu_cases() -> list[Case]:
         Steps("adamw-clip", "gpt2", partial(steprule.AdamW, clip_norm=1.0), norm),
         Steps("lion-rule", "gpt2", Lion, {}, [IN_PLACE]),
         FirstStep("adamw", steprule.AdamW, "gpt2", limit=3.0),
+        *on_other_gradients(adamw),
+        *(Steps(f"adamw-{b.size}-by-{b.warps}-warps", "gpt2", in_blocks(b), {}, [IN_PLACE]) for b in CANDIDATES),
+        Steps("muon-bf16", "gpt2-hidden", steprule.Muon, gpu_peers(torch.optim.Muon), dtype=torch.bfloat16),
         *(
             Steps("adafactor", shapes, steprule.Adafactor, gpu_peers(torch.optim.Adafactor), [Target("foreach", 0.5)])
             for shapes in ("resnet50", "wide", "row")
