@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import steprule as optim
 
@@ -97,18 +96,3 @@ def test_arguments_chosen_by_the_signature_take_effect() -> None:
     weight.grad = torch.ones(2)
     optim.SGD([weight], **{name: value for name, value in wanted.items() if name in known}).step()
     assert weight.tolist() == [1.5, 1.5]
-
-
-@pytest.mark.parametrize("name", ["SGD", "AdamW", "Lion"])
-def test_a_step_on_fake_tensors_makes_fake_state(name: str) -> None:
-    """As those who estimate memory take it."""
-    with FakeTensorMode():
-        module = nn.Linear(3, 4)
-        optimizer = getattr(optim, name)(module.parameters(), lr=0.5, **(dict(momentum=0.9) if name == "SGD" else {}))
-        for _ in range(2):
-            module(torch.ones(2, 3)).sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        arrays = [value for value in optimizer.state[module.weight].values() if value.ndim]
-    assert arrays
-    assert all(isinstance(value, FakeTensor) and value.shape == (4, 3) for value in arrays)

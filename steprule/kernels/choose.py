@@ -14,6 +14,7 @@ from steprule.rule.program import GRAD, Operation, Program
 
 from .eager import EagerLaunch
 from .entry import Entry, asked_of
+from .fake import FakeLaunch, is_fake
 from .launch import Launch
 from .layout import dense
 from .memory import fault, plain, reach, tangled
@@ -63,6 +64,8 @@ def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[ty
         RuntimeError: if the group asks for a backend that can't serve the parameter.
     """
     asked = group.get("backend", "auto")
+    if is_fake(entry.param, entry.name) and not group.get("differentiable"):
+        return FakeLaunch, "a FakeTensor has no values to compute with, whatever backend is asked for"
     hindered = obstacle(program, entry, group)
     device = entry.param.device.type
     if asked == "eager":

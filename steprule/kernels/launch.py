@@ -45,6 +45,8 @@ class Launch:
     """On the device: not zero where the step is to leave everything as it is."""
     differentiable = False
     """Whether autograd is to follow the step."""
+    valueless = False
+    """Whether its tensors have sizes alone, so that there is nothing to compute."""
 
     def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
         self.program = program
@@ -65,7 +67,7 @@ class Launch:
         self.slot_names = [s.name for s in program.slots]
         for e in entries:
             if e.slots is None:
-                e.adopted(self.slot_names, [slot_tensor(slot, e, groups[e.group]) for slot in program.slots])
+                self.adopt_arrays(e, groups[e.group])
         self.slots = [list(column) for column in zip(*(e.slots for e in entries), strict=True)]
         self.adopt_lines(groups)
         self.small: dict[Any, Any] = {}
@@ -86,6 +88,10 @@ class Launch:
         self.remember()
 
     # -- state ---------------------------------------------------------------------------------------------------
+
+    def adopt_arrays(self, entry: Entry, group: Group) -> None:
+        """A parameter's array slots, which its entry keeps from plan to plan."""
+        entry.adopted(self.slot_names, [slot_tensor(slot, entry, group) for slot in self.program.slots])
 
     def adopt_tables(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
         """The slots for matrix functions."""
@@ -365,6 +371,10 @@ class Launch:
 
     def run(self, stage: int) -> None:
         """Do one pass."""
+        raise NotImplementedError
+
+    def imagine(self) -> None:
+        """Do what of a step can be done without values."""
         raise NotImplementedError
 
     def total(self, row: int) -> Any:

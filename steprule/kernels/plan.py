@@ -84,7 +84,11 @@ class Plan:
         self.known: list[Any] | None = None
         """The states of all parameters after the first step."""
         self.asynchronous = bool(launches) and all(launch.asynchronous for launch in launches)
-        self.on_gpu = any(launch.params[0].is_cuda for launch in launches)
+        self.valueless = bool(launches) and launches[0].valueless
+        if any(launch.valueless != self.valueless for launch in launches):
+            fake, real = (next(x for x in launches if x.valueless is kind).entries[0].name for kind in (True, False))
+            raise RuntimeError(f"parameter {fake} is a FakeTensor, parameter {real} is not: a step is over one kind")
+        self.on_gpu = not self.valueless and any(launch.params[0].is_cuda for launch in launches)
 
     def current(
         self,
@@ -194,6 +198,11 @@ class Plan:
                 launch.take_given()
         for launch in self.launches:
             launch.advance(groups)
+        if self.valueless:
+            self.common.begin(self.params, state)
+            for launch in self.launches:
+                launch.imagine()
+            return []
         if self.exchange is not None:
             self.exchange.agree()
         if self.simple:

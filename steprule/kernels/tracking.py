@@ -78,7 +78,7 @@ def keys_by(groups: Sequence[Mapping[str, Any]], by: str) -> dict[int, str]:
 
 def norms(plan: Plan | None, name: str, keys: Mapping[int, str]) -> dict[str, float]:
     squares: dict[str, float] = {}
-    for launch, values in plan.tracked(name) if plan is not None else []:
+    for launch, values in plan.tracked(name) if plan is not None and not plan.valueless else []:
         for entry, value in zip(launch.entries, values.tolist(), strict=True):
             key = keys.get(id(entry.owner))  # none, once somebody has taken it out of its group
             if key is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 __all__ = [
     "STEPS_TAKEN",
@@ -257,7 +258,10 @@ def as_number(value: Any) -> float | None:
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool or value.is_meta:
             return None
-        value = value.item()
+        try:
+            value = value.item()
+        except DataDependentOutputException:
+            return 0.0  # a FakeTensor is a number that nobody knows
     if isinstance(value, bool) or (isinstance(value, int) and value.bit_length() > 1000):
         return None
     return value if isinstance(value, (int, float)) else None

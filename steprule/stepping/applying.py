@@ -13,6 +13,7 @@ from steprule.kernels.plan import Plan
 from steprule.schedules import write
 
 from .planning import Asked
+from .skipping import says_so
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -47,7 +48,7 @@ def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> 
         if found_inf is not None:
             if plan.asynchronous:
                 inputs["found_inf"] = found_inf
-            elif found_inf.item():
+            elif says_so(found_inf):
                 optimizer._skipped += 1
                 return
         bad = plan.run(groups, inputs, optimizer.state)

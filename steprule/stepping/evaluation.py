@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from steprule.distributed.shares import Share, look_up
 from steprule.kernels.choose import launches
@@ -43,7 +44,8 @@ def to_evaluation(optimizer: Optimizer) -> None:
     if optimizer._moved is not None:
         raise RuntimeError("a step is half done: call second_step() before eval()")
     if not optimizer._evaluates:
-        exchange(optimizer._roles, optimizer.param_groups, optimizer.state)
+        with unset_fake_temporarily():
+            exchange(optimizer._roles, optimizer.param_groups, optimizer.state)
         optimizer._evaluates = True
         optimizer._planner.outdated()
 

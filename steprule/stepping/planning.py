@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn.parameter import is_lazy
 
 from steprule.distributed.exchange import Exchange, Member
@@ -258,14 +259,15 @@ class Planner:
         for known, program in self.programs:
             if known == key and program.ndim in (None, ndim) and program.serves(group):
                 return program
-        program = trace(
-            algorithm.update,
-            {name: value for name, value in group.items() if name not in NOT_HYPER},
-            algorithm.slots,
-            name=algorithm.name,
-            modifiers=around(algorithm, *asked),
-            ndim=ndim,
-        )
+        with unset_fake_temporarily():
+            program = trace(
+                algorithm.update,
+                {name: value for name, value in group.items() if name not in NOT_HYPER},
+                algorithm.slots,
+                name=algorithm.name,
+                modifiers=around(algorithm, *asked),
+                ndim=ndim,
+            )
         self.programs = [*self.programs, (key, program)][-PROGRAMS:]
         return program
 

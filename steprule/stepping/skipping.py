@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import optimizer as torch_optimizer
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["Verdicts", "loss_of", "skips"]
+__all__ = ["Verdicts", "loss_of", "says_so", "skips"]
 
 MANY = 64
 """Verdicts that wait to be read at most."""
@@ -29,7 +30,12 @@ def skips(optimizer: Optimizer) -> bool:
     plan = optimizer._planner.plan
     if plan is not None and plan.asynchronous and not watched(optimizer):
         return False
-    return bool(found_inf.item())
+    return says_so(found_inf)
+
+
+def says_so(found_inf: torch.Tensor) -> bool:
+    """Whether GradScaler's flag is set; of one without a value nobody knows, and it counts as not set."""
+    return not isinstance(found_inf, FakeTensor) and bool(found_inf.item())
 
 
 def watched(optimizer: Optimizer) -> bool:

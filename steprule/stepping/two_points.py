@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from steprule.rule.chain import ascended
 from steprule.rule.links import Negate
@@ -36,7 +37,8 @@ def go_to_second(optimizer: Optimizer) -> None:
         raise RuntimeError("first_step() has been taken already: call second_step() after the second backward")
     if optimizer._evaluates:
         refuse_evaluation()
-    optimizer._moved = ascend(optimizer._roles, optimizer.param_groups, optimizer.state)
+    with unset_fake_temporarily():
+        optimizer._moved = ascend(optimizer._roles, optimizer.param_groups, optimizer.state)
 
 
 def take_second(optimizer: Optimizer, closure: Callable[[], Any] | None) -> None:
