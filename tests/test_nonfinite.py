@@ -11,6 +11,7 @@ import pytest
 import torch
 from comparing import same
 from every_algorithm import CLASSES, RULES
+from tensors import parameters
 
 import steprule
 from steprule import schedules
@@ -33,9 +34,8 @@ class Blind(steprule.Optimizer):
         return p - h.lr * sign(g)
 
 
-def parameters(ndim: int = 2) -> list[torch.Tensor]:
-    torch.manual_seed(3)
-    return [torch.randn((3,) * n, requires_grad=True) for n in ([2, 2] if ndim == 2 else [2, 1, 0])]
+SHAPES = {1: [(3, 3), (3,), ()], 2: [(3, 3), (3, 3)]}
+"""Parameters, by the least number of dimensions of most of them."""
 
 
 def give_ramps(params: list[torch.Tensor], bad: float | None = None) -> None:
@@ -59,7 +59,7 @@ def named(name: str, params: list[torch.Tensor], **options: Any) -> steprule.Opt
 @pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("name", [name for name in (*RULES, "Blind") if name != "SparseAdam"])
 def test_a_step_that_is_skipped_changes_nothing_and_the_next_goes_on(name: str, backend: str) -> None:
-    ours, theirs = (parameters(2 if name == "Muon" else 1) for _ in range(2))
+    ours, theirs = (parameters(SHAPES[2 if name == "Muon" else 1]) for _ in range(2))
     skipping = named(name, ours, nonfinite="skip", backend=backend)
     plain = named(name, theirs, backend=backend)
     for turn, bad in enumerate([math.nan, None, None, math.inf, -math.inf, None]):
@@ -77,7 +77,7 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_next_goes_on(name: str, 
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}, {"l1": 0.1, "maximize": True}])
 def test_what_is_checked_is_not_changed(options: dict[str, Any]) -> None:
-    ours, theirs = parameters(1), parameters(1)
+    ours, theirs = parameters(SHAPES[1]), parameters(SHAPES[1])
     optimizers = [named("AdamW", ours, nonfinite="skip", **options), named("AdamW", theirs, **options)]
     for _ in range(5):
         for params, optimizer in zip((ours, theirs), optimizers, strict=True):
@@ -91,7 +91,7 @@ def test_what_is_checked_is_not_changed(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("taken", [0, 2])
 def test_raising_names_the_parameter_and_changes_nothing(bad: float, taken: int) -> None:
-    params = parameters(1)
+    params = parameters(SHAPES[1])
     optimizer = named("Adam", params, nonfinite="raise")
     for _ in range(taken):
         give_ramps(params)
@@ -107,7 +107,7 @@ def test_raising_names_the_parameter_and_changes_nothing(bad: float, taken: int)
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}])
 def test_where_the_device_decides_nobody_waits_and_the_counts_are_right(options: dict[str, Any]) -> None:
-    ours, theirs = parameters(1), parameters(1)
+    ours, theirs = parameters(SHAPES[1]), parameters(SHAPES[1])
     skipping = named("AdamW", ours, nonfinite="skip", backend="triton", **options)
     plain = named("AdamW", theirs, backend="triton", **options)
     for turn, bad in enumerate([None, None, math.nan, None, math.inf, None]):
@@ -126,7 +126,7 @@ def test_where_the_device_decides_nobody_waits_and_the_counts_are_right(options:
 
 
 def test_schedules_do_not_count_a_skipped_step() -> None:
-    params = parameters(1)
+    params = parameters(SHAPES[1])
     optimizer = steprule.SGD(params, lr=1.0 * schedules.linear(10), nonfinite="skip")
     rates = []
     for bad in (None, math.nan, None, math.inf, None):
@@ -161,7 +161,7 @@ def test_sparse_and_complex_gradients_are_looked_at_too() -> None:
 
 
 def test_without_it_numbers_that_are_not_finite_go_on() -> None:
-    params = parameters(1)
+    params = parameters(SHAPES[1])
     optimizer = named("SGD", params)
     give_ramps(params, math.nan)
     optimizer.step()
@@ -173,7 +173,7 @@ def test_without_it_numbers_that_are_not_finite_go_on() -> None:
 
 
 def test_it_is_the_whole_optimizers_and_travels_with_it() -> None:
-    params = parameters(1)
+    params = parameters(SHAPES[1])
     with pytest.raises(ValueError, match="Invalid nonfinite: 'ignore'; it is one of propagate, skip, raise"):
         steprule.SGD(params, nonfinite="ignore")
     with pytest.raises(ValueError, match="needs an update rule"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensors import give_gradients
 from torch import nn
 
 import steprule
@@ -30,12 +31,6 @@ class Net(nn.Module):
             self.head.weight = self.tokens.weight
 
 
-def give_gradients(model: nn.Module, step: int) -> None:
-    generator = torch.Generator().manual_seed(step)
-    for p in model.parameters():
-        p.grad = torch.randn(p.shape, generator=generator)
-
-
 HIDDEN = ["mix.weight", "out.weight"]
 REST: dict[str, Any] = dict(lr=3e-4, betas=(0.9, 0.95))
 
@@ -53,8 +48,8 @@ def test_each_group_is_updated_as_by_an_optimizer_of_its_own() -> None:
     optimizer = mixed(model)
     alone = Muon(of(twin, True), lr=0.02), AdamW(of(twin, False), **REST)
     for step in range(4):
-        give_gradients(model, step)
-        give_gradients(twin, step)
+        give_gradients(model.parameters(), step)
+        give_gradients(twin.parameters(), step)
         optimizer.step()
         for each in alone:
             each.step()
@@ -75,7 +70,7 @@ def test_one_launch_for_each_algorithm() -> None:
         steprule.norms: dict(weight_decay=0),
     }
     optimizer = Muon(model, lr=0.02, overrides=overrides)
-    give_gradients(model, 0)
+    give_gradients(model.parameters(), 0)
     optimizer.step()
     assert len(optimizer.param_groups) == 5
     text = optimizer.explain()
@@ -115,7 +110,7 @@ def test_schedules_options_and_modifiers_go_around_all() -> None:
         model, lr=0.02, overrides=overrides, clip_norm=1.0, maximize=True, modifiers=[Cautious(), EMA(0.9)]
     )
     for step in range(3):
-        give_gradients(model, step)
+        give_gradients(model.parameters(), step)
         optimizer.step()
     assert all(group["maximize"] and group["clip_norm"] == 1.0 for group in optimizer.param_groups)
     assert "ema_mean" in optimizer.state[model.tokens.weight]
@@ -131,7 +126,7 @@ def test_one_checkpoint(through: str, tmp_path: Any) -> None:
     model, twin = Net(), Net()
     optimizer = mixed(model)
     for step in range(2):
-        give_gradients(model, step)
+        give_gradients(model.parameters(), step)
         optimizer.step()
     twin.load_state_dict(model.state_dict())
     if through == "pickle":
@@ -149,7 +144,7 @@ def test_one_checkpoint(through: str, tmp_path: Any) -> None:
             other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for step in range(2, 4):
         for m, o in ((model, optimizer), (twin, other)):
-            give_gradients(m, step)
+            give_gradients(m.parameters(), step)
             o.step()
     assert all(map(torch.equal, model.parameters(), twin.parameters()))
 
@@ -161,7 +156,7 @@ def test_torchs_two_checkpoints_load_into_one(named: bool, turned: bool) -> None
     hidden, rest = (of(model, which) if named else [p for _, p in of(model, which)] for which in (True, False))
     theirs = torch.optim.Muon(hidden, lr=0.05), torch.optim.AdamW(rest, lr=1e-3, betas=(0.8, 0.9))
     for step in range(3):
-        give_gradients(model, step)
+        give_gradients(model.parameters(), step)
         for each in theirs:
             each.step()
     twin.load_state_dict(model.state_dict())
@@ -174,8 +169,8 @@ def test_torchs_two_checkpoints_load_into_one(named: bool, turned: bool) -> None
         saved.append(torch.load(buffer))
     ours.load_state_dict(saved[::-1] if turned else saved)
     assert {g["algorithm"]: g["lr"] for g in ours.param_groups} == {"Muon": 0.05, "AdamW": 1e-3}
-    give_gradients(model, 3)
-    give_gradients(twin, 3)
+    give_gradients(model.parameters(), 3)
+    give_gradients(twin.parameters(), 3)
     for optimizer in (*theirs, ours):
         optimizer.step()
     for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
@@ -252,7 +247,7 @@ def test_a_state_of_another_algorithm_or_of_other_modifiers_is_refused() -> None
     def saved(algorithm: Any, **options: Any) -> Any:
         model = Net()
         optimizer = SGD(model, overrides={"mix.*": dict(algorithm=algorithm)}, **options)
-        give_gradients(model, 0)
+        give_gradients(model.parameters(), 0)
         optimizer.step()
         return optimizer.state_dict()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from tensors import give_gradients
 from torch import Tensor
 
 
@@ -20,3 +21,10 @@ def train(model: Callable[[Any], Tensor], optimizer: torch.optim.Optimizer, batc
             return loss
 
         optimizer.step(closure)
+
+
+def take_steps(optimizer: Any, params: Sequence[Tensor], steps: int) -> None:
+    """Steps, each with gradients of its own."""
+    for step in range(steps):
+        give_gradients(params, step)
+        optimizer.step()

@@ -16,7 +16,7 @@ ALL = list(OPTIONS)
 LARGE = torch.ones(2)
 
 
-def weight(dtype: torch.dtype = torch.float64) -> Tensor:
+def noisy_weight(dtype: torch.dtype = torch.float64) -> Tensor:
     return noise((3, 4), dtype, 5).clone().requires_grad_()
 
 
@@ -31,7 +31,7 @@ def test_positional_arguments_have_the_order_and_the_defaults_of_torch(name: str
 @pytest.mark.parametrize("name", ALL)
 def test_every_keyword_of_torch_is_taken_and_stands_in_the_groups(name: str) -> None:
     for key, argument in arguments(name).items():
-        optimizer = getattr(steprule, name)([weight()], **{key: argument.default})
+        optimizer = getattr(steprule, name)([noisy_weight()], **{key: argument.default})
         assert optimizer.param_groups[0][key] == argument.default or key == "max_eval"
         assert optimizer.defaults[key] == argument.default or key == "max_eval"
 
@@ -40,10 +40,10 @@ def test_every_keyword_of_torch_is_taken_and_stands_in_the_groups(name: str) -> 
 @pytest.mark.parametrize("name", ALL)
 def test_switches_are_taken_where_torch_takes_them(name: str, switch: str) -> None:
     if switch in arguments(name):
-        assert getattr(steprule, name)([weight()], **{switch: True}).defaults[switch] is True
+        assert getattr(steprule, name)([noisy_weight()], **{switch: True}).defaults[switch] is True
     else:
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{switch}'"):
-            getattr(steprule, name)([weight()], **{switch: True})
+            getattr(steprule, name)([noisy_weight()], **{switch: True})
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
@@ -81,17 +81,17 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 )
 def test_what_torch_refuses_is_refused_in_the_same_words(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(Exception) as theirs:  # noqa: PT011
-        getattr(torch.optim, name)([weight()], **options)
+        getattr(torch.optim, name)([noisy_weight()], **options)
     with pytest.raises(type(theirs.value)) as ours:
-        getattr(steprule, name)([weight()], **options)
+        getattr(steprule, name)([noisy_weight()], **options)
     assert str(ours.value) == str(theirs.value)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in NEEDS_CLOSURE])
 def test_a_group_is_refused_as_the_defaults_are_and_nothing_changes(name: str) -> None:
-    optimizer = getattr(steprule, name)([weight()])
+    optimizer = getattr(steprule, name)([noisy_weight()])
     with pytest.raises(ValueError, match=r"-0\.5"):
-        optimizer.add_param_group({"params": [weight()], "lr": -0.5})
+        optimizer.add_param_group({"params": [noisy_weight()], "lr": -0.5})
     assert len(optimizer.param_groups) == 1
 
 
@@ -99,7 +99,7 @@ def test_a_group_is_refused_as_the_defaults_are_and_nothing_changes(name: str) -
 def test_capturable_is_refused_on_the_cpu_by_the_step(name: str) -> None:
     messages = []
     for library in (torch.optim, steprule):
-        p = weight()
+        p = noisy_weight()
         before = p.detach().clone()
         optimizer = getattr(library, name)([p], capturable=True)
         p.grad = torch.ones_like(p)
@@ -112,18 +112,18 @@ def test_capturable_is_refused_on_the_cpu_by_the_step(name: str) -> None:
 
 def test_sparse_adam_refuses_dense_gradients_and_sparse_or_complex_parameters() -> None:
     for library in (torch.optim, steprule):
-        p = weight()
+        p = noisy_weight()
         p.grad = torch.ones_like(p)
         with pytest.raises(RuntimeError, match="SparseAdam does not support dense gradients, please consider Adam"):
             library.SparseAdam([p]).step()
         with pytest.raises(ValueError, match=r"Complex params at indices \[\[0, 1\]\]"):
-            library.SparseAdam([weight(), weight(torch.complex64)])
+            library.SparseAdam([noisy_weight(), noisy_weight(torch.complex64)])
         with pytest.raises(ValueError, match=r"Sparse params at indices \[\[0, 0\]\]"):
-            library.SparseAdam([weight().detach().to_sparse().requires_grad_()])
+            library.SparseAdam([noisy_weight().detach().to_sparse().requires_grad_()])
 
 
 def test_adagrad_makes_its_state_at_once() -> None:
-    ours, theirs = weight(), weight()
+    ours, theirs = noisy_weight(), noisy_weight()
     states = [
         library.Adagrad([p], initial_accumulator_value=0.5).state[p]
         for library, p in ((steprule, ours), (torch.optim, theirs))
@@ -140,7 +140,7 @@ def test_adagrad_makes_its_state_at_once() -> None:
 def test_adamw_decays_decoupled_whatever_it_loads(name: str) -> None:
     states = []
     for library in (torch.optim, steprule):
-        p = weight()
+        p = noisy_weight()
         saved = library.Adam([p], weight_decay=0.5).state_dict()
         saved.pop("steprule", None)
         optimizer = getattr(library, name)([p])
@@ -170,7 +170,7 @@ def trained(library: Any, name: str, start: Tensor, numbers: dict[str, Any], **o
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_a_step_can_be_differentiated(name: str) -> None:
     """The derivatives are the differences of what torch.optim reaches."""
-    start = weight()
+    start = noisy_weight()
     numbers = {key: torch.tensor(VALUES[key], dtype=torch.float64, requires_grad=True) for key in BY_NUMBERS[name]}
     loss = trained(steprule, name, start, numbers, differentiable=True)
     found = torch.autograd.grad(loss, [start, *numbers.values()])
@@ -190,8 +190,8 @@ def test_a_step_can_be_differentiated(name: str) -> None:
 
 def test_a_differentiable_step_reaches_what_others_reach() -> None:
     for name in DIFFERENTIABLE:
-        ours = trained(steprule, name, weight(), {}, differentiable=True)
-        theirs = trained(torch.optim, name, weight().detach(), {})
+        ours = trained(steprule, name, noisy_weight(), {}, differentiable=True)
+        theirs = trained(torch.optim, name, noisy_weight().detach(), {})
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-12, atol=0)
 
 

@@ -91,7 +91,7 @@ def whole(tensor: Any) -> Tensor:
     return found.detach()
 
 
-def train(
+def train_spread(
     make: Callable[[list[tuple[str, Tensor]]], torch.optim.Optimizer],
     layout: Layout,
     placed: Callable[[Layout, Iterable[Tensor]], list[Tensor]],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.layouts import LAYOUTS, MATRICES, ROWS, Layout, mesh_of, plain, spread, train, values, whole
+from distributed.layouts import LAYOUTS, MATRICES, ROWS, Layout, mesh_of, plain, spread, train_spread, values, whole
 from distributed.processes import on_ranks
 from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
@@ -34,7 +34,7 @@ class ByLargest(Optimizer):
 
 def collectives(layout: Layout, name: str, options: dict[str, Any]) -> int:
     """On one rank: how many collectives a step makes, the first left out."""
-    params, optimizer = train(lambda p: getattr(steprule, name)(p, **options), layout, spread)
+    params, optimizer = train_spread(lambda p: getattr(steprule, name)(p, **options), layout, spread)
     for p, g in zip(params, spread(layout, values(layout, 7)), strict=True):
         p.grad = g
     with CommDebugMode() as counted:
@@ -66,8 +66,8 @@ def test_matrices_travel_together(layout: str, count: int) -> None:
 
 
 def own_rule(layout: Layout) -> None:
-    ours, optimizer = train(ByLargest, layout, spread)
-    theirs, reference = train(ByLargest, layout, plain)
+    ours, optimizer = train_spread(ByLargest, layout, spread)
+    theirs, reference = train_spread(ByLargest, layout, plain)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(whole(a), b.detach(), rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(whole(optimizer.state[a]["length"]), reference.state[b]["length"])
@@ -86,8 +86,8 @@ def norms(layout: Layout) -> tuple[float, dict[str, float], dict[str, float]]:
         optimizer.track("grad_norm", "update_to_param")
         return optimizer
 
-    _, optimizer = train(make, layout, spread)
-    _, reference = train(make, layout, plain)
+    _, optimizer = train_spread(make, layout, spread)
+    _, reference = train_spread(make, layout, plain)
     assert isinstance(optimizer, Optimizer)
     assert isinstance(reference, Optimizer)
     torch.testing.assert_close(optimizer.grad_norm, reference.grad_norm, rtol=1e-7, atol=0)
@@ -131,7 +131,7 @@ def message(step: Callable[[], object]) -> str:
 
 def missing_on_one(name: str) -> str:
     layout = Layout((2,), (((8, 6), [ROWS]), ((6, 4), [ROWS])))
-    params, optimizer = train(getattr(steprule, name), layout, spread)
+    params, optimizer = train_spread(getattr(steprule, name), layout, spread)
     gradients = spread(layout, values(layout, 5))
     params[0].grad = gradients[0]
     params[1].grad = gradients[1] if mesh_of((2,)).get_rank() else None
@@ -146,7 +146,7 @@ def test_a_gradient_that_only_some_ranks_have_is_refused_on_all(name: str) -> No
 
 def missing_adds_nothing() -> None:
     layout = Layout((2,), (((8, 6), [ROWS]), ((4,), [ROWS])))
-    params, optimizer = train(lambda p: steprule.SGD(p, lr=0.1, clip_norm=1e-3), layout, spread)
+    params, optimizer = train_spread(lambda p: steprule.SGD(p, lr=0.1, clip_norm=1e-3), layout, spread)
     gradients: Any = spread(layout, values(layout, 5))
     rank = mesh_of((2,)).get_rank()
     for p, g in zip(params, gradients, strict=True):
@@ -167,7 +167,7 @@ def test_ranks_without_any_gradient_take_part() -> None:
 
 def infinite_on_one(missing: bool) -> None:
     layout = Layout((2,), (((8, 6), [ROWS]), ((4,), [ROWS])))
-    params, optimizer = train(lambda p: steprule.AdamW(p, nonfinite="skip"), layout, spread)
+    params, optimizer = train_spread(lambda p: steprule.AdamW(p, nonfinite="skip"), layout, spread)
     gradients: Any = spread(layout, values(layout, 5))
     rank = mesh_of((2,)).get_rank()
     before = [whole(p).clone() for p in params]
@@ -188,7 +188,7 @@ def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_all(missing
 
 def error_on_one(name: str) -> str:
     layout = Layout((2,), (((8, 6), [ROWS]), ((6, 4), [ROWS])))
-    params, optimizer = train(lambda p: getattr(steprule, name)(p, clip_norm=1.0), layout, spread)
+    params, optimizer = train_spread(lambda p: getattr(steprule, name)(p, clip_norm=1.0), layout, spread)
     for p, g in zip(params, spread(layout, values(layout, 5)), strict=True):
         p.grad = g
     if mesh_of((2,)).get_rank():
@@ -208,7 +208,7 @@ def test_an_error_on_one_rank_is_raised_on_all(name: str) -> None:
 def different() -> str:
     layout = Layout((2,), (((8, 6), [ROWS]), ((6, 4), [ROWS])))
     clip = 1.0 if mesh_of((2,)).get_rank() else None
-    return message(lambda: train(lambda p: steprule.AdamW(p, clip_norm=clip), layout, spread))
+    return message(lambda: train_spread(lambda p: steprule.AdamW(p, clip_norm=clip), layout, spread))
 
 
 def test_different_optimizers_on_ranks_are_named() -> None:
@@ -217,7 +217,7 @@ def test_different_optimizers_on_ranks_are_named() -> None:
 
 
 def explained() -> str:
-    params, optimizer = train(steprule.Lamb, LAYOUTS["half"], spread)
+    params, optimizer = train_spread(steprule.Lamb, LAYOUTS["half"], spread)
     assert isinstance(optimizer, Optimizer)
     assert "llvm" in repr(optimizer)
     for p in params:  # state is spread as parameters are

@@ -28,7 +28,7 @@ def kept(model: nn.Module, optimizer: torch.optim.Optimizer) -> Kept:
     return weights, {f"{name}.{slot}": whole(value).clone() for name, slot, value in states}
 
 
-def same(ours: Kept, theirs: Kept) -> None:
+def assert_kept(ours: Kept, theirs: Kept) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert set(a) == set(b)
         for name in a:
@@ -58,13 +58,13 @@ def loaded(path: str, kind: str, name: str, before: Kept) -> None:
         for p in model.parameters():
             p.zero_()
     assert steprule.load(path, optimizer, model) == {"epoch": 3}
-    same(kept(model, optimizer), before)
+    assert_kept(kept(model, optimizer), before)
     step_of(model, optimizer, data(2, part, parts))
     assert "eager" not in optimizer.explain()
     single = network()
     reference = getattr(steprule, name)(single, lr=0.5)
     steprule.load(path, reference, single)  # by every process by itself
-    same(kept(single, reference), before)
+    assert_kept(kept(single, reference), before)
     step_of(single, reference, data(2))
     for (n, p), q in zip(model.named_parameters(), single.parameters(), strict=True):
         torch.testing.assert_close(whole(p), q.detach(), rtol=2e-4, atol=2e-5, msg=lambda m, n=n: f"{n}: {m}")
@@ -87,7 +87,7 @@ def test_a_file_of_some_ranks_is_read_on_others(
     kind, size = first
     before, *others = on_ranks(size, saved, path, kind, name) if size > 1 else [saved(path, kind, name)]
     for other in others:
-        same(other, before)
+        assert_kept(other, before)
     on_ranks(second[1], loaded, path, second[0], name, before)
 
 
@@ -142,7 +142,7 @@ def damaged(path: str) -> str:
     before = kept(model, optimizer)
     with pytest.raises(RuntimeError) as raised:
         steprule.load(path, optimizer, model)
-    same(kept(model, optimizer), before)
+    assert_kept(kept(model, optimizer), before)
     return str(raised.value)
 
 

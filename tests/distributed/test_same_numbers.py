@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.layouts import LAYOUTS, MATRICES, Layout, plain, spread, train, whole
+from distributed.layouts import LAYOUTS, MATRICES, Layout, plain, spread, train_spread, whole
 from distributed.processes import on_ranks
 from every_algorithm import RULES
 
@@ -34,8 +34,8 @@ def same_numbers(layout: Layout, names: list[str]) -> list[str]:
             def make(params: Any, name: str = name, options: Any = options) -> steprule.Optimizer:
                 return getattr(steprule, name)(params, **options)
 
-            ours, optimizer = train(make, layout, spread)
-            theirs, reference = train(make, layout, plain)
+            ours, optimizer = train_spread(make, layout, spread)
+            theirs, reference = train_spread(make, layout, plain)
             exact = name not in REDUCING and (not options or name == "Muon")
             for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
                 wrong.append((name, options, f"p{i}", difference(whole(a), b.detach(), exact)))

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import torch
+from saving.mutations import at
 
 from steprule.schedules import cosine
 
@@ -72,13 +73,6 @@ def places(tree: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         return []
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
     return [place for key, value in items for place in ((*path, key), *places(value, (*path, key)))]
-
-
-def at(tree: Any, path: tuple[Any, ...]) -> Any:
-    """What stands there."""
-    for key in path:
-        tree = tree[key]
-    return tree
 
 
 def put(tree: Any, path: tuple[Any, ...], change: Any) -> Any:

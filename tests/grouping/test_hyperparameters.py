@@ -33,7 +33,7 @@ class Mine(steprule.Optimizer):
         return p - h.lr * g
 
 
-def weight() -> Tensor:
+def ones() -> Tensor:
     return torch.ones(2, requires_grad=True)
 
 
@@ -59,12 +59,12 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_defaults_groups_and_overrides_are_refused_alike(
     given: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
-    optimizer = Mine([weight()], lr=0.1)
+    optimizer = Mine([ones()], lr=0.1)
     for make in (
-        lambda: Mine([weight()], **{"lr": 0.1, **given}),
-        lambda: Mine([{"params": [weight()], **given}], lr=0.1),
+        lambda: Mine([ones()], **{"lr": 0.1, **given}),
+        lambda: Mine([{"params": [ones()], **given}], lr=0.1),
         lambda: Mine(torch.nn.Linear(1, 1), lr=0.1, overrides={"bias": given}),
-        lambda: optimizer.add_param_group({"params": [weight()], **given}),
+        lambda: optimizer.add_param_group({"params": [ones()], **given}),
     ):
         with pytest.raises(kind) as raised:
             make()
@@ -73,13 +73,13 @@ def test_defaults_groups_and_overrides_are_refused_alike(
 
 
 def test_a_rate_that_is_required_may_come_with_every_group() -> None:
-    assert Mine([{"params": [weight()], "lr": 0.5}]).param_groups[0]["lr"] == 0.5
+    assert Mine([{"params": [ones()], "lr": 0.5}]).param_groups[0]["lr"] == 0.5
     with pytest.raises(ValueError, match="required optimization parameter lr"):
-        Mine([weight()])
+        Mine([ones()])
 
 
 def test_what_is_in_range_is_taken() -> None:
-    group = Mine([weight()], lr=torch.tensor(0.5), mix=[math.inf, -math.inf], cap=0, form="sign").param_groups[0]
+    group = Mine([ones()], lr=torch.tensor(0.5), mix=[math.inf, -math.inf], cap=0, form="sign").param_groups[0]
     assert [group["mix"], group["cap"], group["form"]] == [[math.inf, -math.inf], 0, "sign"]
 
 
@@ -90,7 +90,7 @@ def test_a_range_for_nothing_is_refused() -> None:
     with pytest.raises(
         TypeError, match="a range is declared for 'fom', which is no hyperparameter; did you mean 'form'"
     ):
-        Misspelt([weight()], lr=0.1)
+        Misspelt([ones()], lr=0.1)
 
 
 BOUNDS = st.none() | st.integers(-3, 3)

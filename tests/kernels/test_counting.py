@@ -23,7 +23,7 @@ class Told(Optimizer):
         return 0.0 * g + s.step if h.tell else p + g
 
 
-def parameters(count: int = 3) -> list[torch.Tensor]:
+def zeros(count: int = 3) -> list[torch.Tensor]:
     return [torch.zeros(2, requires_grad=True) for _ in range(count)]
 
 
@@ -40,7 +40,7 @@ def step(optimizer: Optimizer, given: list[torch.Tensor], tell: bool) -> list[fl
 @pytest.mark.parametrize("seed", range(8))
 def test_every_update_counts_whoever_asks(seed: int, backend: str) -> None:
     draw = random.Random(seed)
-    params = parameters()
+    params = zeros()
     optimizer = Told(params, backend=backend)
     counts = dict.fromkeys(range(3), 0)
     for _ in range(40):
@@ -53,7 +53,7 @@ def test_every_update_counts_whoever_asks(seed: int, backend: str) -> None:
 
 
 def test_a_parameter_that_joins_and_others_that_stay() -> None:
-    params = parameters(2)
+    params = zeros(2)
     optimizer = Told(params)
     for _ in range(3):
         step(optimizer, params, False)
@@ -66,7 +66,7 @@ def test_a_parameter_that_joins_and_others_that_stay() -> None:
 
 
 def test_a_state_that_is_deleted_begins_anew() -> None:
-    params = parameters(2)
+    params = zeros(2)
     optimizer = Told(params)
     assert [step(optimizer, params, True) for _ in range(3)][-1] == [3, 3]
     del optimizer.state[params[0]]
@@ -84,13 +84,13 @@ class Kept(Told):
 @pytest.mark.parametrize("how", ["load", "deepcopy", "evaluate"])
 @pytest.mark.parametrize("first", list(itertools.product([False, True], repeat=2)))
 def test_the_count_goes_on(how: str, first: tuple[bool, ...]) -> None:
-    params = parameters(2)
+    params = zeros(2)
     optimizer = Kept(params)
     for tell in first:
         step(optimizer, params, tell)
     if how == "load":
         saved = optimizer.state_dict()
-        params = parameters(2)
+        params = zeros(2)
         optimizer = Kept(params)
         optimizer.load_state_dict(saved)
     elif how == "deepcopy":

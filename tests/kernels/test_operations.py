@@ -105,7 +105,7 @@ def pairs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return torch.cat([a, random[0]]), torch.cat([b, random[1]])
 
 
-def assert_same(found: Tensor, expected: Tensor, exact: bool, what: Any) -> None:
+def assert_rounded(found: Tensor, expected: Tensor, exact: bool, what: Any) -> None:
     """Equal where torch's result is exact, to 4 roundings elsewhere; zeros of either sign are one."""
     expected = expected.to(found.dtype)
     rtol = 0.0 if exact else 4 * torch.finfo(found.dtype).eps
@@ -126,7 +126,7 @@ def test_on_arrays(name: str, dtype: torch.dtype, backend: str) -> None:
 
     optimizer_of(lambda p, g, s, h: ours(p, g), [p], backend).step()
 
-    assert_same(p.detach(), theirs(a, b), name in EXACT, lambda w: zip(a[w].tolist(), b[w].tolist(), strict=True))
+    assert_rounded(p.detach(), theirs(a, b), name in EXACT, lambda w: zip(a[w].tolist(), b[w].tolist(), strict=True))
 
 
 @pytest.mark.parametrize("backend", COMPILED)
@@ -151,10 +151,10 @@ def test_on_an_array_and_a_number_of_the_host(name: str, dtype: torch.dtype, bac
         numbered = [(v, x) for v in a[compared].tolist()]
         say = lambda w, shown=numbered: [v for v, wrong in zip(shown, w, strict=True) if wrong]
         filled = torch.full_like(a, x)
-        assert_same(p.detach()[compared], theirs(a, filled)[compared], name in EXACT, say)
+        assert_rounded(p.detach()[compared], theirs(a, filled)[compared], name in EXACT, say)
         # what has no array in it is computed in double and rounded once
         wide = (filled.double(), a.double()) if name == "rsqrt" else (filled, a)
-        assert_same(q.detach()[compared], theirs(*wide).to(dtype)[compared], name in EXACT, say)
+        assert_rounded(q.detach()[compared], theirs(*wide).to(dtype)[compared], name in EXACT, say)
 
 
 @pytest.mark.parametrize("backend", COMPILED)
@@ -168,7 +168,7 @@ def test_on_numbers_of_the_host(name: str, backend: str) -> None:
     optimizer_of(lambda p, g, s, h: ours(h.x, h.y), groups, backend, x=0.0, y=0.0).step()
 
     found = torch.cat(params).detach()
-    assert_same(found, theirs(a, b), name in EXACT, lambda w: zip(a[w].tolist(), b[w].tolist(), strict=True))
+    assert_rounded(found, theirs(a, b), name in EXACT, lambda w: zip(a[w].tolist(), b[w].tolist(), strict=True))
 
 
 @pytest.mark.parametrize("backend", COMPILED)
@@ -182,7 +182,7 @@ def test_on_results_of_reductions(name: str, backend: str) -> None:
     optimizer_of(lambda p, g, s, h: ours(rule.sum(p), rule.sum(g)), params, backend).step()
 
     found = torch.cat(params).detach()
-    assert_same(found, theirs(a, b), name in EXACT, lambda w: zip(a[w].tolist(), b[w].tolist(), strict=True))
+    assert_rounded(found, theirs(a, b), name in EXACT, lambda w: zip(a[w].tolist(), b[w].tolist(), strict=True))
 
 
 @pytest.mark.parametrize("backend", COMPILED)

@@ -29,7 +29,7 @@ class Counts(Optimizer):
         return p - h.lr * s.pace * g
 
 
-def made(kind: str, backend: str, count: int = 6) -> tuple[list[Tensor], Optimizer]:
+def some_optimizer(kind: str, backend: str, count: int = 6) -> tuple[list[Tensor], Optimizer]:
     params = [torch.linspace(-1, 1, 5 + i).requires_grad_() for i in range(count)]
     if kind == "Counts":
         return params, Counts(params, dict(lr=0.1, flag=False), backend=backend)
@@ -37,8 +37,8 @@ def made(kind: str, backend: str, count: int = 6) -> tuple[list[Tensor], Optimiz
     return params, getattr(steprule, kind)(params, backend=backend, **options)
 
 
-def train(kind: str, backend: str, steps: int = 12) -> tuple[list[Tensor], Optimizer]:
-    params, optimizer = made(kind, backend)
+def run_in_turns(kind: str, backend: str, steps: int = 12) -> tuple[list[Tensor], Optimizer]:
+    params, optimizer = some_optimizer(kind, backend)
     for step in range(steps):
         for i, p in enumerate(params):
             p.grad = None if i == 2 and step % 3 else torch.full_like(p, 0.1 * (step - i))
@@ -54,11 +54,11 @@ def test_plans_kept_do_as_new_ones(kind: str, backend: str, monkeypatch: pytest.
     plans: list[object] = []
     make = Planner.make
     monkeypatch.setattr(Planner, "make", lambda self, *args: plans.append(make(self, *args)) or plans[-1])
-    ours, one = train(kind, backend)
+    ours, one = run_in_turns(kind, backend)
     made_new = len(plans)
     assert len(one._planner.recent) <= PLANS
     monkeypatch.setattr(Planner, "recall", lambda *args: None)
-    theirs, other = train(kind, backend)
+    theirs, other = run_in_turns(kind, backend)
     assert made_new < len(plans) - made_new
     for p, q in zip(ours, theirs, strict=True):
         assert torch.equal(p, q)
@@ -68,7 +68,7 @@ def test_plans_kept_do_as_new_ones(kind: str, backend: str, monkeypatch: pytest.
 
 
 def test_what_a_person_changes_in_the_state_in_between_counts() -> None:
-    params, optimizer = made("AdamW", "auto")
+    params, optimizer = some_optimizer("AdamW", "auto")
     flags = [False, True, False, True, False]
     for step, flag in enumerate(flags):
         optimizer.param_groups[0]["amsgrad"] = flag
@@ -85,7 +85,7 @@ def test_what_a_person_changes_in_the_state_in_between_counts() -> None:
 
 
 def test_plans_are_let_go_with_what_they_were_made_for() -> None:
-    params, optimizer = made("AdamW", "auto")
+    params, optimizer = some_optimizer("AdamW", "auto")
     for flag in (False, True):
         optimizer.param_groups[0]["amsgrad"] = flag
         for p in params:

@@ -60,7 +60,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def gradients(model: nn.Module) -> dict[str, Tensor]:
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -75,7 +75,7 @@ def test_the_norms_are_those_of_torch(name: str, clip: float | None, backend: st
     assert optimizer.tracked() == {}
     for seed in range(3):
         backward(model, seed)
-        before, grads = snapshot(model), gradients(model)
+        before, grads = snapshot(model), gradients_of(model)
         optimizer.step()
         found = optimizer.tracked()
         assert list(found) == [f"{kind}/{name}" for kind in NAMES for name in found_names(found)]
@@ -92,7 +92,7 @@ def test_by_group_they_are_norms_over_what_had_a_gradient() -> None:
     optimizer = steprule.AdamW(model, lr=1e-2, overrides={"*.bias": {"weight_decay": 0.0}, "scale": {"lr": 0.1}})
     optimizer.track("update_to_param", "grad_norm")
     backward(model, 0)
-    before, grads = snapshot(model), gradients(model)
+    before, grads = snapshot(model), gradients_of(model)
     optimizer.step()
     after = snapshot(model)
     found = optimizer.tracked(by="group")
@@ -113,7 +113,7 @@ def test_clipping_and_the_loss_scale_change_only_what_they_should() -> None:
     optimizer = steprule.SGD(model, lr=0.1, clip_norm=1e-3)
     optimizer.track("grad_norm", "update_norm")
     backward(model, 0)
-    grads = gradients(model)
+    grads = gradients_of(model)
     for p in model.parameters():
         if p.grad is not None:
             p.grad.mul_(1024.0)

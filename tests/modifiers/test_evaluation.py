@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same
 from torch import nn
+from training import train
 
 import steprule
-from steprule import SGD, AdamW, Optimizer
+from steprule import SGD, AdamW
 from steprule.modifiers import EMA, SAM, Cautious, Lookahead, Modifier, ScheduleFree
 
 KEEPING = {"ema": EMA(0.5), "lookahead": Lookahead(k=2), "schedule_free": ScheduleFree()}
@@ -21,20 +23,13 @@ def net(dtype: torch.dtype = torch.float32) -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(dtype)
 
 
-def train(model: nn.Module, optimizer: Optimizer, steps: int = 3) -> None:
-    x = torch.linspace(-1, 1, 15).reshape(5, 3).to(next(model.parameters()).dtype)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(x).square().sum().backward()
-        optimizer.step()
+def batches(model: nn.Module, count: int = 3) -> list[torch.Tensor]:
+    """The same batch several times."""
+    return [torch.linspace(-1, 1, 15).reshape(5, 3).to(next(model.parameters()).dtype)] * count
 
 
 def weights(model: nn.Module) -> list[torch.Tensor]:
     return [p.detach().clone() for p in model.parameters()]
-
-
-def same(a: Any, b: Any) -> bool:
-    return all(map(torch.equal, a, b))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -43,8 +38,8 @@ def test_weights_are_exchanged_in_place_and_back_to_the_bit(name: str, dtype: to
     model, twin = net(dtype), net(dtype)
     optimizer = AdamW(model, lr=0.1, modifiers=[Cautious(), KEEPING[name]])
     other = AdamW(twin, lr=0.1, modifiers=[Cautious(), KEEPING[name]])
-    train(model, optimizer)
-    train(twin, other)
+    train(model, optimizer, batches(model))
+    train(twin, other, batches(twin))
     memory, before = [p.data_ptr() for p in model.parameters()], weights(model)
     state = copy.deepcopy(optimizer.state_dict()["state"])
     optimizer.eval()
@@ -54,16 +49,16 @@ def test_weights_are_exchanged_in_place_and_back_to_the_bit(name: str, dtype: to
     optimizer.train()
     assert same(weights(model), before)
     after = optimizer.state_dict()["state"]
-    assert all(after[i].keys() == own.keys() and same(after[i].values(), own.values()) for i, own in state.items())
-    train(model, optimizer)
-    train(twin, other)
+    assert same(after, state)
+    train(model, optimizer, batches(model))
+    train(twin, other, batches(twin))
     assert same(weights(model), weights(twin))
 
 
 def test_what_is_evaluated() -> None:
     model = net()
     optimizer = SGD(model, lr=0.1, modifiers=[EMA(0.5), Lookahead(k=2)])
-    train(model, optimizer)
+    train(model, optimizer, batches(model))
     slow = [optimizer.state[p]["lookahead_slow"].clone() for p in model.parameters()]
     with optimizer.evaluating():
         assert same(weights(model), slow)
@@ -74,7 +69,7 @@ def test_what_is_evaluated() -> None:
 def test_evaluating_leaves_the_mode_as_it_was() -> None:
     model = net()
     optimizer = SGD(model, lr=0.1, modifiers=[EMA(0.5)])
-    train(model, optimizer)
+    train(model, optimizer, batches(model))
     before = weights(model)
     with pytest.raises(KeyError), optimizer.evaluating():
         raise KeyError
@@ -89,7 +84,7 @@ def test_a_step_in_evaluation_mode_is_refused() -> None:
     model = net()
     for modifiers in ([], [EMA(0.5)]):
         optimizer = SGD(model, lr=0.1, modifiers=modifiers)
-        train(model, optimizer)
+        train(model, optimizer, batches(model))
         optimizer.eval()
         before = weights(model)
         with pytest.raises(RuntimeError, match=r"call optimizer\.train\(\)"):
@@ -97,7 +92,7 @@ def test_a_step_in_evaluation_mode_is_refused() -> None:
         assert optimizer.explain()
         assert same(weights(model), before)
         optimizer.train()
-        train(model, optimizer, 1)
+        train(model, optimizer, batches(model, 1))
 
 
 def test_half_a_step_is_finished_first() -> None:
@@ -116,7 +111,7 @@ def test_half_a_step_is_finished_first() -> None:
 def test_only_groups_that_average_are_exchanged() -> None:
     model = net()
     optimizer = SGD(model, lr=0.1, modifiers=[EMA(0.5)], overrides={"0.*": dict(ema=False), "2.bias": dict(lr=0.2)})
-    train(model, optimizer)
+    train(model, optimizer, batches(model))
     before = dict(zip([n for n, _ in model.named_parameters()], weights(model), strict=True))
     with optimizer.evaluating():
         changed = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
@@ -127,7 +122,7 @@ def test_only_groups_that_average_are_exchanged() -> None:
 def test_a_file_holds_both_and_says_which(mode: str, tmp_path: Any) -> None:
     model, fresh = net(), net()
     optimizer, other = (SGD(m, lr=0.1, modifiers=[ScheduleFree()]) for m in (model, fresh))
-    train(model, optimizer)
+    train(model, optimizer, batches(model))
     trained = weights(model)
     optimizer.eval()
     evaluated = weights(model)
@@ -145,8 +140,8 @@ def test_a_file_holds_both_and_says_which(mode: str, tmp_path: Any) -> None:
     with other.evaluating():
         assert same(weights(fresh), evaluated)
     optimizer.train()
-    train(model, optimizer)
-    train(fresh, other)
+    train(model, optimizer, batches(model))
+    train(fresh, other, batches(fresh))
     assert same(weights(model), weights(fresh))
 
 

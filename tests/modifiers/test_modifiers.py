@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from every_algorithm import CLASSES, RULES
+from tensors import give_gradients, parameters
 from torch import Tensor, nn
+from training import take_steps
 
 import steprule
 from steprule import SGD, AdamW, Optimizer, modifiers, schedules
@@ -42,30 +44,9 @@ SHAPES = [(4, 3), (5,), (2, 3, 2, 2)]
 Params = list[Tensor]
 
 
-def parameters(dtype: torch.dtype = torch.float64, shapes: Any = SHAPES) -> Params:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
-
-
-def give_gradients(params: Params, step: int) -> None:
-    generator = torch.Generator().manual_seed(100 + step)
-    for p in params:
-        noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
-        p.grad = (noise + 0.3 * p.detach()).to(p.dtype)
-
-
-def train(optimizer: Optimizer, params: Params, steps: int = 12) -> None:
-    for step in range(steps):
-        give_gradients(params, step)
-        optimizer.step()
-
-
 def trained(make: Callable[[Params], Any], steps: int = 12) -> Params:
-    params = parameters()
-    optimizer = make(params)
-    for step in range(steps):
-        give_gradients(params, step)
-        optimizer.step()
+    params = parameters(SHAPES, torch.float64)
+    take_steps(make(params), params, steps)
     return [p.detach() for p in params]
 
 
@@ -282,7 +263,7 @@ class ScheduleFreeByHand:
 def test_schedule_free(adam: bool, warmed: bool) -> None:
     rate: Any = 0.05 * schedules.warmup(4) if warmed else 0.05
     lr = rate if callable(rate) else lambda t: 0.05
-    a, b = parameters(), parameters()
+    a, b = parameters(SHAPES, torch.float64), parameters(SHAPES, torch.float64)
     made: Optimizer = (
         AdamW(a, lr=rate, betas=(0.0, 0.99), weight_decay=0.1, modifiers=[ScheduleFree()])
         if adam
@@ -306,7 +287,7 @@ def test_sam_takes_the_gradient_at_the_worst_point() -> None:
     def loss(params: Params) -> Tensor:
         return sum((torch.arange(1, p.numel() + 1).view(p.shape) * p.square()).sum() for p in params)  # type: ignore[return-value]
 
-    a, b = parameters(), parameters()
+    a, b = parameters(SHAPES, torch.float64), parameters(SHAPES, torch.float64)
     made = AdamW(a, lr=0.1, modifiers=[SAM(rho=0.5)])
     plain = torch.optim.AdamW(b, lr=0.1)
 
@@ -339,18 +320,18 @@ def test_every_modifier_goes_around(name: str) -> None:
     one_point = [m for m in ALL if m.points == 1]
     found = []
     for backend in ("eager", "auto") if name in ("Adafactor", "Lamb", "Muon") else ("eager",):
-        groups = [{"params": parameters(torch.float32, shapes), "modifiers": [m()]} for m in one_point]
+        groups = [{"params": parameters(shapes), "modifiers": [m()]} for m in one_point]
         params = [p for group in groups for p in group["params"]]
         before = [p.detach().clone() for p in params]
         optimizer = CLASSES[name](groups, lr=0.01, backend=backend)
-        train(optimizer, params, 3)
+        take_steps(optimizer, params, 3)
         found.append([p.detach() for p in params])
         assert all(p.isfinite().all() and not torch.equal(p, q) for p, q in zip(params, before, strict=True))
     close(found[0], found[-1], tolerance=1e-5)
 
 
 def test_five_modifiers_take_four_passes_at_most() -> None:
-    [p] = parameters(torch.float32, [(4, 3)])
+    [p] = parameters([(4, 3)])
     five = [Centralize(), Cautious(), ClipStep(), Lookahead(), EMA()]
     optimizer = AdamW([p], modifiers=five)
     give_gradients([p], 0)
@@ -371,7 +352,7 @@ def test_five_modifiers_take_four_passes_at_most() -> None:
     ids=str,
 )
 def test_passes(made: list[Modifier], passes: int) -> None:
-    [p] = parameters(torch.float32, [(4, 3)])
+    [p] = parameters([(4, 3)])
     optimizer = AdamW([p], modifiers=made)
     give_gradients([p], 0)
     optimizer.step()
@@ -392,7 +373,7 @@ class Taken(Modifier):
 @pytest.mark.parametrize("algorithm", [AdamW, steprule.Lion, steprule.NAdam, SGD, steprule.Muon])
 def test_decoupled_decay_is_kept_out_of_the_step_exactly(algorithm: Any) -> None:
     decoupled = {"decoupled_weight_decay": True} if algorithm is steprule.NAdam else {}
-    [p], [q] = (parameters(torch.float32, [(4, 3)]) for _ in range(2))
+    [p], [q] = (parameters([(4, 3)]) for _ in range(2))
     with torch.no_grad():
         p *= 1000
         q *= 1000
@@ -416,7 +397,7 @@ def test_a_penalty_stays_in_the_step() -> None:
 
 
 def test_signs_are_known_without_what_cannot_change_them() -> None:
-    [p] = parameters(torch.float32, [(4, 3)])
+    [p] = parameters([(4, 3)])
     optimizer = AdamW([p], modifiers=[Cautious()])
     give_gradients([p], 0)
     optimizer.step()
@@ -445,7 +426,7 @@ def test_a_sign_that_numbers_turn_is_turned(below: float) -> None:
 
 
 def test_rows_of_a_convolution_are_its_channels() -> None:
-    [p] = parameters(torch.float32, [(2, 3, 2, 2)])
+    [p] = parameters([(2, 3, 2, 2)])
     before = p.detach().clone()
     p.grad = torch.arange(24.0).reshape(2, 3, 2, 2)
     SGD([p], lr=1.0, modifiers=[Centralize()]).step()
@@ -515,13 +496,13 @@ def test_a_modifier_is_switched_off_and_exchanged_while_training_runs() -> None:
 @pytest.mark.parametrize("through", ["dict", "pickle", "file"])
 def test_training_goes_on_with_the_same_bits(through: str, tmp_path: Any) -> None:
     def made() -> tuple[Params, Optimizer]:
-        params = parameters(torch.float32)
+        params = parameters(SHAPES)
         named = [(f"p{i}", p) for i, p in enumerate(params)]
         return params, AdamW(named, lr=0.05, modifiers=[Mars(), Cautious(), Lookahead(k=3), EMA(0.9)])
 
     (a, whole), (b, first) = made(), made()
-    train(whole, a, 9)
-    train(first, b, 4)
+    take_steps(whole, a, 9)
+    take_steps(first, b, 4)
     if through == "pickle":
         second = copy.deepcopy(first)
         c = [p for group in second.param_groups for p in group["params"]]
@@ -566,7 +547,7 @@ def test_training_goes_on_with_the_same_bits(through: str, tmp_path: Any) -> Non
 )
 def test_refusals(given: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
-        SGD(parameters(), modifiers=given)
+        SGD(parameters(SHAPES, torch.float64), modifiers=given)
     assert message in str(caught.value)
 
 
@@ -580,9 +561,9 @@ def test_what_is_given_to_a_modifier_is_refused_as_python_does() -> None:
 
 
 def test_two_means_of_the_weights() -> None:
-    params = parameters()
+    params = parameters(SHAPES, torch.float64)
     optimizer = SGD(params, lr=0.1, modifiers=[EMA(0.5), EMA(0.9, name="slow")])
-    train(optimizer, params, 3)
+    take_steps(optimizer, params, 3)
     assert {"ema_mean", "slow_mean"} <= set(optimizer.state[params[0]])
     slow = optimizer.state[params[0]]["slow_mean"].clone()
     with optimizer.evaluating():
@@ -591,7 +572,7 @@ def test_two_means_of_the_weights() -> None:
 
 def test_an_algorithm_without_a_rule_takes_none() -> None:
     with pytest.raises(ValueError, match="LBFGS has no update rule"):
-        steprule.LBFGS(parameters(), modifiers=[Cautious()])
+        steprule.LBFGS(parameters(SHAPES, torch.float64), modifiers=[Cautious()])
 
 
 def test_a_modifier_that_returns_nothing() -> None:
@@ -599,14 +580,14 @@ def test_a_modifier_that_returns_nothing() -> None:
         def step(self, p: Any, g: Any, u: Any, s: Any, h: Any) -> Any:
             s.u = u
 
-    [p] = parameters(shapes=[(2,)])
+    [p] = parameters([(2,)], torch.float64)
     give_gradients([p], 0)
     with pytest.raises(TypeError, match=r"Forgetful\.step returns None"):
         SGD([p], modifiers=[Forgetful()]).step()
 
 
 def test_sam_wants_two_gradients() -> None:
-    [p] = parameters(shapes=[(2,)])
+    [p] = parameters([(2,)], torch.float64)
     optimizer = SGD([p], lr=0.1, modifiers=[SAM()])
     give_gradients([p], 0)
     with pytest.raises(RuntimeError, match="SAM takes gradients at two points"):
@@ -624,8 +605,8 @@ def test_sam_wants_two_gradients() -> None:
 
 def test_a_rate_of_zero_makes_no_nan() -> None:
     for modifier in (ClipStep(), MatchRMS(), Trust(), ScheduleFree()):
-        params = parameters()
+        params = parameters(SHAPES, torch.float64)
         before = [p.detach().clone() for p in params]
         optimizer = SGD(params, lr=0.0, modifiers=[modifier])
-        train(optimizer, params, 2)
+        take_steps(optimizer, params, 2)
         close([p.detach() for p in params], before, 1e-15)

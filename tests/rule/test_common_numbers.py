@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensors import parameters
 from torch import Tensor
 
 from steprule import Optimizer
@@ -89,12 +90,7 @@ class ByHand:
         self.k += 1
 
 
-def made(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in SHAPES]
-
-
-def gradients(params: list[Tensor], step: int) -> list[Tensor | None]:
+def gradients_of_some(params: list[Tensor], step: int) -> list[Tensor | None]:
     """The second has one in every third step only; the last from the fifth step on."""
     missing = {1: step % 3 != 0, 2: step < 5}
     return [None if missing.get(i) else (p.detach().double() - 3 + 0.1 * step) for i, p in enumerate(params)]
@@ -103,11 +99,11 @@ def gradients(params: list[Tensor], step: int) -> list[Tensor | None]:
 @BACKENDS
 @pytest.mark.parametrize("groups", [1, 2])
 def test_prodigy_is_that_of_its_authors(backend: str, groups: int) -> None:
-    params = made()
+    params = parameters(SHAPES, torch.float64)
     given: Any = params if groups == 1 else [{"params": params[:1]}, {"params": params[1:]}]
     ours, theirs = Prodigy(given, backend=backend), ByHand(params)
     for step in range(12):
-        for p, g in zip(params, gradients(params, step), strict=True):
+        for p, g in zip(params, gradients_of_some(params, step), strict=True):
             p.grad = g
         theirs.step([p.grad for p in params])
         ours.step()
@@ -122,13 +118,13 @@ def test_prodigy_is_that_of_its_authors(backend: str, groups: int) -> None:
 def test_it_is_saved_and_goes_on_to_the_bit_and_newcomers_learn_it() -> None:
     def train(optimizer: Prodigy, params: list[Tensor], steps: range) -> None:
         for step in steps:
-            for p, g in zip(params, gradients(params, step), strict=False):
+            for p, g in zip(params, gradients_of_some(params, step), strict=False):
                 p.grad = g
             optimizer.step()
 
-    straight = Prodigy(one := made())
+    straight = Prodigy(one := parameters(SHAPES, torch.float64))
     train(straight, one, range(9))
-    first = Prodigy(two := made())
+    first = Prodigy(two := parameters(SHAPES, torch.float64))
     train(first, two, range(4))
     second = Prodigy(three := [p.detach().clone().requires_grad_() for p in two])
     second.load_state_dict(first.state_dict())

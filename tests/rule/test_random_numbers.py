@@ -29,7 +29,7 @@ class Draws(Optimizer):
         return p - g
 
 
-def made(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32, **options: Any) -> tuple[list[Tensor], Draws]:
+def drawing(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32, **options: Any) -> tuple[list[Tensor], Draws]:
     params = [torch.zeros(shape, dtype=dtype).requires_grad_() for shape in shapes]
     for p in params:
         p.grad = torch.ones_like(p)
@@ -43,13 +43,13 @@ def drawn(optimizer: Optimizer, p: Tensor) -> Tensor:
 def test_every_backend_and_dtype_draws_the_same() -> None:
     found = []
     for backend in ("llvm", "eager", *(["triton"] if not INTERPRETER.args[0] else [])):
-        params, optimizer = made((70, 90), (5,), seed=3, backend=backend)
+        params, optimizer = drawing((70, 90), (5,), seed=3, backend=backend)
         optimizer.step()
         optimizer.step()
         found.append([drawn(optimizer, p) for p in params])
     for other in found[1:]:
         assert all(map(torch.equal, other, found[0]))
-    params, optimizer = made((70, 90), (5,), seed=3, dtype=torch.float64)
+    params, optimizer = drawing((70, 90), (5,), seed=3, dtype=torch.float64)
     optimizer.step()
     optimizer.step()
     for p, known in zip(params, found[0], strict=True):
@@ -59,7 +59,7 @@ def test_every_backend_and_dtype_draws_the_same() -> None:
 
 @BACKENDS
 def test_the_numbers_are_even_and_normal(backend: str) -> None:
-    (p,), optimizer = made((300, 400) if backend != "triton" else (100, 200), backend=backend)
+    (p,), optimizer = drawing((300, 400) if backend != "triton" else (100, 200), backend=backend)
     optimizer.step()
     u, n, v = (line.flatten() for line in drawn(optimizer, p))
     count = len(u)
@@ -82,7 +82,7 @@ def test_the_numbers_are_even_and_normal(backend: str) -> None:
 
 
 def test_normal_is_the_inverse_of_the_distribution() -> None:
-    (p,), optimizer = made((200_000,), dtype=torch.float64)
+    (p,), optimizer = drawing((200_000,), dtype=torch.float64)
     optimizer.step()
     n = optimizer.state[p]["n"]
     assert 4 < n.abs().max() < 5.4
@@ -91,20 +91,20 @@ def test_normal_is_the_inverse_of_the_distribution() -> None:
 
 
 def test_what_the_numbers_depend_on() -> None:
-    (p, q), optimizer = made((40, 50), (40, 50), seed=1)
+    (p, q), optimizer = drawing((40, 50), (40, 50), seed=1)
     optimizer.step()
     first = drawn(optimizer, p)
     assert not (first == drawn(optimizer, q)).any(-1).any(-1)[1]
     optimizer.step()
     assert (drawn(optimizer, p) == first).double().mean() < 1e-3
-    (p, _), other = made((40, 50), (40, 50), seed=2)
+    (p, _), other = drawing((40, 50), (40, 50), seed=2)
     other.step()
     assert (drawn(other, p) == first).double().mean() < 1e-3
     assert (first[0] == first[2]).double().mean() < 1e-3
 
 
 def test_the_numbers_do_not_depend_on_threads_or_on_other_parameters(tmp_path: Any) -> None:
-    (p, q, _), optimizer = made((300, 500), (40, 50), (3,))
+    (p, q, _), optimizer = drawing((300, 500), (40, 50), (3,))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -112,7 +112,7 @@ def test_the_numbers_do_not_depend_on_threads_or_on_other_parameters(tmp_path: A
             optimizer.step()
     finally:
         torch.set_num_threads(before)
-    (a, b, c), other = made((300, 500), (40, 50), (3,))
+    (a, b, c), other = drawing((300, 500), (40, 50), (3,))
     other.step()
     a.grad = c.grad = None
     other.step()
@@ -130,24 +130,24 @@ def test_the_numbers_do_not_depend_on_threads_or_on_other_parameters(tmp_path: A
 
 @pytest.mark.parametrize("backend", ["llvm", "eager"])
 def test_places_are_those_of_the_whole_parameter(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (whole,), optimizer = made((6, 5), backend=backend)
+    (whole,), optimizer = drawing((6, 5), backend=backend)
     optimizer.step()
     monkeypatch.setattr(Entry, "origin", property(lambda self: 20))
-    (part,), sharded = made((2, 5), backend=backend)
+    (part,), sharded = drawing((2, 5), backend=backend)
     sharded.step()
     assert torch.equal(drawn(sharded, part), drawn(optimizer, whole)[:, 4:])
     monkeypatch.setattr(Entry, "origin", property(lambda self: 2**33 + 20))
-    (far,), sharded = made((2, 5), backend=backend)
+    (far,), sharded = drawing((2, 5), backend=backend)
     sharded.step()
     assert not torch.equal(drawn(sharded, far), drawn(optimizer, whole)[:, 4:])
 
 
 @pytest.mark.parametrize("backend", ["llvm", "eager"])
 def test_rows_of_a_sparse_gradient_draw_what_is_theirs(backend: str) -> None:
-    (p,), optimizer = made((6, 5), backend=backend)
+    (p,), optimizer = drawing((6, 5), backend=backend)
     optimizer.step()
     whole = drawn(optimizer, p)
-    (q,), sparse = made((6, 5), backend=backend)
+    (q,), sparse = drawing((6, 5), backend=backend)
     q.grad = torch.sparse_coo_tensor(torch.tensor([[4, 1]]), torch.ones(2, 5), (6, 5), check_invariants=True)
     sparse.step()
     assert torch.equal(drawn(sparse, q)[:, [1, 4]], whole[:, [1, 4]])
@@ -156,7 +156,7 @@ def test_rows_of_a_sparse_gradient_draw_what_is_theirs(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["llvm", "eager"])
 def test_places_are_those_in_memory(backend: str) -> None:
-    (p,), optimizer = made((2, 3, 4, 5), backend=backend)
+    (p,), optimizer = drawing((2, 3, 4, 5), backend=backend)
     optimizer.step()
     q = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
     q.grad = torch.ones_like(q)
@@ -170,14 +170,14 @@ def test_a_draw_outside_of_a_rule_and_a_wrong_seed_are_refused() -> None:
     with pytest.raises(RuleError, match="only while a rule is traced"):
         uniform()
     with pytest.raises(ValueError, match="Invalid seed value: -1"):
-        made((2,), seed=-1)
+        drawing((2,), seed=-1)
 
 
 @pytest.mark.parametrize("seed", [1.5, True, -1, float("nan")])
 def test_a_seed_is_a_whole_number(seed: Any) -> None:
     with pytest.raises(ValueError, match="Invalid seed"):
-        made((2,), seed=seed)
-    _, optimizer = made((2,))
+        drawing((2,), seed=seed)
+    _, optimizer = drawing((2,))
     with pytest.raises(ValueError, match="Invalid seed"):
         optimizer.add_param_group({"params": [("more", torch.ones(1, requires_grad=True))], "seed": seed})
     assert len(optimizer.param_groups) == 1

@@ -78,19 +78,19 @@ def inverse_fourth_root(m: Tensor) -> Tensor:
     return u @ torch.diag(s ** (-0.25)) @ v
 
 
-def gradient(shape: tuple[int, ...], step: int, i: int) -> Tensor | None:
+def gradient_or_none(shape: tuple[int, ...], step: int, i: int) -> Tensor | None:
     if (step + i) % 4 == 3:
         return None
     return torch.randn(shape, generator=torch.Generator().manual_seed(100 * step + i), dtype=torch.float64)
 
 
-def train(kind: Any, steps: int, shapes: Any = SHAPES, **options: Any) -> tuple[list[Tensor], list[Tensor], Any]:
+def stepped(kind: Any, steps: int, shapes: Any = SHAPES, **options: Any) -> tuple[list[Tensor], list[Tensor], Any]:
     params = [torch.linspace(-1, 1, torch.Size(s).numel(), dtype=torch.float64).reshape(s) for s in shapes]
     start = [p.clone() for p in params]
     optimizer = kind([p.requires_grad_() for p in params], **options)
     for step in range(steps):
         for i, p in enumerate(params):
-            p.grad = gradient(p.shape, step, i)
+            p.grad = gradient_or_none(p.shape, step, i)
         optimizer.step()
     return start, params, optimizer
 
@@ -98,9 +98,9 @@ def train(kind: Any, steps: int, shapes: Any = SHAPES, **options: Any) -> tuple[
 @BACKENDS
 @pytest.mark.parametrize(("k", "block"), [(1, None), (3, None), (2, 4), (1, 2)])
 def test_shampoo_is_that_of_a_slow_loop(backend: str, k: int, block: int | None) -> None:
-    start, params, optimizer = train(Shampoo, 8, k=k, block=block, backend=backend)
+    start, params, optimizer = stepped(Shampoo, 8, k=k, block=block, backend=backend)
     for i, (p, q) in enumerate(zip(params, start, strict=True)):
-        grads = [gradient(q.shape, step, i) for step in range(8)]
+        grads = [gradient_or_none(q.shape, step, i) for step in range(8)]
         torch.testing.assert_close(p.detach(), shampoo_by_hand(q, grads, k, block or 10**6), rtol=1e-8, atol=1e-9)
     shape = optimizer.state[params[0]]["left"].shape
     assert shape == {None: (6, 6), 4: (4, 4, 4), 2: (9, 2, 2)}[block]
@@ -174,9 +174,9 @@ def soap_by_hand(p: Tensor, grads: list[Tensor | None], k: int) -> Tensor:
 @pytest.mark.parametrize("k", [1, 3])
 def test_soap_is_that_of_a_slow_loop(backend: str, k: int) -> None:
     shapes = [(4, 4), (3, 2, 2), (4, 4)]
-    start, params, _ = train(Soap, 7, shapes, k=k, backend=backend)
+    start, params, _ = stepped(Soap, 7, shapes, k=k, backend=backend)
     for i, (p, q) in enumerate(zip(params, start, strict=True)):
-        grads = [gradient(q.shape, step, i) for step in range(7)]
+        grads = [gradient_or_none(q.shape, step, i) for step in range(7)]
         torch.testing.assert_close(p.detach(), soap_by_hand(q, grads, k), rtol=1e-6, atol=1e-7)
 
 
@@ -205,12 +205,12 @@ def test_work_of_every_third_step_is_not_done_in_between_and_stacks_are_batched(
 
 
 def test_it_is_saved_and_goes_on_to_the_bit() -> None:
-    _, straight, _ = train(Shampoo, 6, k=4, block=4)
+    _, straight, _ = stepped(Shampoo, 6, k=4, block=4)
     params = [torch.linspace(-1, 1, torch.Size(s).numel(), dtype=torch.float64).reshape(s) for s in SHAPES]
     first = Shampoo([p.requires_grad_() for p in params], k=4, block=4)
     for step in range(6):
         for i, p in enumerate(params):
-            p.grad = gradient(p.shape, step, i)
+            p.grad = gradient_or_none(p.shape, step, i)
         if step == 3:
             saved = copy.deepcopy(first.state_dict())
             first = Shampoo(params, k=4, block=4)

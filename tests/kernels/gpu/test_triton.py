@@ -13,16 +13,20 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensors
 import torch
 from captures import as_if_capturing
 from every_algorithm import RULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside import launches
+from tensors import coo, give_gradients, normal
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -59,28 +63,13 @@ def capturable_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numbers(shape: Any, seed: int, dtype: torch.dtype = torch.float32, size: float = 1.0) -> Tensor:
-    made = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * size
-    return made.to(dtype).to(DEVICE)
+    return normal(*shape, seed=seed, dtype=dtype, device=DEVICE, size=size)
 
 
-def parameters(shapes: Any, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    return [numbers(shape, i, dtype).requires_grad_() for i, shape in enumerate(shapes)]
+parameters = partial(tensors.parameters, device=DEVICE)
 
 
-def give_gradients(params: list[Tensor], step: int, size: float = 1.0) -> None:
-    for i, p in enumerate(params):
-        p.grad = numbers(p.shape, 100 * step + i, p.dtype, size)
-
-
-def coo(rows: Any, values: Tensor, shape: Any) -> Tensor:
-    return torch.sparse_coo_tensor(torch.tensor(rows).to(DEVICE), values, shape, check_invariants=True)
-
-
-def launches(optimizer: Optimizer) -> list[Any]:
-    return list(optimizer._planner.plan.launches)
-
-
-def assert_same(ours: Any, theirs: Any, tolerance: float | None = None) -> None:
+def assert_near(ours: Any, theirs: Any, tolerance: float | None = None) -> None:
     for a, b in zip(ours, theirs, strict=True):
         rtol = TOLERANCE[b.dtype] if tolerance is None else tolerance
         torch.testing.assert_close(a.detach(), b.detach(), rtol=rtol, atol=rtol, equal_nan=True)
@@ -109,8 +98,8 @@ def compare(
         results.append((optimizer, params))
     (ours, mine), (theirs, reference) = results
     assert {launch.backend for launch in launches(ours)} == {"triton"}
-    assert_same(mine, reference, tolerance)
-    assert_same(states(ours), states(theirs), tolerance)
+    assert_near(mine, reference, tolerance)
+    assert_near(states(ours), states(theirs), tolerance)
     return ours
 
 
@@ -136,7 +125,7 @@ def sparse_gradients(params: list[Tensor], step: int) -> None:
         p.grad = coo([[0, p.shape[0] - 1, 0]], numbers((3, *p.shape[1:]), 100 * step + i, p.dtype), p.shape)
 
 
-def made(name: str, number: int) -> Callable[[list[Any], str], Optimizer]:
+def in_two_groups(name: str, number: int) -> Callable[[list[Any], str], Optimizer]:
     """Two groups with numbers of their own."""
     options = OPTIONS.get(name, [{}])[number]
 
@@ -153,7 +142,7 @@ def test_every_algorithm_is_the_reference(name: str, number: int, dtype: torch.d
     sparse = name == "SparseAdam"
     shapes = [(5, 7), (9, 3)] if sparse or name == "Muon" else SHAPES
     gradients = sparse_gradients if sparse else give_gradients
-    ours = compare(made(name, number), lambda: parameters(shapes, dtype), gradients=gradients)
+    ours = compare(in_two_groups(name, number), lambda: parameters(shapes, dtype), gradients=gradients)
     assert len(launches(ours)) == (2 if name == "Adafactor" else 1)  # it has other rules for vectors
 
 
@@ -162,7 +151,7 @@ def test_every_algorithm_gives_the_same_with_its_numbers_on_the_device(name: str
     shapes = [(5, 7), (9, 3)] if name == "Muon" else SHAPES
 
     def make(params: list[Any], backend: str) -> Optimizer:
-        optimizer = made(name, 0)(params, backend)
+        optimizer = in_two_groups(name, 0)(params, backend)
         for group in optimizer.param_groups:
             group["capturable"] = backend == "triton"
         return optimizer
@@ -176,7 +165,7 @@ def test_every_algorithm_gives_the_same_with_its_numbers_on_the_device(name: str
 @pytest.mark.parametrize("on_device", [False, True])
 def test_a_parameter_that_stands_twice_in_a_group(name: str, number: int, on_device: bool) -> None:
     def make(params: list[Any], backend: str) -> Optimizer:
-        optimizer = made(name, number)([*params, *params[:2]], backend)
+        optimizer = in_two_groups(name, number)([*params, *params[:2]], backend)
         for group in optimizer.param_groups:
             group["params"].append(group["params"][0])
             group["capturable"] = on_device and backend == "triton"
@@ -327,7 +316,7 @@ def test_layouts() -> None:
 
 def bucket(sizes: Any, seed: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Tensors one after another in one buffer, as a bucket of DistributedDataParallel holds gradients."""
-    tensors = [numbers(size, seed + i, dtype) for i, size in enumerate(sizes)]
+    tensors = [numbers((size,), seed + i, dtype) for i, size in enumerate(sizes)]
     buffer = torch.cat(tensors)
     return list(buffer.split(list(sizes)))
 
@@ -550,7 +539,7 @@ def test_clipping_is_that_of_torch_over_launches_of_two_dtypes() -> None:
         theirs.step()
         ours.step()
         torch.testing.assert_close(ours.grad_norm.to(norm.dtype), norm.to(DEVICE))
-    assert_same(params, reference, 1e-6)
+    assert_near(params, reference, 1e-6)
 
 
 def test_a_reduction_of_a_sparse_gradient() -> None:
@@ -631,7 +620,7 @@ class Looking(TorchDispatchMode):
 def test_no_algorithm_asks_a_tensor_for_its_value(name: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "on_gpu", lambda value: isinstance(value, Tensor) and where == "on the device")
     params = parameters([(5, 7), (9, 3)] if name in ("SparseAdam", "Muon") else SHAPES)
-    optimizer = made(name, 0)(params, "triton")
+    optimizer = in_two_groups(name, 0)(params, "triton")
     for group in optimizer.param_groups if where == "on the device" else []:
         group |= {"lr": torch.tensor(0.01, device=DEVICE), "capturable": True}
     with Looking() as looking:  # from the first step on, or launches would be made anew for what changed
@@ -679,9 +668,9 @@ def test_a_slot_that_holds_a_reduction_stays_on_the_device(where: str, monkeypat
         assert step == 0 or looking.seen == []
         if where != "scaled" or step != 3:
             theirs.step()
-    assert_same(params, reference, 1e-6)
+    assert_near(params, reference, 1e-6)
     for p, q in zip(params, reference, strict=True):
-        assert_same([ours.state[p]["longest"]], [theirs.state[q]["longest"]], 1e-6)
+        assert_near([ours.state[p]["longest"]], [theirs.state[q]["longest"]], 1e-6)
         assert ours.state[p]["longest"].device == p.device
 
 
@@ -709,14 +698,14 @@ def test_a_scaler_skips_steps_on_the_device(name: str, no_item: Callable[[bool],
             scaler.update()
         assert ours_scaler.get_scale() == theirs_scaler.get_scale()
         if not skipped:
-            assert_same([p.grad for p in params], [p.grad for p in reference], 1e-6)
+            assert_near([p.grad for p in params], [p.grad for p in reference], 1e-6)
     assert launches(ours)[0].live is not None
     assert ours.steps_taken == 4
-    assert_same(params, reference, 1e-6)
+    assert_near(params, reference, 1e-6)
     for p, q in zip(params, reference, strict=True):
         assert ours.state[p].keys() == theirs.state[q].keys()
         for key, value in theirs.state[q].items():
-            assert_same([ours.state[p][key]], [value.to(DEVICE)], 1e-6)
+            assert_near([ours.state[p][key]], [value.to(DEVICE)], 1e-6)
 
 
 def test_the_first_update_is_told_apart_after_skipped_ones() -> None:
@@ -759,7 +748,7 @@ def test_numbers_that_are_tensors_are_read_where_they_are(no_item: Callable[[boo
         ours.step()
         no_item(False)
         theirs.step()
-    assert_same(params, reference, 1e-6)
+    assert_near(params, reference, 1e-6)
     assert [float(ours.state[p]["step"]) for p in params] == [4.0] * len(params)
 
 
@@ -791,7 +780,7 @@ def test_a_state_from_the_device_goes_on_on_the_host_and_back() -> None:
             optimizer.step()
         return params
 
-    assert_same(run([False, True, False, True]), run([False] * 4), 1e-6)
+    assert_near(run([False, True, False, True]), run([False] * 4), 1e-6)
 
 
 @pytest.mark.parametrize("backend", ["triton", "auto"])
@@ -827,7 +816,7 @@ def test_a_recorded_step_reads_copies_and_leaves_the_tables_as_they_are(monkeypa
                 assert all(map(torch.equal, before, values))
                 assert all(any(kept is table for kept in device_table._kept) for table in launch.tables())
                 as_if_capturing(monkeypatch, False)
-    assert_same(params, reference, 1e-6)
+    assert_near(params, reference, 1e-6)
 
 
 def test_what_a_graph_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -876,8 +865,8 @@ def test_numbers_move_to_the_device_in_the_middle_of_training(monkeypatch: pytes
             optimizer.param_groups[0]["capturable"] = step >= 2 and optimizer is ours
             optimizer.step()
     assert launches(ours)[0].live is not None
-    assert_same(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], 1e-6)
-    assert_same(states(ours), states(theirs), 1e-6)
+    assert_near(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], 1e-6)
+    assert_near(states(ours), states(theirs), 1e-6)
 
 
 def test_a_number_is_rounded_on_the_device_as_a_slot_holds_it() -> None:
@@ -920,7 +909,7 @@ def test_a_slot_that_begins_as_a_hyperparameter_on_the_device(
         for who, optimizer in ((params, ours), (reference, theirs)):
             give_gradients(who, step)
             optimizer.step()
-        assert_same(params, reference, 1e-6)
+        assert_near(params, reference, 1e-6)
     assert launches(ours)[0].live is not None
     assert float(lr) == 0.25
 
