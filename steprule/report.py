@@ -25,7 +25,6 @@ import numpy.typing as npt
 import torch
 
 from steprule.display.style import COLOURS, INK, STYLE
-from steprule.display.table import globs
 
 from .optimizer import Optimizer
 from .schedules import Schedule
@@ -150,6 +149,8 @@ def plot_schedules(optimizer: Optimizer, steps: int | None = None) -> Figure:
         ValueError: no hyperparameter follows a schedule; ``steps`` is not positive, or is left out where no schedule
             ends.
     """
+    from steprule.display.table import globs  # rich takes a while to load
+
     groups = optimizer.param_groups
     scheduled: list[dict[Any, Schedule]] = [dict(group.get("schedules") or {}) for group in groups]
     paths = list(dict.fromkeys(path for own in scheduled for path in own))

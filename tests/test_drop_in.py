@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -96,3 +98,15 @@ def test_arguments_chosen_by_the_signature_take_effect() -> None:
     weight.grad = torch.ones(2)
     optim.SGD([weight], **{name: value for name, value in wanted.items() if name in known}).step()
     assert weight.tolist() == [1.5, 1.5]
+
+
+def test_what_takes_a_while_to_load_is_not_loaded_before_it_is_used() -> None:
+    late = ("llvmlite", "rich", "triton", "matplotlib", "typer", "pandas", "tensorboard")
+    code = f"import torch, sys, steprule; print(*sorted(set({late}) & (sys.modules.keys() - before)))"
+    found = subprocess.run(
+        [sys.executable, "-c", f"import torch, sys; before = set(sys.modules); {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == []

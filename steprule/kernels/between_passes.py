@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import torch
 
 from steprule.rule.expression import LINES, Level
-from steprule.rule.program import Operation, Program
+from steprule.rule.program import Operation, Program, Store
 
 from .launch import Launch
 from .operations import apply
@@ -33,20 +34,34 @@ def reduces_before(program: Program, stage: int) -> tuple[int, ...]:
     """The reductions of rows or columns that are made first right before a pass or, with the number of passes, after
     the last."""
 
-    def needed(number: int) -> set[int]:
-        return {number}.union(*map(needed, program.small[number].args))
+    def needed(stores: Iterable[Store]) -> set[int]:
+        found: set[int] = set()
+        open_ones = [s.value for s in stores]
+        while open_ones:
+            number = open_ones.pop()
+            if number not in found:
+                found.add(number)
+                open_ones += program.small[number].args
+        return found
 
-    before = [set[int]().union(*(needed(s.value) for s in stores)) for stores in program.between[: stage + 1]]
+    before = list(map(needed, program.between[: stage + 1]))
     new = before[-1].difference(*before[:-1])
     return tuple(sorted(number for number in new if program.small[number].op == "reduce"))
 
 
 def value(launch: Launch, number: int) -> Any:
     """A value of the Program's small work: a plain number, or a float64 tensor with one for each tensor or line."""
-    if number not in launch.small:
-        o = launch.program.small[number]
-        launch.small[number] = leaf(launch, o) if not o.args else computed(launch, o)
-    return launch.small[number]
+    known, under_way = launch.small, [] if number in launch.small else [number]
+    while under_way:  # and no recursion: a rule may be thousands of operations deep
+        at = under_way[-1]
+        o = launch.program.small[at]
+        if missing := [a for a in o.args if a not in known]:
+            under_way += missing
+            continue
+        if at not in known:
+            known[at] = leaf(launch, o) if not o.args else computed(launch, o)
+        under_way.pop()
+    return known[number]
 
 
 def leaf(launch: Launch, o: Operation) -> Any:

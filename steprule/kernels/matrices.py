@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,7 @@ class Matrices:
                 calls.setdefault((piece.shape, own), []).append(piece)
         for (shape, own), those in calls.items():
             stacks = [self.stack(source, those, step) for source in step.inputs]
-            results = step.function(*stacks, *own)
+            results = in_batches(step, stacks, own)
             self.take(step, those, shape, results if isinstance(results, (tuple, list)) else (results,))
 
     def stack(self, source: Source, those: Sequence[Piece], step: Matrix) -> torch.Tensor:
@@ -189,6 +190,25 @@ class Matrices:
             for table, value in zip(self.tables[slot], made, strict=True):
                 if value is not table:
                     table.copy_(value if skipped is None else torch.where(skipped != 0, table, value))
+
+
+BATCH = 2**26
+"""Elements that a function is given at a time, where what it returns may take their place: it needs room of its own."""
+
+
+def in_batches(step: Matrix, stacks: Sequence[torch.Tensor], numbers: Sequence[float]) -> Any:
+    """What a function makes of stacks."""
+    whole = stacks[0]
+    most = max(1, BATCH // max(1, math.prod(whole.shape[1:])))
+    if len(stacks) > 1 or not step.in_place or len(whole) <= most:
+        return step.function(*stacks, *numbers)
+    for part in whole.split(most):  # type: ignore[no-untyped-call]
+        result = step.function(part, *numbers)
+        [values] = result if isinstance(result, (tuple, list)) else [result]
+        if values.shape != part.shape:
+            return result  # which is refused
+        part.copy_(values)
+    return whole
 
 
 def pieces(member: int, shape: tuple[int, int], block: int | None) -> list[Piece]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steprule.display.table import encodable, group_table, plain_text, terminal_width
 from steprule.kernels.explain import explain
 
 from .applying import asked_now, made_plan
@@ -18,6 +17,8 @@ __all__ = ["explained", "shown"]
 
 def shown(optimizer: Optimizer) -> str:
     """The groups as a table that fits the terminal, as plain text."""
+    from steprule.display.table import group_table, plain_text, terminal_width  # rich takes a while to load
+
     groups = optimizer.param_groups
     optimizer._members.keep_names(groups)
     width, kernels = terminal_width(), [kernels_of(optimizer, group) for group in groups]
@@ -39,5 +40,7 @@ def kernels_of(optimizer: Optimizer, group: dict[str, Any]) -> str:
 
 def explained(optimizer: Optimizer, source: bool) -> str:
     """A paragraph for each launch of the plan."""
+    from steprule.display.table import encodable
+
     plan = optimizer._planner.plan or made_plan(optimizer, asked_now(optimizer))
     return encodable(explain(plan.launches, source))

@@ -73,6 +73,19 @@ def test_five_thousand_steps_one_after_the_other(backend: str) -> None:
         assert len(str(chained(grad(), grad(), optimizer_state(), optimizer_state()))) < 20_000
 
 
+@pytest.mark.parametrize("backend", ["llvm", "eager"])
+def test_three_thousand_steps_of_rows_one_after_the_other(backend: str) -> None:
+    def chained(p: Any, g: Any, s: Any, h: Any) -> Any:
+        rows = rule.mean(g, dim=-1)
+        for _ in range(3000):
+            rows = rows + 1.0
+        return p + rows + rule.mean(rows, dim=-2)
+
+    p = leaf(torch.zeros(2, 3), torch.ones(2, 3))
+    optimizer_of(chained, [p], backend, lr=0.0).step()
+    assert p.tolist() == [[2 * 3001.0] * 3] * 2
+
+
 class optimizer_state:  # noqa: N801
     """Stands for state and hyperparameters where a rule is only written down."""
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 import steprule
 from steprule import AdamW, Lamb
-from steprule.kernels.cpu import llvm, pool
+from steprule.kernels.cpu import machine, pool
 from steprule.kernels.cpu.pool import ALONE, Pool, run_on_threads
 
 ELEMENTS = 3 * pool.ALONE
@@ -164,13 +164,13 @@ def test_a_fork_while_another_thread_compiles() -> None:
         small = leaf(torch.ones(3), torch.ones(3))
         try:
             while not stop.is_set():
-                llvm.compiled.cache_clear()
+                machine.compiled.cache_clear()
                 AdamW([small]).step()
         except BaseException as error:
             errors.append(error)
 
     def in_child() -> list[float]:
-        llvm.compiled.cache_clear()
+        machine.compiled.cache_clear()
         p.grad = None
         optimizer.step()
         go_on(optimizer, p, range(1, 2))
@@ -216,8 +216,8 @@ def test_a_data_loader_with_workers_before_between_and_after_steps() -> None:
 @pytest.mark.parametrize("algorithm", [AdamW, Lamb])
 def test_optimizers_in_several_python_threads_get_the_bits_of_one_after_another(algorithm: Any) -> None:
     expected = [after(3, seed, algorithm)[1] for seed in range(4)]
-    llvm.compiled.cache_clear()
-    llvm.machine.cache_clear()
+    machine.compiled.cache_clear()
+    machine.machine.cache_clear()
     found: dict[int, Tensor] = {}
     ready = threading.Barrier(4)
 
@@ -238,16 +238,16 @@ def test_optimizers_in_several_python_threads_get_the_bits_of_one_after_another(
 def test_one_engine_is_made_however_many_threads_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
-    class Slow(llvm.Machine):
+    class Slow(machine.Machine):
         def __init__(self) -> None:
             made.append(self)
             time.sleep(0.05)
             super().__init__()
 
-    monkeypatch.setattr(llvm, "Machine", Slow)
-    known = llvm.machine()
-    llvm.machine.cache_clear()
-    llvm.compiled.cache_clear()
+    monkeypatch.setattr(machine, "Machine", Slow)
+    known = machine.machine()
+    machine.machine.cache_clear()
+    machine.compiled.cache_clear()
     try:
         threads = [threading.Thread(target=after, args=(1, seed)) for seed in range(4)]
         for thread in threads:
@@ -255,7 +255,7 @@ def test_one_engine_is_made_however_many_threads_come_first(monkeypatch: pytest.
         for thread in threads:
             thread.join()
     finally:
-        llvm.kept = [known, *made]  # code of theirs may still be held by optimizers elsewhere
+        machine.kept = [known, *made]  # code of theirs may still be held by optimizers elsewhere
     assert len(made) == 1
 
 
@@ -396,7 +396,7 @@ def test_a_signals_handler_may_fork_while_its_thread_compiles() -> None:
     codes: list[int] = []
 
     def handler_in_the_compiler() -> None:
-        with llvm.COMPILING:
+        with machine.COMPILING:
             child = os.fork()
             if not child:
                 os._exit(5)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from steprule import Optimizer
+from steprule.kernels import matrices
 from steprule.rule import RuleError, array, lerp, matrix, norm, sqrt, square, sum, table, trace
 
 INTERPRETER = pytest.mark.skipif(
@@ -290,3 +291,35 @@ def test_wrong_declarations_and_results_are_refused() -> None:
     with pytest.raises(RuntimeError, match=r"of shape \(3, 2\) and returned \(1, 3, 2\) where \(1, 3, 3\) is needed"):
         Wrong([p]).step()
     assert torch.equal(p, torch.ones(3, 2))
+
+
+def test_a_large_stack_is_given_in_parts_and_the_results_take_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def doubled(x: Tensor) -> Tensor:
+        seen.append(tuple(x.shape))
+        return x * 2
+
+    class Doubling(Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, dict(lr=0.5))
+
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return p - h.lr * matrix(doubled, g)
+
+    monkeypatch.setattr(matrices, "BATCH", 45)
+    params = [torch.randn(4, 5, requires_grad=True) for _ in range(5)] + [torch.randn(7, 8, requires_grad=True)]
+    before = [p.detach().clone() for p in params]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    Doubling(params).step()
+    assert sorted(seen) == [(1, 4, 5), (1, 7, 8), (2, 4, 5), (2, 4, 5)]
+    for p, old in zip(params, before, strict=True):
+        torch.testing.assert_close(p.detach(), old - p.grad)
+
+    class Wrong(Doubling):
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return p - matrix(lambda x: x[:, :1], g)
+
+    with pytest.raises(RuntimeError, match="a matrix function keeps the shape"):
+        Wrong(params).step()
