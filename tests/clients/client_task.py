@@ -37,6 +37,42 @@ def net(bias: bool = True) -> nn.Sequential:
         return nn.Sequential(nn.Linear(64, 32, bias=bias), nn.Tanh(), nn.Linear(32, 10, bias=bias))
 
 
+SCALE = 2.0**22
+"""Where scalers begin: the first steps overflow and are skipped."""
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Half:
+    """Autocast on the CPU and, for float16, a scaler: what a loop of one's own needs in 16 bits.
+
+    Args:
+        precision: ``"32"``, ``"bf16"`` or ``"fp16"``.
+    """
+
+    def __init__(self, precision: str) -> None:
+        self.dtype = HALF.get(precision)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, enabled=precision == "fp16")
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+    def step(self, optimizer: Any, loss: Tensor, params: Iterable[Tensor], max_norm: float = 0.5) -> None:
+        """Backward, clip, step."""
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(params, max_norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+
+def scaling(accelerator: Any) -> Any:
+    """The same Accelerator in float16 with a scaler, which it makes by itself on a GPU alone."""
+    accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=SCALE), True
+    accelerator.state._mixed_precision = "fp16"
+    return accelerator
+
+
 def weights(model: nn.Module) -> list[Tensor]:
     return [p.detach().float().clone() for p in model.parameters()]
 

@@ -1,7 +1,8 @@
-"""fastai: one cycle, clipping, accumulation, save and resume, through its OptimWrapper."""
+"""fastai's OptimWrapper: one cycle, clipping, accumulation, bfloat16, float16 with a scaler, save and resume."""
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 pytest.importorskip("fastai", reason="fastai is not installed: make clients installs it")
 
 import torch
-from client_task import OPTIMIZERS, assert_same, loader, net, weights
+from client_task import OPTIMIZERS, Half, assert_same, loader, net, weights
 from fastai.callback.all import GradientAccumulation, GradientClip
+from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
@@ -50,6 +52,33 @@ def test_training_is_the_same(name: str, options: dict[str, Any], accumulate: bo
     ours, theirs = trained(steprule), trained(torch.optim)
     assert_same(weights(ours.model), weights(theirs.model))
     assert ours.opt.hypers[0]["lr"] == theirs.opt.hypers[0]["lr"]
+
+
+class OnCPU(MixedPrecision):  # type: ignore[misc]
+    """fastai's callback with autocast and scaler of the CPU, where its own are a GPU's."""
+
+    def before_fit(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is no GPU
+            super().before_fit()
+        self.half = Half(self.amp_mode.value)
+        self.autocast, self.learn.scaler = self.half.autocast(), self.half.scaler
+
+    def after_batch(self) -> None:
+        if self.training:
+            self.learn.scale, self.learn.steps = self.half.scaler.get_scale(), len(self.scales)
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_training_in_16_bits_is_the_same(name: str, options: dict[str, Any], precision: str, tmp_path: Path) -> None:
+    ours, theirs = (
+        fit(learner(optim, name, options, tmp_path, OnCPU(amp_mode=precision))) for optim in (steprule, torch.optim)
+    )
+    assert ours.scale == theirs.scale
+    assert ours.steps == theirs.steps == ours.opt.opt.steps_taken
+    assert (ours.steps < 12) == (precision == "fp16")
+    assert_same(weights(ours.model), weights(theirs.model), 2e-2)
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)

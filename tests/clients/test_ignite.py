@@ -1,4 +1,4 @@
-"""pytorch-ignite: accumulation, float16 with a scaler, schedulers, EMA, checkpoints."""
+"""pytorch-ignite: accumulation, bfloat16, float16 with a scaler, schedulers, EMA, checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 ignite = pytest.importorskip("ignite", reason="pytorch-ignite is not installed: make clients installs it")
 
 import torch
-from client_task import OPTIMIZERS, assert_same, loader, net, weights
+from client_task import OPTIMIZERS, Half, assert_same, loader, net, weights
 from ignite.engine import Events, create_supervised_trainer
 from ignite.handlers import EMAHandler, LRScheduler
 from torch.nn.functional import cross_entropy
@@ -49,18 +49,30 @@ def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str,
     assert_same(ours["weights"], theirs["weights"])
 
 
-def in_half(model: Any, x: Any) -> Any:
-    with torch.autocast("cpu", torch.float16):  # ignite's own is for a GPU
-        return model(x).float()
+def within(half: Half) -> Any:
+    """How a model is called in 16 bits: ignite's own autocast is for a GPU."""
+
+    def call(model: Any, x: Any) -> Any:
+        with half.autocast():
+            return model(x).float()
+
+    return call
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_training_in_bfloat16_is_the_same(name: str, options: dict[str, Any]) -> None:
+    how = dict(model_fn=within(Half("bf16")), gradient_accumulation_steps=2)
+    ours, theirs = train(steprule, name, options, **how), train(torch.optim, name, options, **how)
+    assert_same(ours["weights"], theirs["weights"], 2e-2)
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_scaler_skips_the_same_steps(name: str, options: dict[str, Any]) -> None:
     found = []
     for optim in (steprule, torch.optim):
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
-        how = dict(amp_mode="amp", scaler=scaler, model_fn=in_half)
-        found.append(train(optim, name, options, **how) | {"scale": scaler.get_scale()})
+        half = Half("fp16")
+        how = dict(amp_mode="amp", scaler=half.scaler, model_fn=within(half))
+        found.append(train(optim, name, options, **how) | {"scale": half.scaler.get_scale()})
     ours, theirs = found
     assert ours["scale"] == theirs["scale"]
     assert ours["optimizer"].steps_taken < 12

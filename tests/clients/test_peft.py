@@ -1,4 +1,4 @@
-"""peft: only the adapters train; LoRA+ makes groups of its own."""
+"""peft: only the adapters train, in bfloat16 and float16 with a scaler too; LoRA+ makes groups of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 peft = pytest.importorskip("peft", reason="peft is not installed: make clients installs it")
 
 import torch
-from client_task import OPTIMIZERS, loader, net
+from client_task import OPTIMIZERS, SCALE, Half, loader, net
 from peft.optimizers import create_loraplus_optimizer
 from torch.nn.functional import cross_entropy
 
@@ -23,23 +23,31 @@ def adapted() -> Any:
         return peft.get_peft_model(net(), peft.LoraConfig(r=4, target_modules=["0", "2"], lora_dropout=0.0))
 
 
-def train(model: Any, optimizer: Any, epochs: int = 2) -> Any:
+def train(model: Any, optimizer: Any, epochs: int = 2, half: Half | None = None) -> Any:
+    half = half or Half("32")
     for _ in range(epochs):
         for x, y in loader():
             optimizer.zero_grad()
-            cross_entropy(model(x), y).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-            optimizer.step()
+            with half.autocast():
+                loss = cross_entropy(model(x), y)
+            half.step(optimizer, loss, model.parameters())
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-def test_only_adapters_train_and_as_with_torch(name: str, options: dict[str, Any]) -> None:
-    ours, theirs = (
-        train(model := adapted(), getattr(optim, name)(model.parameters(), **options))
-        for optim in (steprule, torch.optim)
-    )
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("precision", ["32", "bf16", "fp16"])
+def test_only_adapters_train_and_as_with_torch(name: str, options: dict[str, Any], precision: str) -> None:
+    found, scales = [], []
+    for optim in (steprule, torch.optim):
+        model, half = adapted(), Half(precision)
+        optimizer = getattr(optim, name)(model.parameters(), **options)
+        found.append(train(model, optimizer, half=half))
+        scales.append(half.scaler.get_scale())
+    ours, theirs = found
+    assert scales[0] == scales[1]
+    assert precision != "fp16" or scales[0] < SCALE
+    tolerance = 1e-5 if precision == "32" else 2e-2
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     before = dict(adapted().named_parameters())
     moved = {name for name in ours if not torch.equal(ours[name], before[name].detach())}
     assert moved == {name for name in ours if "lora_" in name}

@@ -1,8 +1,8 @@
-"""pytorch_optimizer's wrappers round an optimizer."""
+"""pytorch_optimizer's wrappers round an optimizer: clipping, bfloat16, float16 with a scaler, save and resume."""
 
 from __future__ import annotations
 
-import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ wrappers = pytest.importorskip(
 )
 
 import torch
-from client_task import OPTIMIZERS, assert_same, loader, net, weights
+from client_task import OPTIMIZERS, SCALE, Half, assert_same, loader, net, weights
 from torch.nn.functional import cross_entropy
 
 import steprule
@@ -25,21 +25,24 @@ WRAPPERS = {
 }
 
 
-def train(optim: Any, wrapper: str, name: str, options: dict[str, Any], again: bool = False) -> list[torch.Tensor]:
-    model = net()
+def train(
+    optim: Any, wrapper: str, name: str, options: dict[str, Any], folder: Path | None = None, precision: str = "32"
+) -> list[torch.Tensor]:
+    model, half = net(), Half(precision)
     made = lambda: WRAPPERS[wrapper](getattr(optim, name)(model.parameters(), **options))
     optimizer = made()
     for epoch in range(2):
         getattr(optimizer, "train", lambda: None)()
         for x, y in loader():
             optimizer.zero_grad()
-            cross_entropy(model(x), y).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-            optimizer.step()
-        if again and epoch == 0:
-            saved = copy.deepcopy(optimizer.state_dict())
+            with half.autocast():
+                loss = cross_entropy(model(x), y)
+            half.step(optimizer, loss, model.parameters())
+        if folder is not None and epoch == 0:
+            torch.save(optimizer.state_dict(), folder / "half.pt")
             optimizer = made()
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(torch.load(folder / "half.pt", weights_only=False))
+    assert precision != "fp16" or half.scaler.get_scale() < SCALE
     return weights(model)
 
 
@@ -49,11 +52,19 @@ def test_training_is_the_same(wrapper: str, name: str, options: dict[str, Any]) 
     assert_same(train(steprule, wrapper, name, options), train(torch.optim, wrapper, name, options), 1e-4)
 
 
-@pytest.mark.parametrize("wrapper", ["Lookahead", "OrthoGrad"])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-def test_a_state_that_was_saved_goes_on_as_with_torch(wrapper: str, name: str, options: dict[str, Any]) -> None:
-    ours, theirs = (train(optim, wrapper, name, options, again=True) for optim in (steprule, torch.optim))
-    assert_same(ours, theirs, 1e-4)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_training_in_16_bits_is_the_same(wrapper: str, name: str, options: dict[str, Any], precision: str) -> None:
+    ours, theirs = (train(optim, wrapper, name, options, None, precision) for optim in (steprule, torch.optim))
+    assert_same(ours, theirs, 2e-2)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_a_state_that_was_saved_goes_on(wrapper: str, name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    whole = train(steprule, wrapper, name, options)
+    assert_same(train(steprule, wrapper, name, options, tmp_path), whole, 0.0)
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)

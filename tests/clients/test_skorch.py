@@ -1,4 +1,4 @@
-"""skorch: clipping, schedulers, unnamed groups, save and resume."""
+"""skorch: clipping, accumulation, schedulers, 16 bits through Accelerate, unnamed groups, save and resume."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 skorch = pytest.importorskip("skorch", reason="skorch is not installed: make clients installs it")
+accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: make clients installs it")
 
 import torch
-from client_task import BATCH, OPTIMIZERS, assert_same, digits, net, weights
+from client_task import BATCH, OPTIMIZERS, SCALE, assert_same, digits, net, scaling, weights
 from skorch.callbacks import GradientNormClipping, LRScheduler
+from skorch.hf import AccelerateMixin
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
@@ -28,13 +30,42 @@ class Net(nn.Module):
         return self.net(x)
 
 
-def made(optim: Any, name: str, options: dict[str, Any], **how: Any) -> Any:
+def made(optim: Any, name: str, options: dict[str, Any], kind: Any = skorch.NeuralNetClassifier, **how: Any) -> Any:
     callbacks = [GradientNormClipping(0.5), LRScheduler(StepLR, step_size=2, gamma=0.5, step_every="batch")]
     own = {f"optimizer__{key}": value for key, value in options.items()}
-    return skorch.NeuralNetClassifier(
+    return kind(
         Net, criterion=nn.CrossEntropyLoss, optimizer=getattr(optim, name), batch_size=BATCH, max_epochs=2, verbose=0,
         train_split=None, iterator_train__shuffle=False, callbacks=callbacks, **own, **how,
     )  # fmt: skip
+
+
+class Accelerated(AccelerateMixin, skorch.NeuralNetClassifier):  # type: ignore[misc]
+    pass
+
+
+def accelerated(optim: Any, name: str, options: dict[str, Any], precision: str, accumulate: int = 1) -> Any:
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    begun = "no" if precision == "fp16" else precision
+    helper = accelerate.Accelerator(cpu=True, mixed_precision=begun, gradient_accumulation_steps=accumulate)
+    helper = scaling(helper) if precision == "fp16" else helper
+    x, y = digits()
+    return made(optim, name, options, kind=Accelerated, accelerator=helper, device=None, unwrap_after_train=False).fit(
+        x.numpy(), y.numpy()
+    )
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+@pytest.mark.parametrize(
+    "how", [dict(precision="no", accumulate=2), dict(precision="bf16"), dict(precision="fp16")], ids=str
+)
+def test_training_through_accelerate_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any]) -> None:
+    ours, theirs = accelerated(steprule, name, options, **how), accelerated(torch.optim, name, options, **how)
+    assert_same(weights(ours.module_), weights(theirs.module_), 1e-5 if how["precision"] == "no" else 2e-2)
+    rates = [[group["lr"] for group in net.optimizer_.param_groups] for net in (ours, theirs)]
+    assert rates[0] == rates[1]
+    if how["precision"] == "fp16":
+        assert ours.accelerator.scaler.get_scale() == theirs.accelerator.scaler.get_scale() < SCALE
+        assert ours.optimizer_.optimizer.steps_taken < 12
 
 
 def fitted(*args: Any, **how: Any) -> Any:

@@ -13,13 +13,13 @@ import timm.optim
 import timm.scheduler
 import timm.utils
 import torch
-from client_task import OPTIMIZERS, assert_same, loader, net, weights
+from client_task import OPTIMIZERS, Half, assert_same, loader, net, weights
 from torch.nn.functional import cross_entropy
 
 import steprule
 
 
-def train(optim: Any, name: str, options: dict[str, Any], scaled: bool = False, again: bool = False) -> dict[str, Any]:
+def train(optim: Any, name: str, options: dict[str, Any], precision: str = "32", again: bool = False) -> dict[str, Any]:
     model = net()
 
     def made() -> tuple[Any, Any]:
@@ -29,14 +29,15 @@ def train(optim: Any, name: str, options: dict[str, Any], scaled: bool = False, 
 
     optimizer, scheduler = made()
     scaler, ema = timm.utils.NativeScaler("cpu"), timm.utils.ModelEmaV3(model, decay=0.9)
-    scaler._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
+    half = Half(precision)
+    scaler._scaler = half.scaler
     rates = []
     for epoch in range(3):
         for x, y in loader():
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.float16, enabled=scaled):
+            with half.autocast():
                 loss = cross_entropy(model(x), y)
-            if scaled:
+            if precision == "fp16":
                 scaler(loss, optimizer, clip_grad=0.5, parameters=model.parameters())
             else:
                 loss.backward()
@@ -55,13 +56,13 @@ def train(optim: Any, name: str, options: dict[str, Any], scaled: bool = False, 
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-@pytest.mark.parametrize("scaled", [False, True])
-def test_training_is_the_same(name: str, options: dict[str, Any], scaled: bool) -> None:
-    ours, theirs = (train(optim, name, options, scaled) for optim in (steprule, torch.optim))
+@pytest.mark.parametrize("precision", ["32", "bf16", "fp16"])
+def test_training_is_the_same(name: str, options: dict[str, Any], precision: str) -> None:
+    ours, theirs = (train(optim, name, options, precision) for optim in (steprule, torch.optim))
     assert ours["rates"] == theirs["rates"]
     assert ours["scale"] == theirs["scale"]
-    assert_same(ours["weights"], theirs["weights"], 2e-2 if scaled else 1e-5)
-    assert not scaled or ours["optimizer"].steps_taken < 18
+    assert_same(ours["weights"], theirs["weights"], 1e-5 if precision == "32" else 2e-2)
+    assert (ours["optimizer"].steps_taken < 18) == (precision == "fp16")
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)

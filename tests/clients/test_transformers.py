@@ -1,4 +1,4 @@
-"""transformers' Trainer: clipping, accumulation, bfloat16, schedulers, save and resume."""
+"""transformers' Trainer: clipping, accumulation, bfloat16, float16 with a scaler, schedulers, save and resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 pytest.importorskip("accelerate", reason="accelerate is not installed: make clients installs it")
 
 import torch
-from client_task import BATCH, OPTIMIZERS, assert_same, digits, net, weights
+from accelerate.state import AcceleratorState
+from client_task import BATCH, OPTIMIZERS, SCALE, assert_same, digits, net, scaling, weights
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import StepLR
@@ -40,8 +41,11 @@ class Rates(transformers.TrainerCallback):  # type: ignore[name-defined, misc]
         self.seen.append(optimizer.param_groups[0]["lr"])
 
 
-def train(make: Any, folder: Path, resume: Path | None = None, **how: Any) -> tuple[list[Tensor], list[float], Any]:
+def train(
+    make: Any, folder: Path, resume: Path | None = None, scaled: bool = False, **how: Any
+) -> tuple[list[Tensor], list[float], Any]:
     x, y = digits()
+    AcceleratorState._reset_state(reset_partial_state=True)
     arguments = transformers.TrainingArguments(
         str(folder), per_device_train_batch_size=BATCH, use_cpu=True, report_to=[], disable_tqdm=True, seed=3,
         **{"max_grad_norm": 0.5, "num_train_epochs": 2, "save_strategy": "no", "logging_strategy": "no", **how},
@@ -49,6 +53,8 @@ def train(make: Any, folder: Path, resume: Path | None = None, **how: Any) -> tu
     model, rates = Scores(), Rates()
     data = [{"x": a, "labels": b} for a, b in zip(x, y, strict=True)]
     trainer = transformers.Trainer(model, arguments, train_dataset=data, optimizers=make(model), callbacks=[rates])
+    if scaled:
+        scaling(trainer.accelerator)  # fp16=True is refused without a GPU
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     return weights(model.net), rates.seen, trainer
 
@@ -62,12 +68,17 @@ def stepped(optim: Any, name: str, options: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-@pytest.mark.parametrize("how", [dict(), dict(gradient_accumulation_steps=2), dict(bf16=True)], ids=str)
+@pytest.mark.parametrize(
+    "how", [dict(), dict(gradient_accumulation_steps=2), dict(bf16=True), dict(scaled=True)], ids=str
+)
 def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any], tmp_path: Path) -> None:
-    ours, our_rates, _ = train(stepped(steprule, name, options), tmp_path / "ours", **how)
-    theirs, their_rates, _ = train(stepped(torch.optim, name, options), tmp_path / "theirs", **how)
+    ours, our_rates, trainer = train(stepped(steprule, name, options), tmp_path / "ours", **how)
+    theirs, their_rates, other = train(stepped(torch.optim, name, options), tmp_path / "theirs", **how)
     assert our_rates == their_rates
-    assert_same(ours, theirs, 2e-2 if "bf16" in how else 1e-5)
+    assert_same(ours, theirs, 2e-2 if "bf16" in how or "scaled" in how else 1e-5)
+    if "scaled" in how:
+        assert trainer.accelerator.scaler.get_scale() == other.accelerator.scaler.get_scale() < SCALE
+        assert trainer.optimizer.optimizer.steps_taken < 12
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
