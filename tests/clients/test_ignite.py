@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ ignite = pytest.importorskip("ignite", reason="pytorch-ignite is not installed: 
 import torch
 from client_task import OPTIMIZERS, Half, assert_same, loader, net, weights
 from ignite.engine import Events, create_supervised_trainer
-from ignite.handlers import EMAHandler, LRScheduler
+from ignite.handlers import Checkpoint, DiskSaver, EMAHandler, LRScheduler
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import StepLR
 
@@ -20,21 +20,26 @@ import steprule
 from steprule.schedules import Native, cosine
 
 
-def train(optim: Any, name: str, options: dict[str, Any], again: bool = False, **how: Any) -> dict[str, Any]:
+def train(optim: Any, name: str, options: dict[str, Any], folder: Path | None = None, **how: Any) -> dict[str, Any]:
     model = net()
     optimizer = getattr(optim, name)(model.parameters(), **options)
     trainer = create_supervised_trainer(model, optimizer, cross_entropy, **how)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, LRScheduler(StepLR(optimizer, 3, gamma=0.5)))
+    scheduler = LRScheduler(StepLR(optimizer, 3, gamma=0.5))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, scheduler)
     ema = EMAHandler(model, momentum=0.1)
     ema.attach(trainer, event=Events.ITERATION_COMPLETED)
     rates: list[float] = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: rates.append(optimizer.param_groups[0]["lr"]))
-    if again:
+    if folder is not None:
 
         def reload(engine: Any) -> None:
-            saved = copy.deepcopy(optimizer.state_dict())
+            objects = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+            handler = Checkpoint(objects, DiskSaver(folder))
+            handler(engine)
             optimizer.state.clear()
-            optimizer.load_state_dict(saved)
+            for p in model.parameters():
+                p.data.zero_()
+            Checkpoint.load_objects(objects, folder / handler.last_checkpoint)
 
         trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), reload)
     trainer.run(loader(), max_epochs=2)
@@ -80,9 +85,11 @@ def test_a_scaler_skips_the_same_steps(name: str, options: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any]) -> None:
-    again = train(steprule, name, options, again=True)
-    assert_same(again["weights"], train(steprule, name, options)["weights"], 0.0)
+def test_a_checkpoint_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    again, whole = train(steprule, name, options, tmp_path), train(steprule, name, options)
+    assert_same(again["weights"], whole["weights"], 0.0)
+    assert again["rates"] == whole["rates"]
+    assert again["optimizer"].steps_taken == 12
 
 
 def test_a_schedule_of_ours_beside_native() -> None:

@@ -5,8 +5,8 @@ It offers no float16 with a scaler: it clips gradients of samples, which no scal
 
 from __future__ import annotations
 
-import copy
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import StepLR
 import steprule
 
 
-def train(optim: Any, name: str, options: dict[str, Any], again: bool = False, precision: str = "32") -> Any:
+def train(optim: Any, name: str, options: dict[str, Any], folder: Path | None = None, precision: str = "32") -> Any:
     model, half = net(), Half(precision)
     optimizer = getattr(optim, name)(model.parameters(), **options)
     engine = opacus.PrivacyEngine()
@@ -39,10 +39,12 @@ def train(optim: Any, name: str, options: dict[str, Any], again: bool = False, p
                     loss = cross_entropy(model(x), y)
                 loss.backward()
                 optimizer.step()
-            if again and epoch == 0:
-                saved = copy.deepcopy(optimizer.state_dict())
+            if folder is not None and epoch == 0:
+                engine.save_checkpoint(path=folder / "half.pt", module=model, optimizer=optimizer)
                 optimizer.original_optimizer.state.clear()
-                optimizer.load_state_dict(saved)
+                for p in model.parameters():
+                    p.data.zero_()
+                engine.load_checkpoint(path=folder / "half.pt", module=model, optimizer=optimizer)
     return weights(model), engine.get_epsilon(1e-5), optimizer
 
 
@@ -85,5 +87,8 @@ def test_accumulation_and_a_scheduler_are_the_same(name: str, options: dict[str,
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any]) -> None:
-    assert_same(train(steprule, name, options, again=True)[0], train(steprule, name, options)[0], 0.0)
+def test_a_checkpoint_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    again, whole = train(steprule, name, options, tmp_path), train(steprule, name, options)
+    assert_same(again[0], whole[0], 0.0)
+    assert again[1] == whole[1]
+    assert again[2].original_optimizer.steps_taken == 12

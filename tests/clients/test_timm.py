@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("timm", reason="timm is not installed: make clients installs it")
 
+import timm.models
 import timm.optim
 import timm.scheduler
 import timm.utils
@@ -19,7 +20,9 @@ from torch.nn.functional import cross_entropy
 import steprule
 
 
-def train(optim: Any, name: str, options: dict[str, Any], precision: str = "32", again: bool = False) -> dict[str, Any]:
+def train(
+    optim: Any, name: str, options: dict[str, Any], precision: str = "32", folder: Path | None = None
+) -> dict[str, Any]:
     model = net()
 
     def made() -> tuple[Any, Any]:
@@ -46,11 +49,14 @@ def train(optim: Any, name: str, options: dict[str, Any], precision: str = "32",
             ema.update(model)
         scheduler.step(epoch + 1)
         rates.append([group["lr"] for group in optimizer.param_groups])
-        if again and epoch == 0:
-            saved = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+        if folder is not None and epoch == 0:
+            timm.utils.CheckpointSaver(model, optimizer, checkpoint_dir=str(folder)).save_checkpoint(epoch)
+            kept = scheduler.state_dict()
             optimizer, scheduler = made()
-            optimizer.load_state_dict(saved[0])
-            scheduler.load_state_dict(saved[1])
+            for p in model.parameters():
+                p.data.zero_()
+            assert timm.models.resume_checkpoint(model, str(folder / "last.pth.tar"), optimizer) == 1
+            scheduler.load_state_dict(kept)
     found = weights(model) + weights(ema.module)
     return {"weights": found, "rates": rates, "scale": scaler._scaler.get_scale(), "optimizer": optimizer}
 
@@ -66,8 +72,8 @@ def test_training_is_the_same(name: str, options: dict[str, Any], precision: str
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any]) -> None:
-    again, whole = train(steprule, name, options, again=True), train(steprule, name, options)
+def test_a_checkpoint_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    again, whole = train(steprule, name, options, folder=tmp_path), train(steprule, name, options)
     assert_same(again["weights"], whole["weights"], 0.0)
     assert again["rates"] == whole["rates"]
 
