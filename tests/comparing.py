@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def same(a: object, b: object) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Whether nested dictionaries, lists and tuples are of the same kinds, in the same order, with the same bits.
 
     Parameters and tensors are one kind, and so are dictionaries of all classes.

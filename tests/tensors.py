@@ -32,6 +32,12 @@ def give_gradients(params: Iterable[Tensor], step: int, size: float = 1.0) -> No
         p.grad = normal(*p.shape, seed=100 * (step + 1) + i, dtype=p.dtype, size=size).to(p.device)
 
 
+def grad_of(p: Tensor) -> Tensor:
+    """A parameter's gradient, which is there."""
+    assert p.grad is not None
+    return p.grad
+
+
 def leaf(value: Tensor, grad: Tensor | None = None) -> Tensor:
     """A parameter that is this tensor, with this gradient."""
     p = value.detach().requires_grad_()

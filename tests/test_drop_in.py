@@ -92,7 +92,7 @@ def test_signatures_have_every_argument_of_torch(name: str) -> None:
 
 
 def test_arguments_chosen_by_the_signature_take_effect() -> None:
-    wanted = {"lr": 0.5, "maximize": True, "unknown": 1}
+    wanted: dict[str, Any] = {"lr": 0.5, "maximize": True, "unknown": 1}
     known = inspect.signature(optim.SGD.__init__).parameters
     weight = torch.ones(2, requires_grad=True)
     weight.grad = torch.ones(2)

@@ -29,7 +29,7 @@ def run(optim: Any, name: str, dtype: torch.dtype, clip: bool = False, **options
     optimizer.register_step_post_hook(lambda *_: seen.update(posts=seen["posts"] + 1))
     for step in range(STEPS):
         optimizer.zero_grad()
-        scaler.scale(sum((w.float() - step / 8).square().sum() for w in weights)).backward()
+        scaler.scale(torch.stack([(w.float() - step / 8).square().sum() for w in weights]).sum()).backward()
         if step in BAD:
             weights[1].grad[0, 1] = BAD[step]
         if clip:
@@ -52,7 +52,7 @@ def test_all_is_as_with_torch(
     options = {} if fused is None else options | {"fused": fused}
     ours, theirs = run(steprule, name, dtype, clip, **options), run(torch.optim, name, dtype, clip, **options)
     assert ours["scales"] == theirs["scales"]
-    close = (
+    close: dict[str, Any] = (
         dict(rtol=1e-5, atol=1e-6) if dtype == torch.float32 else dict(rtol=0.05, atol=0.05)
     )  # torch rounds on the way
     torch.testing.assert_close(ours["weights"], theirs["weights"], **close)

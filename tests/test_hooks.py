@@ -90,7 +90,7 @@ def test_a_pre_hook_may_change_gradients_rates_and_the_closure(weight: Tensor, o
 
 
 def test_a_pre_hook_that_returns_anything_else_is_an_error(weight: Tensor, optimizer: steprule.SGD) -> None:
-    optimizer.register_step_pre_hook(lambda *_: 3)
+    optimizer.register_step_pre_hook(lambda *_: 3)  # type: ignore[arg-type]
 
     with pytest.raises(RuntimeError, match="must return None or a tuple"):
         optimizer.step()
@@ -241,7 +241,7 @@ class ByHand(steprule.Optimizer):
         self.seen: list[float] = []
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in group["params"]:
                 self.seen.append(p.grad.norm().item())

@@ -46,9 +46,9 @@ def test_hyperparameters(name: str, options: dict[str, Any], message: str) -> No
 
 def test_groups() -> None:
     with pytest.raises(TypeError, match="base must be a dictionary of hyperparameters, got None"):
-        steprule.groups(network(), None, {"0.*": {"lr": 0.1}})
+        steprule.groups(network(), None, {"0.*": {"lr": 0.1}})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="overrides must be a dictionary from selectors"):
-        steprule.exclusive(["0.*"])
+        steprule.exclusive(["0.*"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_loading_a_dictionary(options: dict[str, Any], message: str) -> None:
 Call = Callable[[Path, nn.Module, steprule.Optimizer], Any]
 
 FILES: list[tuple[Call, str]] = [
-    (lambda path, m, o: steprule.save(path, m), "optimizer must be an optimizer or None, got Sequential"),
-    (lambda path, m, o: steprule.save(path, o.state_dict()), "optimizer must be an optimizer or None, got dict"),
-    (lambda path, m, o: steprule.save(path, o, m.state_dict()), "model must be a module or None, got OrderedDict"),
-    (lambda path, m, o: steprule.save(o, str(path)), "optimizer must be an optimizer or None, got str"),
-    (lambda path, m, o: steprule.load(path, m), "optimizer must be an optimizer or None, got Sequential"),
-    (lambda path, m, o: steprule.load(path, o, {}), "model must be a module or None, got dict"),
+    (lambda path, m, o: steprule.save(path, m), "optimizer must be an optimizer or None, got Sequential"),  # type: ignore[arg-type]
+    (lambda path, m, o: steprule.save(path, o.state_dict()), "optimizer must be an optimizer or None, got dict"),  # type: ignore[arg-type]
+    (lambda path, m, o: steprule.save(path, o, m.state_dict()), "model must be a module or None, got OrderedDict"),  # type: ignore[arg-type]
+    (lambda path, m, o: steprule.save(o, str(path)), "optimizer must be an optimizer or None, got str"),  # type: ignore[arg-type]
+    (lambda path, m, o: steprule.load(path, m), "optimizer must be an optimizer or None, got Sequential"),  # type: ignore[arg-type]
+    (lambda path, m, o: steprule.load(path, o, {}), "model must be a module or None, got dict"),  # type: ignore[arg-type]
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from comparing import same
 from every_algorithm import CLASSES, RULES
-from tensors import parameters
+from tensors import coo, parameters
 
 import steprule
 from steprule import schedules
@@ -34,7 +34,7 @@ class Blind(steprule.Optimizer):
         return p - h.lr * sign(g)
 
 
-SHAPES = {1: [(3, 3), (3,), ()], 2: [(3, 3), (3, 3)]}
+SHAPES: dict[int, list[tuple[int, ...]]] = {1: [(3, 3), (3,), ()], 2: [(3, 3), (3, 3)]}
 """Parameters, by the least number of dimensions of most of them."""
 
 
@@ -149,11 +149,11 @@ def test_sparse_and_complex_gradients_are_looked_at_too() -> None:
     table = torch.ones(4, 2, requires_grad=True)
     z = torch.ones(2, dtype=torch.complex64, requires_grad=True)
     optimizer = steprule.SGD([("table", table), ("z", z)], lr=0.1, nonfinite="raise")
-    table.grad = torch.sparse_coo_tensor([[1]], [[1.0, math.nan]], (4, 2), check_invariants=True)
+    table.grad = coo([1], torch.tensor([[1.0, math.nan]]), (4, 2))
     z.grad = torch.ones_like(z)
     with pytest.raises(RuntimeError, match="'table'"):
         optimizer.step()
-    table.grad = torch.sparse_coo_tensor([[1]], [[1.0, 2.0]], (4, 2), check_invariants=True)
+    table.grad = coo([1], torch.tensor([[1.0, 2.0]]), (4, 2))
     z.grad = torch.full_like(z, complex(0.0, math.inf))
     with pytest.raises(RuntimeError, match="'z'"):
         optimizer.step()

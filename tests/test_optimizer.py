@@ -51,7 +51,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "a bare tensor": lambda: weight(),
     "a parameter": lambda: nn.Parameter(torch.ones(2)),
     "nothing": list,
-    "an empty generator": lambda: (p for p in []),
+    "an empty generator": lambda: (p for p in list[Tensor]()),
     "an empty module": lambda: nn.ReLU().parameters(),
     "None": lambda: None,
     "a number": lambda: 3,
@@ -520,4 +520,4 @@ def test_repr_names_the_algorithm_the_groups_and_their_numbers() -> None:
 )
 def test_a_misspelt_option_says_the_nearest(given: str, meant: str) -> None:
     with pytest.raises(TypeError, match=rf"unexpected keyword argument '{given}'; did you mean '{meant}'"):
-        steprule.AdamW([torch.ones(1, requires_grad=True)], **{given: 1.0})
+        steprule.AdamW([torch.ones(1, requires_grad=True)], **{given: 1.0})  # type: ignore[arg-type]

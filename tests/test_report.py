@@ -251,7 +251,7 @@ def test_the_present_step_is_marked() -> None:
     assert len(report.plot_schedules(optimizer).axes[0].get_lines()) == 1
     optimizer._steps = 400
     lines = report.plot_schedules(optimizer).axes[0].get_lines()
-    assert list(lines[1].get_xdata()) == [400, 400]
+    assert list(np.asarray(lines[1].get_xdata())) == [400, 400]
 
 
 def test_fifty_groups_are_a_fan() -> None:
@@ -286,8 +286,8 @@ def test_history_has_a_panel_for_each_kind() -> None:
     assert texts(figure) == ["loss", "norm"]
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
     faint, bold = figure.axes[0].get_lines()
-    assert list(faint.get_ydata()) == [100.0 * 0.5**s for s in range(20)]
-    assert list(bold.get_xdata()) == pytest.approx(range(1, 19))
+    assert list(np.asarray(faint.get_ydata())) == [100.0 * 0.5**s for s in range(20)]
+    assert list(np.asarray(bold.get_xdata())) == pytest.approx(range(1, 19))
     assert bold.get_ydata()[0] == pytest.approx(175 / 3)
     assert list(drawn(figure)[1]) == ["a", "b"]
     assert texts(report.plot_history(records, ["norm"])) == ["norm"]

@@ -105,7 +105,10 @@ def test_a_model_that_says_its_last_layer() -> None:
 
 def test_schedules_options_and_modifiers_go_around_all() -> None:
     model = Net()
-    overrides = {~hidden_matrices: dict(algorithm=AdamW, lr=3e-4 * schedules.linear(10)), "norm.*": dict(ema=False)}
+    overrides: dict[Any, Any] = {
+        ~hidden_matrices: dict(algorithm=AdamW, lr=3e-4 * schedules.linear(10)),
+        "norm.*": dict(ema=False),
+    }
     optimizer = Muon(
         model, lr=0.02, overrides=overrides, clip_norm=1.0, maximize=True, modifiers=[Cautious(), EMA(0.9)]
     )

@@ -14,7 +14,7 @@ def train(model: Callable[[Any], Tensor], optimizer: torch.optim.Optimizer, batc
     """A step for each batch; the loss is the sum of the squares of what the model makes of it."""
     for batch in batches:
 
-        def closure(batch: Any = batch) -> Tensor:
+        def closure(batch: Any = batch) -> Any:
             optimizer.zero_grad()
             loss = model(batch).square().sum()
             loss.backward()

@@ -88,9 +88,9 @@ class Adafactor(Optimizer):
         self,
         params: Params,
         lr: Number = 1e-2,
-        beta2_decay: float = -0.8,
+        beta2_decay: Number = -0.8,
         eps: tuple[float | None, float] = (None, 1e-3),
-        d: float = 1.0,
+        d: Number = 1.0,
         weight_decay: Number = 0.0,
         **options: Any,
     ) -> None:

@@ -66,10 +66,10 @@ class Adagrad(Optimizer):
         self,
         params: Params,
         lr: Number = 1e-2,
-        lr_decay: float = 0,
+        lr_decay: Number = 0,
         weight_decay: Number = 0,
         initial_accumulator_value: float = 0,
-        eps: float = 1e-10,
+        eps: Number = 1e-10,
         foreach: bool | None = None,
         **options: Any,
     ) -> None:

@@ -66,7 +66,7 @@ class Adam(Optimizer):
         params: Params,
         lr: Number = 1e-3,
         betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: float = 1e-8,
+        eps: Number = 1e-8,
         weight_decay: Number = 0,
         amsgrad: bool = False,
         *,

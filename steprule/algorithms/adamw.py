@@ -57,7 +57,7 @@ class AdamW(Adam):
         params: Params,
         lr: Number = 1e-3,
         betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: float = 1e-8,
+        eps: Number = 1e-8,
         weight_decay: Number = 1e-2,
         amsgrad: bool = False,
         **options: Any,

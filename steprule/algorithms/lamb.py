@@ -56,7 +56,7 @@ class Lamb(Optimizer):
         params: Params,
         lr: Number = 1e-3,
         betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: float = 1e-6,
+        eps: Number = 1e-6,
         weight_decay: Number = 1e-2,
         **options: Any,
     ) -> None:

@@ -69,10 +69,10 @@ class NAdam(Optimizer):
         self,
         params: Params,
         lr: Number = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
         weight_decay: Number = 0,
-        momentum_decay: float = 4e-3,
+        momentum_decay: Number = 4e-3,
         decoupled_weight_decay: bool = False,
         **options: Any,
     ) -> None:

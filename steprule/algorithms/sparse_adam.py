@@ -64,8 +64,8 @@ class SparseAdam(Optimizer):
         self,
         params: Params,
         lr: Number = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
         maximize: bool = False,
         **options: Any,
     ) -> None:

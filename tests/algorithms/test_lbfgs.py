@@ -130,7 +130,7 @@ def test_missing_sparse_and_complex_gradients(options: dict[str, Any]) -> None:
 
 
 def test_a_gradient_that_lies_otherwise_in_memory() -> None:
-    conv = nn.Conv2d(2, 3, 2).double().to(memory_format=torch.channels_last)
+    conv = nn.Conv2d(2, 3, 2).double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = steprule.LBFGS(conv.parameters(), line_search_fn="strong_wolfe")
     images = torch.linspace(-1, 1, 36, dtype=torch.float64).view(1, 2, 3, 6)
 

@@ -101,7 +101,7 @@ def test_the_trajectory_of_torch_within_bfloat16(backend: str, options: dict[str
     ours = [(0.02 * torch.randn(shape)).to(dtype).requires_grad_() for shape in [*shapes, *SHAPES[2:4]]]
     theirs = [p.detach().clone().requires_grad_() for p in ours]
     start = [p.detach().clone() for p in ours]
-    groups = [[{"params": params[::2]}, {"params": params[1::2], "lr": 0.03}] for params in (ours, theirs)]
+    groups: Any = [[{"params": params[::2]}, {"params": params[1::2], "lr": 0.03}] for params in (ours, theirs)]
     optimizers = [steprule.Muon(groups[0], **options, backend=backend), torch.optim.Muon(groups[1], **options)]
     for step in range(10 if shapes is SHAPES else 30):
         for params in (ours, theirs):
@@ -204,7 +204,10 @@ def test_each_side_steps_as_its_algorithm_would_alone() -> None:
 
 def test_overrides_put_parameters_on_the_other_side_with_its_numbers() -> None:
     model = Transformer(tied=False)
-    overrides = {"blocks.0.mlp.*.weight": {"use_muon": False}, "output.weight": {"use_muon": True, "momentum": 0.5}}
+    overrides: Any = {
+        "blocks.0.mlp.*.weight": {"use_muon": False},
+        "output.weight": {"use_muon": True, "momentum": 0.5},
+    }
     optimizer = steprule.Muon(model, lr=0.02, adamw={"lr": 3e-4}, overrides=overrides)
     assert sorted_names(optimizer) == [n for n in MATRICES if "0.mlp" not in n] + ["output.weight"]
     for group in optimizer.param_groups:

@@ -60,7 +60,7 @@ def test_a_wrong_name_says_the_nearest(wrong: str, message: str) -> None:
 
 def test_what_is_no_name_is_refused() -> None:
     with pytest.raises(TypeError, match="name must be the name of an algorithm, such as 'AdamW', got None"):
-        steprule.create(None, [torch.ones(1, requires_grad=True)])
+        steprule.create(None, [torch.ones(1, requires_grad=True)])  # type: ignore[arg-type]
 
 
 def test_a_hyperparameter_that_it_does_not_have_is_refused_as_by_the_class() -> None:

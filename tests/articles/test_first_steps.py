@@ -38,6 +38,7 @@ def test_zero_grad_leaves_none_or_on_request_zeros() -> None:
     gradient = weight.grad
 
     optimizer.zero_grad(set_to_none=False)
+    assert gradient is not None
     assert weight.grad is gradient
     assert torch.equal(gradient, torch.zeros(2, 2))
 
@@ -83,7 +84,7 @@ def take_steps(weight: Tensor, optimizer: Any, first: int, last: int) -> None:
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_saved_at_step_10_and_resumed_to_100_is_the_uninterrupted_run(tmp_path: Path, nesterov: bool) -> None:
-    options = {"lr": 0.01, "momentum": 0.9, "nesterov": nesterov}
+    options: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": nesterov}
     uninterrupted = weight_of_ones_gradient()
     take_steps(uninterrupted, optim.SGD([uninterrupted], **options), 1, 100)
 

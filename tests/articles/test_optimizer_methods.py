@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensors import grad_of
 from torch import Tensor
 
 import steprule as optim
@@ -45,11 +46,11 @@ def test_what_an_optimizer_is_made_of(weight: Tensor) -> None:
 def test_zero_grad(weight: Tensor) -> None:
     optimizer = optim.SGD([weight], lr=0.1)
     (weight.sum() * 2).backward()
-    assert torch.equal(weight.grad, torch.full((2, 2), 3.0))  # gradients add up until they are cleared
+    assert torch.equal(grad_of(weight), torch.full((2, 2), 3.0))  # gradients add up until they are cleared
 
     optimizer.zero_grad(set_to_none=False)
 
-    assert torch.equal(weight.grad, torch.zeros(2, 2))
+    assert torch.equal(grad_of(weight), torch.zeros(2, 2))
 
 
 def test_the_address_in_the_optimizer_is_the_address_of_the_weight(weight: Tensor) -> None:
@@ -65,7 +66,7 @@ def test_step(weight: Tensor) -> None:
     assert optimizer.step() is None
 
     assert_prints_as(weight, AFTER)
-    assert torch.equal(weight.grad, torch.ones(2, 2))  # a step leaves the gradient as it is
+    assert torch.equal(grad_of(weight), torch.ones(2, 2))  # a step leaves the gradient as it is
 
 
 def test_step_evaluates_a_closure_once_and_returns_its_value(weight: Tensor) -> None:

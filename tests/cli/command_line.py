@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from click.testing import Result
+from typer.testing import Result
 
 
 def assert_refused(result: Result, *parts: str) -> None:

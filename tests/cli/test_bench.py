@@ -160,7 +160,7 @@ def test_a_machine_that_drifts_leaves_the_ratio_alone(ours: float, theirs: float
 @given(st.lists(st.floats(0, 1e3), min_size=2, max_size=30))
 def test_spread_is_median_and_quartiles(values: list[float]) -> None:
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    assert spread(values) == Spread(*(pytest.approx(v, abs=1e-9) for v in (median, low, high)))
+    assert vars(spread(values)) == pytest.approx(dict(median=median, low=low, high=high), abs=1e-9)
 
 
 # -- contenders ------------------------------------------------------------------------------------------------------

@@ -239,7 +239,7 @@ class TestInspect:
 
     def test_no_code_of_a_pickle_runs(self, tmp_path: Path) -> None:
         class Evil:
-            def __reduce__(self) -> object:
+            def __reduce__(self) -> Any:
                 return (os.mkdir, (str(tmp_path / "ran"),))
 
         torch.save({"state": {}, "param_groups": [], "x": Evil()}, tmp_path / "evil")
@@ -361,7 +361,7 @@ def test_nothing_in_a_file_reaches_the_terminal_as_a_command(tmp_path: Path, whe
     optimizer = cls([(name, weight)], lr=0.1)
     optimizer.state[weight] = {HARMFUL if where == "slot" else "momentum_buffer": torch.ones(3)}
     optimizer.param_groups[0][HARMFUL if where == "key" else "key"] = HARMFUL if where == "value" else 1
-    extra = {HARMFUL: 1} if where == "extra" else {}
+    extra: dict[str, Any] = {HARMFUL: 1} if where == "extra" else {}
     save(tmp_path / "a", optimizer, n=1, **extra)
     optimizer.state[weight] = {slot: value + 1 for slot, value in optimizer.state[weight].items()}
     optimizer.param_groups[0]["lr"] = 0.2

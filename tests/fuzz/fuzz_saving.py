@@ -144,7 +144,11 @@ def file_of(folder: Path, algorithm: str) -> bytes:
         run = Run(algorithm, 1, 0.01 * plateau())
     if algorithm != "LBFGS":
         run.optimizer.freeze("0.bias") if algorithm == "AdamW" else None
-    extra = {"history": [0.5, float("inf"), (1, "x")], "z": torch.zeros(2, dtype=torch.complex64), "d": {1: {2: 3}}}
+    extra: dict[str, Any] = {
+        "history": [0.5, float("inf"), (1, "x")],
+        "z": torch.zeros(2, dtype=torch.complex64),
+        "d": {1: {2: 3}},
+    }
     save(folder / "run", run.optimizer, run.model, rng=True, epoch=3, **extra)
     return (folder / "run").read_bytes()
 
@@ -200,7 +204,10 @@ def test_structure_under_a_right_checksum(files: dict[str, bytes], tmp_path: Pat
         (tmp_path / "run").unlink(missing_ok=True)
         (tmp_path / "run").write_bytes(raw)
         run = runs[algorithm]
-        options = {"strict": dice.random() < 0.7, "hyperparameters": dice.choice(["saved", "saved", "current"])}
+        options: dict[str, Any] = {
+            "strict": dice.random() < 0.7,
+            "hyperparameters": dice.choice(["saved", "saved", "current"]),
+        }
         with all_or_nothing(run, CheckpointError, seen):
             load(tmp_path / "run", run.optimizer, run.model, **options)
             runs.use(algorithm)

@@ -13,7 +13,7 @@ from steprule.schedules import cosine
 HUGE = 10**400
 TEXTS = ["", "x", "lr", "step", "0", "$", "params", "a.b", "\x1b[2J", "\ud800", "é", "0.weight", "inf", "nan", "auto"]
 NUMBERS = [0, 1, -1, 2, 3, 7, 2**31, 2**63, -(2**63), 2**64, HUGE, 0.5, -0.0, 1e-300, 1e308, 1e400, float("nan")]
-PLAIN = [
+PLAIN: list[Any] = [
     None,
     True,
     False,

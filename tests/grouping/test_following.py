@@ -90,7 +90,7 @@ def test_a_head_of_another_shape_begins_anew_in_the_group_of_the_old_one() -> No
     assert not any(p in optimizer.state for p in net[2].parameters())
     before = net[2].weight.detach().clone()
     step(net, optimizer)
-    assert not torch.equal(before, net[2].weight)
+    assert not torch.equal(before, net.get_parameter("2.weight"))
 
 
 def test_pruning_keeps_the_parameter_and_nothing_is_said() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import optimizer_of
-from tensors import give, leaf
+from tensors import coo, give, leaf
 from torch import Tensor, nn
 from torch.testing._internal.two_tensor import TwoTensor
 
@@ -54,7 +54,7 @@ def test_dtypes_layouts_and_answers_make_paragraphs() -> None:
         leaf(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)),
         leaf(torch.zeros(4)[::2], torch.ones(2)),
         leaf(torch.zeros(2, dtype=torch.complex64), torch.ones(2, dtype=torch.complex64)),
-        leaf(torch.zeros(2), torch.sparse_coo_tensor([[1]], [1.0], (2,), check_invariants=True)),
+        leaf(torch.zeros(2), coo([1], torch.tensor([1.0]), (2,))),
         leaf(torch.zeros(2), torch.ones(2)),
     ]
     groups = [{"params": params[:5]}, {"params": params[5:], "momentum": 0}]
@@ -136,7 +136,7 @@ def test_the_source_shows_the_mathematics_and_the_generated_code() -> None:
         ),
         (
             "the parameter's rows are not contiguous",
-            lambda: (torch.zeros(3, 2).t(), torch.sparse_coo_tensor([[1]], torch.ones(1, 3), check_invariants=True)),
+            lambda: (torch.zeros(3, 2).t(), coo([1], torch.ones(1, 3), (2, 3))),
         ),
         ("the gradient is torch.float8_e5m2", lambda: (torch.zeros(3), torch.ones(3).to(torch.float8_e5m2))),
     ],

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import FLOATS, optimizer_of
-from tensors import give, normal
+from tensors import give, grad_of, normal
 from torch import Tensor
 
 from steprule import Optimizer
@@ -131,7 +131,9 @@ def optimizers(cases: list[Case], rule: str, params: list[Tensor], backend: str)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(cases(), min_size=1, max_size=4), st.sampled_from(sorted(RULES)))
 def test_plain_tensors_anywhere_in_memory(given_cases: list[Case], rule: str) -> None:
-    arena, references, placed = Arena(), [], []
+    arena = Arena()
+    references: list[Tensor] = []
+    placed: list[Tensor] = []
     for c in given_cases:
         value, grad = normal(*c.shape, seed=c.seed, dtype=c.dtype), normal(*c.shape, seed=-c.seed, dtype=c.grad_dtype)
         references.append(value.clone().requires_grad_())
@@ -153,7 +155,7 @@ def test_plain_tensors_anywhere_in_memory(given_cases: list[Case], rule: str) ->
 
     assert arena.intact()
     for c, p, q, before in zip(given_cases, placed, references, kept, strict=True):
-        assert torch.equal(arena.copy(p.grad), q.grad)
+        assert torch.equal(arena.copy(grad_of(p)), grad_of(q))
         close(arena.copy(p.detach()), q.detach(), [c.dtype, c.state_dtype])
         for name in ("m", "v"):
             assert ours.state[p][name] is before[name]
@@ -163,7 +165,9 @@ def test_plain_tensors_anywhere_in_memory(given_cases: list[Case], rule: str) ->
 @settings(max_examples=50, deadline=None)
 @given(st.lists(cases(max_dims=3, permuted=False), min_size=1, max_size=3), st.integers(1, 2), st.data())
 def test_sparse_gradients_anywhere_in_memory(given_cases: list[Case], depth: int, data: Any) -> None:
-    arena, references, placed = Arena(), [], []
+    arena = Arena()
+    references: list[Tensor] = []
+    placed: list[Tensor] = []
     for c in given_cases:
         sparse_dim = min(depth, len(c.shape))
         extents, width = c.shape[:sparse_dim], c.shape[sparse_dim:]

@@ -340,7 +340,7 @@ def test_an_optimizer_that_is_dropped_frees_everything(backend: str) -> None:
     p = leaf(torch.zeros(4), torch.ones(4))
     optimizer = AdamW([p], backend=backend)
     optimizer.step()
-    gone = [weakref.ref(optimizer), weakref.ref(p), weakref.ref(optimizer.state[p]["exp_avg"])]
+    gone: list[Any] = [weakref.ref(optimizer), weakref.ref(p), weakref.ref(optimizer.state[p]["exp_avg"])]
     del optimizer, p
     assert not any(map(alive, gone))
 

@@ -365,7 +365,8 @@ def test_whatever_a_signals_handler_raises_anywhere_leaves_the_pool_whole() -> N
 
 
 def test_where_no_thread_can_be_started_fewer_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, started = threading.Thread.start, []
+    start = threading.Thread.start
+    started: list[Any] = []
 
     def refuse_the_third(thread: threading.Thread) -> None:
         if len(started) == 2:

@@ -221,7 +221,7 @@ def test_what_can_not_be_tracked_is_refused() -> None:
         optimizer.track("grad_norm", "loss")
 
     class ByHand(steprule.Optimizer):
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
             pass
 
     with pytest.raises(RuntimeError, match="ByHand has no update rule"):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from every_algorithm import CLASSES, RULES
-from tensors import give_gradients, parameters
+from tensors import give_gradients, grad_of, parameters
 from torch import Tensor, nn
 from training import take_steps
 
@@ -79,7 +79,7 @@ class ByHand:
         self.t += 1
         for p in self.params:
             s = self.state.setdefault(p, {"m": torch.zeros_like(p), "v": torch.zeros_like(p)})
-            g = self.gradient(p, p.grad, s)
+            g = self.gradient(p, grad_of(p), s)
             s["m"] = 0.9 * s["m"] + 0.1 * g
             s["v"] = 0.999 * s["v"] + 0.001 * g * g
             u = self.lr * (s["m"] / (1 - 0.9**self.t)) / ((s["v"] / (1 - 0.999**self.t)).sqrt() + 1e-8)
@@ -210,7 +210,7 @@ def test_signum_with_mars_is_mars_lion() -> None:
         def step(self) -> None:
             for p in self.params:
                 s = self.state.setdefault(p, {"m": torch.zeros_like(p)})
-                s["m"] = 0.95 * s["m"] + 0.05 * self.gradient(p, p.grad, s)
+                s["m"] = 0.95 * s["m"] + 0.05 * self.gradient(p, grad_of(p), s)
                 p.copy_(p - 0.01 * (s["m"].sign() + 0.1 * p))
 
     close(trained(lambda p: Signum(p, lr=0.01, beta=0.95, weight_decay=0.1, modifiers=[Mars()])), trained(MarsLion))
@@ -486,7 +486,12 @@ def test_hyperparameters_of_modifiers_are_those_of_groups() -> None:
 def test_a_modifier_is_switched_off_and_exchanged_while_training_runs() -> None:
     p = torch.zeros(1, requires_grad=True)
     optimizer = SGD([p], lr=1.0, modifiers=[Doubled(by=3.0)])
-    for expected, change in [(-3.0, {"doubled": False}), (-4.0, {"modifiers": [Raised()]}), (-6.0, {})]:
+    changes: list[tuple[float, dict[str, Any]]] = [
+        (-3.0, {"doubled": False}),
+        (-4.0, {"modifiers": [Raised()]}),
+        (-6.0, {}),
+    ]
+    for expected, change in changes:
         p.grad = torch.ones(1)
         optimizer.step()
         assert p.item() == expected

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tensors import normal
+from tensors import grad_of, normal
 from torch import Tensor
 
 from steprule import Optimizer
@@ -96,7 +96,7 @@ def test_channels_are_what_torch_says(backend: str) -> None:
         for i, p in enumerate(params):
             p.grad = wide_normal(p.shape, 100 * step + i)
         optimizer.step()
-        wide = [step_by_torch(q, p.grad, s, step) for q, p, s in zip(wide, params, states, strict=True)]
+        wide = [step_by_torch(q, grad_of(p), s, step) for q, p, s in zip(wide, params, states, strict=True)]
     for p, q, state in zip(params, wide, states, strict=True):
         torch.testing.assert_close(p.detach(), q, rtol=1e-12, atol=1e-12)
         for name, value in state.items():
@@ -196,7 +196,7 @@ def test_what_a_channel_can_not_hold_is_refused() -> None:
     with pytest.raises(RuleError, match=r"mean\(\) reduces an array, but \(.*\) has been reduced over a dimension"):
         channel_of(lambda g: mean(norm(g, dim=-1), scope="channel"))()
     with pytest.raises(RuleError, match=r"scope is 'tensor' .* or 'all' .*, not 'channels'"):
-        channel_of(lambda g: mean(g, scope="channels"))()
+        channel_of(lambda g: mean(g, scope="channels"))()  # type: ignore[arg-type]
     assert channel_of(lambda g: norm(g, scope="channel"))().line_slots
     assert "sum_of_squares(g, channel)" in str(channel_of(lambda g: norm(g, scope="channel"))())
     assert array() != channel()

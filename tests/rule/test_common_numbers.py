@@ -189,7 +189,7 @@ def test_what_each_parameter_has_of_its_own_is_refused(value: Any) -> None:
 
 def test_other_scopes_and_autograd_are_refused() -> None:
     with pytest.raises(RuleError, match="scope is 'tensor'"):
-        scalar(scope="group")
+        scalar(scope="group")  # type: ignore[arg-type]
     p = torch.ones(2, dtype=torch.float64, requires_grad=True).clone()
     p.retain_grad()
     p.sum().backward()

@@ -372,8 +372,8 @@ def rule(update: Any, **slots: Any) -> Optimizer:
     return made([p], {})
 
 
-REFUSED = {
-    "dim": (lambda p, g, s: p - sum(g, dim=0), {}, r"takes dim=-1 \(over each row\) or dim=-2 .*not dim=0"),
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "dim": (lambda p, g, s: p - sum(g, dim=0), {}, r"takes dim=-1 \(over each row\) or dim=-2 .*not dim=0"),  # type: ignore[arg-type]
     "scope": (lambda p, g, s: p - sum(g, "all", dim=-1), {}, "not dim=-1 with scope='all'"),
     "number": (
         lambda p, g, s: p - mean(norm(g), dim=-1),
@@ -382,7 +382,7 @@ REFUSED = {
     ),
     "twice": (lambda p, g, s: p - sum(norm(g, dim=-1), dim=-1), {}, "has been reduced over that dimension already"),
     "wholly": (lambda p, g, s: p - norm(norm(g, dim=-1)), {}, r"^norm\(\).* has been reduced over a dimension already"),
-    "mean": (lambda p, g, s: p - mean(g, dim=1), {}, r"^mean\(\) over a dimension takes dim=-1"),
+    "mean": (lambda p, g, s: p - mean(g, dim=1), {}, r"^mean\(\) over a dimension takes dim=-1"),  # type: ignore[arg-type]
     "shape": (
         lambda p, g, s: p if len(p.shape) > 1 else p - g,
         {},

@@ -249,8 +249,8 @@ def test_slots_hold_expressions_and_step_is_counted_by_the_optimizer() -> None:
         (lambda p, g: np.maximum(g, 0), "numpy.maximum is not .*; use steprule.rule.maximum"),
         (lambda p, g: np.where(g, p, 0), "numpy.where is not .*; use steprule.rule.where"),
         (lambda p, g: p - g * None, "not with NoneType None"),
-        (lambda p, g: sum(0.5), "sum\\(\\) reduces an array, but \\(0.5\\) is a single number"),
-        (lambda p, g: norm(p, "group"), "scope is 'tensor' .*, not 'group'"),
+        (lambda p, g: sum(0.5), "sum\\(\\) reduces an array, but \\(0.5\\) is a single number"),  # type: ignore[arg-type]
+        (lambda p, g: norm(p, "group"), "scope is 'tensor' .*, not 'group'"),  # type: ignore[arg-type]
         (lambda p, g: size(norm(g)), "size\\(\\) is a property of the parameter, or of an array of its shape"),
         (lambda p, g: stored(norm(g)), "stored\\(\\) is for arrays, and for the numbers that the host computes"),
         (lambda p, g: stored(g, g), "takes the slot that holds x, an array read before it is written, not \\(g\\)"),
@@ -345,7 +345,7 @@ def test_a_changed_answer_traces_again_by_itself_and_going_back_finds_the_old_pr
     ours, theirs = SGD([p], lr=0.1), torch.optim.SGD([q], lr=0.1)
     calls = []
     original = ours.update
-    ours.update = lambda *a: (calls.append(1), original(*a))[1]
+    ours.update = lambda *a: (calls.append(1), original(*a))[1]  # type: ignore[method-assign]
     traces = []
     for decay, momentum in [(0, 0), (0.1, 0), (0.2, 0), (0, 0), (0.1, 0.9), (0.1, 0), (0.0, 0), (0.3, 0.5), (0, 0)]:
         for optimizer in (ours, theirs):

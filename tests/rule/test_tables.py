@@ -39,9 +39,9 @@ class Shampoo(Optimizer):
     """Shampoo (Gupta et al., 2018), with inverse roots in every k-th step."""
 
     def __init__(self, params: Any, lr: float = 0.1, k: int = 1, block: int | None = None, **options: Any) -> None:
-        side = {"left": ("rows", "rows"), "right": ("columns", "columns")}
+        side: dict[str, Any] = {"left": ("rows", "rows"), "right": ("columns", "columns")}
         self.slots = {name: table(*of, block=block) for name, of in side.items()}
-        self.slots |= {f"{name}_root": table(*of, "identity", block=block) for name, of in side.items()}
+        self.slots |= {f"{name}_root": table(*of, initial="identity", block=block) for name, of in side.items()}
         self.block = block
         super().__init__(params, dict(lr=lr, eps=1e-3, k=k), **options)
 
@@ -275,7 +275,7 @@ def test_what_is_not_of_the_language_is_refused(value: Any, message: str) -> Non
 
 def test_wrong_declarations_and_results_are_refused() -> None:
     with pytest.raises(RuleError, match="or a number, not 'row'"):
-        table("row", "rows")
+        table("row", "rows")  # type: ignore[arg-type]
     with pytest.raises(RuleError, match="block=0 is the largest number"):
         table("rows", "rows", block=0)
     p = torch.ones(3, 2, requires_grad=True)

@@ -13,6 +13,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -311,7 +312,7 @@ class TestFiles:
         assert self.contents(tmp_path) == {"run": 2, "run.1": 1}
 
     @pytest.mark.parametrize("keep", [0, -1, 1.5, True, "3"])
-    def test_keep_is_a_positive_number(self, tmp_path: Path, keep: object) -> None:
+    def test_keep_is_a_positive_number(self, tmp_path: Path, keep: Any) -> None:
         with pytest.raises(ValueError, match="keep must be a whole number from 1 on"):
             save(tmp_path / "run", None, keep=keep)
         assert not list(tmp_path.iterdir())
@@ -407,7 +408,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(
     save(tmp_path / "run", None, value=torch.zeros(1000))
     real = tensor_file._read_in_order
 
-    def shortened(*arguments: object) -> object:
+    def shortened(*arguments: Any) -> object:
         os.truncate(tmp_path / "run", os.path.getsize(tmp_path / "run") - 10)
         return real(*arguments)
 
@@ -492,7 +493,7 @@ def test_a_damaged_file_says_how_and_changes_nothing(tmp_path: Path, kind: str) 
 
 def test_no_code_of_a_pickle_runs(tmp_path: Path) -> None:
     class Evil:
-        def __reduce__(self) -> object:
+        def __reduce__(self) -> Any:
             return (os.mkdir, (str(tmp_path / "ran"),))
 
     torch.save({"state": Evil()}, tmp_path / "run")
@@ -612,7 +613,7 @@ class TestFit:
         load(tmp_path / "run", other)
         assert other.param_groups[0]["lr"] == 0.01
         with pytest.raises(ValueError, match="hyperparameters must be 'saved' or 'current', got 'both'"):
-            load(tmp_path / "run", other, hyperparameters="both")
+            load(tmp_path / "run", other, hyperparameters="both")  # type: ignore[arg-type]
 
 
 def test_the_header_alone_is_read_before_the_size_is_known_to_fit(tmp_path: Path) -> None:

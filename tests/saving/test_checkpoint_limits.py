@@ -80,7 +80,8 @@ def test_lists_nested_too_deep_for_the_stack_are_refused_as_damaged(tmp_path: Pa
 
 @pytest.mark.parametrize("part", ["model", "optimizer", "extra", "random"])
 def test_complex_numbers_of_a_tensor_that_holds_none(tmp_path: Path, part: str) -> None:
-    path = hostile(tmp_path, **{part: {"cpu": {"$": "tensor", "name": "extra.x", "complex": True}}})
+    content: dict[str, Any] = {part: {"cpu": {"$": "tensor", "name": "extra.x", "complex": True}}}
+    path = hostile(tmp_path, **content)
     with pytest.raises(CheckpointError, match=r"a tensor of shape \[2, 3\] and torch.float32 holds no complex numbers"):
         load(path, None)
 
@@ -123,7 +124,14 @@ def test_what_is_just_within_the_limits_is_saved_and_loaded(tmp_path: Path) -> N
 
 def test_views_that_differ_in_their_bits_alone_are_told_apart(tmp_path: Path) -> None:
     c = torch.tensor([1 + 2j, 3 - 4j])
-    views = {"a": c.imag, "b": c.conj().imag, "c": c, "d": c.conj(), "e": c.conj().conj(), "f": c.conj().real}
+    views: Any = {
+        "a": c.imag,
+        "b": c.conj().imag,
+        "c": c,
+        "d": c.conj(),
+        "e": c.conj().conj(),
+        "f": c.conj().real,
+    }
     save(tmp_path / "run", None, **views)
     loaded = load(tmp_path / "run", None)
     assert {name: t.tolist() for name, t in loaded.items()} == {name: t.tolist() for name, t in views.items()}

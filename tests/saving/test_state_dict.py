@@ -14,6 +14,7 @@ import torch
 from comparing import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import coo
 from torch import nn
 from training import train
 
@@ -50,7 +51,7 @@ def packed(optimizer: torch.optim.Optimizer, step: int = 3) -> dict[str, object]
     return pack(optimizer.param_groups, optimizer.state, algorithm=type(optimizer).__name__, step=step)
 
 
-def load(optimizer: torch.optim.Optimizer, saved: object, **how: object) -> LoadResult:
+def load(optimizer: torch.optim.Optimizer, saved: Any, **how: Any) -> LoadResult:
     new = prepare(optimizer, saved, **how)
     new.install(optimizer)
     return new.result
@@ -330,14 +331,16 @@ def test_torchs_own_refusals_by_position(swap: bool) -> None:
 
 
 def test_every_problem_is_named_at_once_with_both_shapes() -> None:
-    weights = {name: torch.zeros(shape, requires_grad=True) for name, shape in {"a": 2, "b": (3, 4), "c": 5}.items()}
+    weights = {
+        name: torch.zeros(shape, requires_grad=True) for name, shape in {"a": (2,), "b": (3, 4), "c": (5,)}.items()
+    }
     optimizer = of_torch("Adam", weights.items())
     for p in weights.values():
         p.grad = torch.ones_like(p)
     optimizer.step()
     saved = copy.deepcopy(packed(optimizer))
     del saved["state"][2]["exp_avg_sq"]
-    now = {name: torch.zeros(shape, requires_grad=True) for name, shape in {"b": (3, 5), "c": 5, "d": 1}.items()}
+    now = {name: torch.zeros(shape, requires_grad=True) for name, shape in {"b": (3, 5), "c": (5,), "d": (1,)}.items()}
     other = of_torch("Adam", now.items())
     with pytest.raises(ValueError, match="does not fit this Adam") as error:
         load(other, saved)
@@ -829,11 +832,11 @@ class TestAsTorchDoes:
         assert weight in other.state["trac"]
 
     @pytest.mark.parametrize("entry", [1, None, "x", [1], {"test": 1}, {"step": "x"}, {"step": torch.ones(2)}])
-    def test_a_hook_may_put_anything_into_the_state_of_sparse_adam(self, entry: object) -> None:
+    def test_a_hook_may_put_anything_into_the_state_of_sparse_adam(self, entry: Any) -> None:
         weight = torch.ones(3, 1, requires_grad=True)
         optimizer = steprule.SparseAdam([weight], lr=0.1)
-        optimizer.register_state_dict_pre_hook(lambda o: o.state.update(test=entry))
-        weight.grad = torch.sparse_coo_tensor([[0]], torch.ones(1, 1), (3, 1), check_invariants=True)
+        optimizer.register_state_dict_pre_hook(lambda o: o.state.update(test=entry))  # type: ignore[call-overload]
+        weight.grad = coo([0], torch.ones(1, 1), (3, 1))
         optimizer.step()
         saved = optimizer.state_dict()
         assert saved["state"]["test"] is entry

@@ -61,7 +61,7 @@ BUILDERS: dict[str, Callable[[Any], Any]] = {
     "CosineAnnealingWarmRestarts": lambda optimizer: CosineAnnealingWarmRestarts(optimizer, T_0=6, T_mult=2),
     "OneCycleLR": lambda optimizer: OneCycleLR(optimizer, max_lr=[0.1, 0.05], total_steps=STEPS + 1),
     "PolynomialLR": lambda optimizer: PolynomialLR(optimizer, total_iters=30, power=2.0),
-    "SWALR": lambda optimizer: SWALR(optimizer, swa_lr=[0.02, 0.001], anneal_epochs=12),
+    "SWALR": lambda optimizer: SWALR(optimizer, swa_lr=[0.02, 0.001], anneal_epochs=12),  # type: ignore[arg-type]
 }
 CYCLES_MOMENTUM = {"CyclicLR", "OneCycleLR"}
 

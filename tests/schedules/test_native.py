@@ -63,4 +63,4 @@ def test_a_rate_that_is_a_tensor_is_told_as_a_copy() -> None:
 
 def test_what_is_no_optimizer_is_refused_as_by_torch() -> None:
     with pytest.raises(TypeError, match="list is not an Optimizer"):
-        Native([])
+        Native([])  # type: ignore[arg-type]

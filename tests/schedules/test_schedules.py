@@ -66,7 +66,7 @@ def decay(step: int) -> float:
 COSINE = functools.partial(peers.CosineAnnealingLR, T_max=7)
 EXPONENTIAL = functools.partial(peers.ExponentialLR, gamma=0.9)
 LINEAR = functools.partial(peers.LinearLR, start_factor=0.25, total_iters=5)
-CASES = {
+CASES: dict[str, tuple[Schedule, Any]] = {
     "ConstantLR": (constant(1 / 3, 5), functools.partial(peers.ConstantLR, factor=1 / 3, total_iters=5)),
     "ConstantLR of nothing": (
         constant(0.5, 1),
@@ -327,13 +327,13 @@ def test_is_immutable() -> None:
 BAD = {
     "steps": [
         lambda: cosine(0),
-        lambda: linear(2.5),
+        lambda: linear(2.5),  # type: ignore[arg-type]
         lambda: warmup(-1),
-        lambda: polynomial("9"),
+        lambda: polynomial("9"),  # type: ignore[arg-type]
         lambda: cosine(True),
         lambda: constant(1.0, -1),
         lambda: milestones([-1]),
-        lambda: milestones(3),
+        lambda: milestones(3),  # type: ignore[arg-type]
         lambda: one_cycle(0),
         lambda: cosine(3).sparkline(-1),
         lambda: exponential(0.9).sparkline(),
@@ -343,9 +343,9 @@ BAD = {
     "end_factor": [
         lambda: cosine(3, math.nan),
         lambda: linear(3, 1, math.inf),
-        lambda: polynomial(3, 1, None),
+        lambda: polynomial(3, 1, None),  # type: ignore[arg-type]
     ],
-    "start_factor": [lambda: warmup(3, "0"), lambda: linear(3, math.nan)],
+    "start_factor": [lambda: warmup(3, "0"), lambda: linear(3, math.nan)],  # type: ignore[arg-type]
     "factor": [lambda: constant(math.inf), lambda: plateau(factor=1.0), lambda: plateau(factor=0)],
     "gamma": [lambda: exponential(0), lambda: exponential(-1), lambda: milestones([3], math.nan)],
     "power": [lambda: polynomial(3, 0)],
@@ -356,10 +356,10 @@ BAD = {
         lambda: join([cosine(3)] * 3, [4, 3]),
         lambda: join([cosine(3)] * 2, [-1]),
     ],
-    "schedules": [lambda: join(["cosine"], [])],
+    "schedules": [lambda: join(["cosine"], [])],  # type: ignore[list-item]
     "pct_start": [lambda: one_cycle(9, 1.1), lambda: one_cycle(9, 0.6, three_phase=True)],
     "anneal_strategy": [lambda: one_cycle(9, anneal_strategy="sin")],
-    "three_phase": [lambda: one_cycle(9, three_phase=1)],
+    "three_phase": [lambda: one_cycle(9, three_phase=1)],  # type: ignore[arg-type]
     "div_factor": [lambda: one_cycle(9, div_factor=0)],
     "final_div_factor": [lambda: one_cycle(9, final_div_factor=-1)],
     "warmup_steps": [lambda: warmup_stable_decay(-1, 2, 2)],
@@ -368,14 +368,14 @@ BAD = {
     "mode": [lambda: plateau("least")],
     "threshold_mode": [lambda: plateau(threshold_mode="both")],
     "patience": [lambda: plateau(patience=-1)],
-    "cooldown": [lambda: plateau(cooldown=0.5)],
+    "cooldown": [lambda: plateau(cooldown=0.5)],  # type: ignore[arg-type]
     "threshold": [lambda: plateau(threshold=-1)],
     "min_factor": [lambda: plateau(min_factor=-1)],
     "eps": [lambda: plateau(eps=math.nan)],
     "width": [lambda: cosine(3).sparkline(width=0)],
     "right": [lambda: cosine(3) * math.inf],
     "left": [lambda: math.nan - cosine(3)],
-    "f": [lambda: function(3)],
+    "f": [lambda: function(3)],  # type: ignore[arg-type]
     "step": [lambda: cosine(3)(-1)],
 }
 
@@ -409,7 +409,7 @@ def test_a_function_is_described_and_can_not_be_made_again() -> None:
     assert not (0.1 * warmup(3).then(lambda step: 1.0)).matches(described)
 
 
-MALFORMED = [
+MALFORMED: list[Any] = [
     None,
     3,
     "cosine",
@@ -488,7 +488,7 @@ def test_a_plateau_changes_wherever_it_stands_and_a_copy_is_on_its_own() -> None
     groups = {"a": 0.1 * shared, "b": warmup(0).then(0.2 * shared)}
     twin = copy.deepcopy(groups)
     assert len(plateaus(groups.values())) == len(plateaus(twin.values())) == 1
-    twin["a"].report(torch.tensor(1.0))
+    twin["a"].report(torch.tensor(1.0))  # type: ignore[arg-type]
     twin["a"].report(2.0)
     assert (twin["a"](0), twin["b"](0)) == (0.05, 0.1)
     assert (groups["a"](0), groups["b"](0)) == (0.1, 0.2)

@@ -470,7 +470,7 @@ def test_rows_are_vectors_where_they_are_aligned(hinted: list[int]) -> None:
     assert all(map(aligned, hinted))
     # rows of 280 bytes are aligned every other time, and so are their values, which are four rows;
     # a chunk of 32 elements is two blocks, the rest of a row none
-    rows = {(0, 0), (0, 32), (4, 0), (4, 32)}, set(), {(0, 0), (3, 0), (4, 0), (6, 0)}
+    rows: Any = {(0, 0), (0, 32), (4, 0), (4, 32)}, set(), {(0, 0), (3, 0), (4, 0), (6, 0)}
     for p, expected in zip(ours.param_groups[0]["params"], rows, strict=True):
         places = [(a - p.data_ptr()) // 4 for a in hinted if 0 <= a - p.data_ptr() < 4 * p.numel()]
         assert {divmod(place, p.shape[1]) for place in places} == expected
