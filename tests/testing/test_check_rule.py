@@ -68,7 +68,7 @@ def test_a_state_that_is_not_saved() -> None:
             self.param_groups[0]["lr"] = 0.1 / self.count
             return super().step(closure)
 
-        def load_state_dict(self, state_dict: Any) -> Any:
+        def load_state_dict(self, state_dict: Any) -> Any:  # type: ignore[override]
             self.count = 0
             return super().load_state_dict(state_dict)
 
