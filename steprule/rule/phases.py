@@ -63,7 +63,7 @@ class Phases:
         for root in tables.values():
             self.collect(root)
         for call in self.matrices:
-            self.number(call)
+            self.give_places(call)
         # a step that may still be left writes nothing before it is known
         begin = self.depth(tracked["awaited"]) if "awaited" in tracked else 0
         last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in (*self.reduces, *self.sums)))), default=0)
@@ -144,7 +144,7 @@ class Phases:
         if e.op == "given":
             self.given[str(e.detail)] = self.temporary(None)
 
-    def number(self, call: Expression) -> None:
+    def give_places(self, call: Expression) -> None:
         """Give what a matrix function is given and returns its place."""
         detail: Call = call.detail
         for k, a in enumerate(call.args[: detail.matrices]):
