@@ -11,6 +11,7 @@ lightning = pytest.importorskip("lightning", reason="lightning is not installed:
 
 import torch
 from client_task import OPTIMIZERS, assert_same, loader, net, weights
+from lightning.fabric.plugins.precision import MixedPrecision as FabricPrecision
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -90,6 +91,19 @@ def test_fused_is_refused_for_clipping_as_torchs_is(tmp_path: Path) -> None:
             train(optim, "AdamW", dict(lr=0.01, fused=True), tmp_path, **WAYS[3])
 
 
+@pytest.mark.parametrize(("name", "options"), [("SGD", dict(lr=0.05)), ("AdamW", dict(lr=0.01))])
+def test_fused_reads_the_scale_in_the_step_as_torchs_does(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    # without momentum, which torch's leaves uninitialized where a first step is skipped
+    chosen = {**options, "fused": True}
+    ours, theirs = (train(optim, name, chosen, tmp_path, precision="16-mixed") for optim in (steprule, torch.optim))
+    assert ours.scale == theirs.scale < 2.0**22
+    # of gradients that are not divided by the scale yet
+    assert ours.norms == pytest.approx(theirs.norms, rel=0.1, nan_ok=True)
+    assert all(norm > 1000 for norm in ours.norms if norm == norm)
+    assert_same(weights(ours.net), weights(theirs.net), 2e-2)
+    assert ours.optimizers().optimizer.steps_taken < 12
+
+
 def test_averaged_weights_are_the_same(tmp_path: Path) -> None:
     how = lambda: dict(callbacks=[StochasticWeightAveraging(swa_lrs=0.02, swa_epoch_start=1)], max_epochs=3)
     ours, theirs = (train(optim, *OPTIMIZERS[0], tmp_path, **how()) for optim in (steprule, torch.optim))
@@ -116,11 +130,14 @@ def test_lbfgs_in_16_bits_is_refused_with_a_sentence(tmp_path: Path) -> None:
         train(steprule, "LBFGS", {}, tmp_path, precision="16-mixed")
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_fabric_clips_as_with_torch(precision: str) -> None:
     found = []
     for optim in (steprule, torch.optim):
-        fabric = lightning.Fabric(accelerator="cpu", devices=1, precision=precision)
+        how: dict[str, Any] = dict(precision=precision)
+        if precision == "16-mixed":
+            how = dict(plugins=[FabricPrecision(precision, "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))])
+        fabric = lightning.Fabric(accelerator="cpu", devices=1, **how)
         model, optimizer = fabric.setup(net_ := net(), optim.AdamW(net_.parameters(), lr=0.01))
         for x, y in fabric.setup_dataloaders(loader()):
             optimizer.zero_grad()
