@@ -23,12 +23,13 @@ clients: $(CLIENTS)/.ready
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py
 
-# Files and state dictionaries changed at random, for an hour or for SECONDS; SEED runs one case again.
-SECONDS ?= 3600
-SEED ?=
+# A million steps, or STEPS: memory and time stay flat.
 soak: $(READY)
 	STEPS=$(or $(STEPS),1000000) $(BIN)/python benchmarks/soak.py
 
+# Files and state dictionaries changed at random, for an hour or for SECONDS; SEED runs one case again.
+SECONDS ?= 3600
+SEED ?=
 fuzz: $(READY)
 	SECONDS=$(SECONDS) SEED=$(SEED) $(BIN)/pytest -q -s -x tests/fuzz/fuzz_saving.py
 

@@ -75,6 +75,8 @@ class Modifier:
             if key not in self.defaults or key in placed:
                 what = "multiple values for" if key in placed else "an unexpected keyword"
                 raise TypeError(f"{kind}() got {what} argument {key!r}; it takes {', '.join(self.defaults) or 'none'}")
+        if not any(map(self.changes, METHODS)):
+            raise TypeError(f"{kind} changes nothing: it defines none of {', '.join(METHODS)}")
         self.name = snake(kind) if name is None else name
         if not self.name.isidentifier():
             raise ValueError(f"name={name!r} of {kind}: its state and hyperparameters are called so; give a word")
@@ -130,6 +132,10 @@ class Modifier:
     def changes(self, method: str) -> bool:
         """Whether the subclass defines a method."""
         return getattr(type(self), method) is not getattr(Modifier, method)
+
+
+METHODS = ("gradient", "step", "decay", "around", "weights", "evaluation", "ascent")
+"""What a subclass may write."""
 
 
 def snake(name: str) -> str:

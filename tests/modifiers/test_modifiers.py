@@ -557,6 +557,12 @@ def test_refusals(given: Any, error: type[Exception], message: str) -> None:
 
 
 def test_what_is_given_to_a_modifier_is_refused_as_python_does() -> None:
+    class Misspelt(Modifier):
+        def gradients(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return 0.0 * g
+
+    with pytest.raises(TypeError, match="Misspelt changes nothing: it defines none of gradient, step, decay"):
+        Misspelt()
     with pytest.raises(TypeError, match="unexpected keyword argument 'rate'"):
         EMA(rate=0.1)
     with pytest.raises(TypeError, match="takes 1 hyperparameters, 2 were given"):
