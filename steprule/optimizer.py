@@ -113,7 +113,12 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether GradScaler leaves scale and flag to the step, as it does for torch's fused implementations."""
-        return bool(self.defaults["fused"]) and type(self).step is Optimizer.step
+        chosen = self.__dict__.get("_amp_scaling")
+        return bool(self.defaults["fused"]) and type(self).step is Optimizer.step if chosen is None else chosen
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        self.__dict__["_amp_scaling"] = value
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -164,3 +164,40 @@ def test_fused_is_refused_in_the_step_where_torch_refuses_it() -> None:
         with pytest.raises(RuntimeError, match=words):
             optim.SGD([weight], lr=0.1, fused=True).step()
     steprule.SGD([weight], lr=0.1).step()
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_step_for_which_the_scaler_found_no_gradient(name: str) -> None:
+    """As of a frozen network: torch hands over a plain 0 for the flag."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = getattr(steprule, name)([p], lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler.scale(torch.ones(()))
+    scaler.step(optimizer)
+    assert p.tolist() == [1.0] * 3
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert max(p.tolist()) < 1.0
+
+
+def test_what_a_wrapper_says_of_scaling_is_kept() -> None:
+    optimizer = steprule.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, fused=True)
+    assert optimizer._step_supports_amp_scaling
+    optimizer._step_supports_amp_scaling = False
+    assert not optimizer._step_supports_amp_scaling
+
+
+def test_a_second_point_whose_gradient_overflows_is_left_again() -> None:
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer = steprule.SGD([p], lr=0.1, fused=True, modifiers=[steprule.modifiers.SAM(0.5)])
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for overflows in (True, False):
+        optimizer.zero_grad()
+        scaler.scale(p.sum()).backward()
+        optimizer.first_step(zero_grad=True)
+        assert p.item() == 1.5
+        scaler.scale(p.sum() * (float("inf") if overflows else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert p.item() == pytest.approx(1.0 if overflows else 0.9)
+    assert (optimizer.steps_taken, optimizer.skipped) == (1, 1)

@@ -183,3 +183,16 @@ def test_it_is_the_whole_optimizers_and_travels_with_it() -> None:
     optimizer = steprule.SGD(params, nonfinite="skip")
     assert pickle.loads(pickle.dumps(optimizer)).nonfinite == "skip"
     assert copy.deepcopy(optimizer).nonfinite == "skip"
+
+
+def test_a_step_of_ones_own_counts_no_step_that_is_left_out() -> None:
+    class Own(steprule.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    p = torch.ones(1, requires_grad=True)
+    optimizer = Own([p], lr=1.0 * steprule.schedules.linear(4), nonfinite="skip")
+    for gradient in (float("nan"), float("nan"), 1.0):
+        p.grad = torch.full((1,), gradient)
+        optimizer.step()
+    assert (optimizer.steps_taken, optimizer.skipped, p.item()) == (1, 2, 0.0)

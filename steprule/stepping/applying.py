@@ -32,6 +32,8 @@ def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> 
     """
     own = optimizer.__dict__
     groups, scale, found_inf = optimizer.param_groups, own.get("grad_scale"), own.get("found_inf")
+    if not isinstance(found_inf, torch.Tensor):
+        found_inf = None  # a plain 0, of a scaler that has found no gradient
     if optimizer._scheduled:
         write(groups, optimizer.steps_taken)
     asked, planner = asked_now(optimizer, scale is not None), optimizer._planner

@@ -13,6 +13,7 @@ from torch.optim import optimizer as torch_optimizer
 from steprule.schedules import write
 
 from .skipping import loss_of, skips
+from .two_points import go_back
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -39,6 +40,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._inside_step:
             return step(self, *args, **kwargs)
         if "found_inf" in self.__dict__ and skips(self):
+            go_back(self)
             self._skipped += 1
             return loss_of(args, kwargs)
         all_before, before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
@@ -70,7 +72,7 @@ def counted(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        before, outermost = self._steps, not self._inside_step
+        before, left_out, outermost = self._steps, self._skipped, not self._inside_step
         if self._scheduled:
             write(self.param_groups, before)
         self._inside_step = True
@@ -78,7 +80,8 @@ def counted(step: Callable[..., Any]) -> Callable[..., Any]:
             out = step(self, *args, **kwargs)
         finally:
             self._inside_step = not outermost
-        self._steps = max(self._steps, before + 1)
+        if self._skipped == left_out:
+            self._steps = max(self._steps, before + 1)
         return out
 
     return wrapper

@@ -33,9 +33,11 @@ def skips(optimizer: Optimizer) -> bool:
     return says_so(found_inf)
 
 
-def says_so(found_inf: torch.Tensor) -> bool:
-    """Whether GradScaler's flag is set; of one without a value nobody knows, and it counts as not set."""
-    return not isinstance(found_inf, FakeTensor) and bool(found_inf.item())
+def says_so(found_inf: torch.Tensor | float) -> bool:
+    """Whether GradScaler's flag is set: a plain 0 if it found no gradient; one without a value counts as not set."""
+    if isinstance(found_inf, torch.Tensor):
+        return not isinstance(found_inf, FakeTensor) and bool(found_inf.item())
+    return bool(found_inf)
 
 
 def watched(optimizer: Optimizer) -> bool:

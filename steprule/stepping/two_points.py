@@ -18,7 +18,7 @@ from .roles import Roles
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["go_to_second", "take_second"]
+__all__ = ["go_back", "go_to_second", "take_second"]
 
 Group = dict[str, Any]
 
@@ -34,7 +34,10 @@ def go_to_second(optimizer: Optimizer) -> None:
     if not any(map(optimizer._roles.ascending, optimizer.param_groups)):
         raise RuntimeError("first_step() is for modifiers that take gradients at two points, such as SAM; call step()")
     if optimizer._moved is not None:
-        raise RuntimeError("first_step() has been taken already: call second_step() after the second backward")
+        raise RuntimeError(
+            "first_step() has been taken already: call second_step() after the second backward (without fused=True "
+            "GradScaler leaves it out where that overflows, and the weights where they are)"
+        )
     if optimizer._evaluates:
         refuse_evaluation()
     with unset_fake_temporarily():
@@ -59,8 +62,14 @@ def take_second(optimizer: Optimizer, closure: Callable[[], Any] | None) -> None
             f"{type(needing[0]).__name__} takes gradients at two points: give step() a closure, or call "
             "first_step() after the first backward and second_step() after the second"
         )
+    go_back(optimizer)
+
+
+def go_back(optimizer: Optimizer) -> None:
+    """Put the weights back that a first step has moved, if there was one."""
     moved, optimizer._moved = optimizer._moved, None
-    put_back(moved)
+    if moved is not None:
+        put_back(moved)
 
 
 def ascend(
