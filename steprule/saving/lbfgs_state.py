@@ -44,9 +44,10 @@ def wanted(name: str, value: Any, entry: Mapping[str, Any], numbers: int) -> str
         found = value if type(value) is int else None
         return None if found is not None and 0 <= found < _LARGEST else "a whole number from 0 on"
     if name in _NUMBERS:
-        return None if value is None or _is_number(value) else "one number"
+        return None if _is_number(value) or (value is None and not needed(entry)) else "one number"
     if name in _NUMBER_LISTS:
-        whole = isinstance(value, list) and all(item is None or _is_number(item) for item in value)
+        room = name == "al"  # which has some for later directions
+        whole = isinstance(value, list) and all((room and item is None) or _is_number(item) for item in value)
         return None if whole and _as_long(name, value, entry) else "a list of numbers, one for each of old_dirs"
     if name in _LISTS:
         whole = isinstance(value, list) and all(_is_vector(item, numbers) for item in value)

@@ -236,3 +236,21 @@ def test_rprop_moves_at_a_rate_of_zero_as_torchs_does() -> None:
 def test_a_step_without_a_closure_says_what_it_needs() -> None:
     with pytest.raises(TypeError, match=r"LBFGS evaluates the model several times .* GradScaler"):
         steprule.LBFGS([torch.ones(2, requires_grad=True)]).step()
+
+
+def test_a_history_with_a_hole_is_refused() -> None:
+    p = torch.ones(3, requires_grad=True)
+    optimizer = steprule.LBFGS([p], lr=0.1, max_iter=3)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = (p**4).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    saved = optimizer.state_dict()
+    assert saved["state"][0]["ro"]
+    saved["state"][0]["ro"] = [None for _ in saved["state"][0]["ro"]]
+    with pytest.raises(ValueError, match="a list of numbers, one for each of old_dirs"):
+        optimizer.load_state_dict(saved)
