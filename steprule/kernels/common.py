@@ -81,6 +81,8 @@ class Common:
         if self.installed:
             return
         self.installed = True
+        if not self.numbers:
+            return
         for p in params:
             for name, number in self.numbers.items():
                 if name in state.get(p, ()):

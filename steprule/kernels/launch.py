@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import zlib
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from itertools import chain, repeat
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from itertools import chain, repeat, zip_longest
 from typing import Any
 
 import torch
@@ -73,8 +73,7 @@ class Launch:
         self.small: dict[Any, Any] = {}
         """What was computed between the passes of a step under way."""
         self.counted = counted
-        self.counters = self.adopt_counters(groups)
-        self.numbers = self.counters.numpy()
+        self.count_in(self.adopt_counters(groups))
         self.rows = self.classify(self.new)
         self.updated = [i for i, u in enumerate(program.updates) if u is not None]
         written = FIRST_SLOT + len(program.slots)
@@ -118,6 +117,11 @@ class Launch:
             table[0] = [step + entry.uncounted for step, entry in zip(table[0], self.entries, strict=True)]
         shape = len(self.counted), len(self.entries)
         return torch.tensor(table, dtype=scalar_dtype(), device="cpu").reshape(shape)
+
+    def count_in(self, table: torch.Tensor) -> None:
+        """Let a table be that of step counts and scalar slots."""
+        self.counters, self.numbers = table, table.numpy()
+        self.counter_views = [list(views) for views in table]
 
     def adopt_reduced(self, table: torch.Tensor, groups: Sequence[Group]) -> None:
         """Let the last rows of the reduced table be the slots that hold reductions, as they stand in the states."""
@@ -192,7 +196,6 @@ class Launch:
     def remember(self) -> None:
         """Note how everything looked when the launch was made, for :meth:`refresh` to compare."""
         self.expected = self.numbers.tobytes()
-        self.counter_views = [list(views) for views in self.counters]
         self.installed = False
         self.grad_dtype = self.grads[0].dtype
         self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
@@ -227,6 +230,44 @@ class Launch:
         self.grads = grads  # type: ignore[assignment]
         return True
 
+    def goes_on(self, before: Launch) -> bool:
+        """Go on with the very counters of the launch that ran before, over the same parameters and arrays; False if it
+        has others."""
+        if not (self.numbers is before.numbers or self.shares_counters(before)):
+            return False
+        self.expected = before.expected
+        rows = list(zip(self.rows, before.rows, strict=False))
+        if len(self.rows) != len(before.rows) or any(own.members != other.members for own, other in rows):
+            return False
+        if not self.refresh():
+            return False
+        for own, other in rows:
+            own.step, own.is_new, own.slots = other.step, other.is_new, list(other.slots)
+        return True
+
+    def shares_counters(self, before: Launch) -> bool:
+        """Take over the counters of another launch, if what the two keep of each parameter is the same."""
+
+        def arrays(launch: Launch) -> Iterator[torch.Tensor]:
+            return chain.from_iterable((*launch.slots, *launch.matrix_tables))
+
+        same = (
+            type(self) is type(before)
+            and not self.asynchronous  # whose numbers may live on the device
+            and before.installed
+            and not (self.shares or self.sparse or self.program.line_slots or self.program.reduced_slots)
+            and not (before.program.line_slots or before.program.reduced_slots)
+            and (self.slot_names, self.counted) == (before.slot_names, before.counted)
+            and len(self.entries) == len(before.entries)
+            and all(map(operator.is_, self.entries, before.entries))
+            and all(map(operator.is_, self.states, before.states))
+            and all(one is other for one, other in zip_longest(arrays(self), arrays(before)))
+        )
+        if same:
+            self.counters, self.numbers, self.counter_views = before.counters, before.numbers, before.counter_views
+            self.kept, self.kept_of, self.installed = before.kept, before.kept_of, True
+        return same
+
     def take_up(self, groups: Sequence[Group]) -> bool:
         """Go on with the state as other launches have left it, which had the same arrays; False if they are others, or
         if this kernel can't."""
@@ -244,6 +285,7 @@ class Launch:
             return False
         used = [s.name for s in (*program.slots, *program.tables, *program.reduced_slots)] + self.counted
         new = [lacks(own, used) for own in self.states]
+        self.count_in(self.counters.clone())  # others may count in these
         try:
             for line, name in zip(self.numbers, self.counted, strict=True):
                 line[:] = torch.stack([own[name] for own in self.states]).detach().numpy()

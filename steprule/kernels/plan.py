@@ -111,10 +111,23 @@ class Plan:
                 raise ValueError(f"inputs[{name!r}] is read by no rule; given({name!r}) in update() reads it")
         return {name if name in arrays else input_key(name): value for name, value in given.items()}
 
-    def take_up(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:
-        """Whether the plan fits again, after steps by others that have counted in tensors of their own."""
-        if self.torn or not self.fits(groups, state) or not all([launch.take_up(groups) for launch in self.launches]):  # noqa: C419
+    def take_up(
+        self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any], before: Plan | None = None
+    ) -> bool:
+        """Whether the plan fits again, after steps by others, which may have counted in tensors of their own.
+
+        Args:
+            groups: the parameter groups as they are.
+            state: that of the parameters.
+            before: the plan of the step before.
+        """
+        ran = {id(launch.entries[0]): launch for launch in before.launches} if before is not None else {}
+        if self.torn or not self.fits(groups, state):
             return False
+        for launch in self.launches:
+            other = ran.get(id(launch.entries[0]))
+            if not ((other is not None and launch.goes_on(other)) or launch.take_up(groups)):
+                return False
         self.common = Common(self.launches)
         return True
 

@@ -146,7 +146,7 @@ class Planner:
         """A plan of one of the last steps that fits now, if there is one."""
         self.settle()
         for k, (known, plan) in enumerate(self.recent):
-            if known == asked and plan is not self.plan and plan.take_up(groups, state):
+            if known == asked and plan is not self.plan and plan.take_up(groups, state, self.plan):
                 self.recent.insert(0, self.recent.pop(k))
                 self.plan, self.asked = plan, asked
                 self.flagged = plan.asynchronous
