@@ -68,6 +68,9 @@ class FakeLaunch(Launch):
         for entry in self.entries:
             entry.slots = None  # nothing is kept from plan to plan that would have to be looked at
 
+    def hold(self, counting: Sequence[torch.Tensor], pointers: Sequence[int]) -> None:
+        """Nothing: there is no memory."""
+
     def zeros(self, rows: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         with self.mode:
             return torch.zeros(rows, len(self.params), dtype=dtype, device=device)
@@ -81,6 +84,9 @@ class FakeLaunch(Launch):
         ]
 
     def refresh(self) -> bool:
+        return False
+
+    def goes_on(self, before: Launch) -> bool:
         return False
 
     def take_up(self, groups: Sequence[Group]) -> bool:

@@ -164,6 +164,8 @@ class Launch:
         self.kept = list(chain.from_iterable(zip(*columns, strict=True)))
         self.kept_of = operator.itemgetter(*names) if names else dict
         self.installed = True
+        counting = list(chain.from_iterable((*self.counter_views, *self.kept_views)))
+        self.hold(counting, list(map(torch.Tensor.data_ptr, counting)))
 
     def joined(self, columns: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
         """What stands in the states of parameters that several processes hold: tensors spread as they are, where a
@@ -202,10 +204,16 @@ class Launch:
         self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
         self.held = [*self.params, *chain.from_iterable((*self.slots, *self.line_views, *self.matrix_tables))]
         self.held_pointers = list(map(torch.Tensor.data_ptr, self.held))
+        self.arrays = len(self.held)
+        """How many of those are what passes work on; what counts comes behind, once it stands in the states."""
         self.every_slot = list(chain.from_iterable(self.slots))
         self.implicit = any([e.implicit for e in self.entries])  # noqa: C419 (a list is faster)
         self.looks = [e.still for e in self.entries]
         self.unchanged: Callable[..., bool] | None = None
+
+    def hold(self, counting: Sequence[torch.Tensor], pointers: Sequence[int]) -> None:
+        """Let what counts have to stay where it lies too; of arrays it is where they lay when the launch was made."""
+        self.held[self.arrays :], self.held_pointers[self.arrays :] = counting, pointers
 
     def as_planned(self, *tensors: Any) -> bool:
         """Whether parameters, gradients and slots look as they did; if so they are asked together from now on, not one
@@ -266,6 +274,7 @@ class Launch:
         if same:
             self.counters, self.numbers, self.counter_views = before.counters, before.numbers, before.counter_views
             self.kept, self.kept_of, self.installed = before.kept, before.kept_of, True
+            self.hold(before.held[before.arrays :], before.held_pointers[before.arrays :])
         return same
 
     def take_up(self, groups: Sequence[Group]) -> bool:
