@@ -183,7 +183,7 @@ class Optimizer(torch.optim.Optimizer):
             >>> from steprule import Optimizer
             >>> weight = torch.ones(2, requires_grad=True)
             >>> type(Optimizer.from_torch(torch.optim.AdamW([weight], lr=0.1)))
-            <class 'steprule.algorithms.adamw.AdamW'>
+            <class 'steprule.algorithms.adaptive.adamw.AdamW'>
         """
         new = namesake(cls, optimizer)([dict(group, params=named(group)) for group in optimizer.param_groups])
         install(new, plan_load(new, optimizer.state_dict(), hyperparameters="current", given=lambda _: True))

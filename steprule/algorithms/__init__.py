@@ -1,5 +1,41 @@
-"""One file for one algorithm: hyperparameters, docstring, rule."""
+"""One file for one algorithm: hyperparameters, docstring, rule. The rooms are families; all classes are here too."""
 
-from .registry import create, names
+from .adaptive.adadelta import Adadelta
+from .adaptive.adafactor import Adafactor
+from .adaptive.adagrad import Adagrad
+from .adaptive.adam import Adam
+from .adaptive.adamax import Adamax
+from .adaptive.adamw import AdamW
+from .adaptive.lamb import Lamb
+from .adaptive.nadam import NAdam
+from .adaptive.radam import RAdam
+from .adaptive.rmsprop import RMSprop
+from .adaptive.sparse_adam import SparseAdam
+from .matrix.muon import Muon
+from .momentum.asgd import ASGD
+from .momentum.sgd import SGD
+from .quasi_newton.lbfgs import LBFGS
+from .registry import create as create
+from .registry import names as names
+from .sign.lion import Lion
+from .sign.rprop import Rprop
 
-__all__ = ["create", "names"]
+__all__ = [
+    "ASGD",
+    "LBFGS",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lamb",
+    "Lion",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim._muon import _zeropower_via_newtonschulz as orthogonalized_by_torch
 
 import steprule
-from steprule.algorithms.newton_schulz import orthogonalized
+from steprule.algorithms.matrix.newton_schulz import orthogonalized
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SHAPES = [(256, 520), (514, 257), (384, 96), (64, 96), (7, 40), (1, 9), (9, 1), (5, 4)]

@@ -11,7 +11,7 @@ from tensors import grad_of, normal
 from torch import Tensor
 
 from steprule import Optimizer
-from steprule.algorithms.newton_schulz import orthogonalized
+from steprule.algorithms.matrix.newton_schulz import orthogonalized
 from steprule.rule import (
     RuleError,
     array,

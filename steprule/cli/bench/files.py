@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steprule.algorithms.adamw import AdamW
+from steprule.algorithms.adaptive.adamw import AdamW
 from steprule.checkpoint import load, save
 
 __all__ = ["FileResult", "measure_files"]

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from steprule.algorithms.arguments import Number, Params, usually
+
 from .adam import Adam
-from .arguments import Number, Params, usually
 
 __all__ = ["AdamW"]
 

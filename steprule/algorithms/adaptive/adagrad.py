@@ -4,12 +4,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from steprule.algorithms.arguments import PENALTY, Number, Params, usually
+from steprule.algorithms.weight_decay import penalized
 from steprule.kernels.slots import fresh, scalar_dtype
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, sqrt
-
-from .arguments import PENALTY, Number, Params, usually
-from .weight_decay import penalized
 
 __all__ = ["Adagrad"]
 

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from steprule.algorithms.arguments import PENALTY, Number, Params, Range, usually
+from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import isnan, maximum, power, scalar, where
-
-from .arguments import PENALTY, Number, Params, Range, usually
-from .weight_decay import penalized
 
 __all__ = ["ASGD"]
 

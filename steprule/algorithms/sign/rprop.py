@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from steprule.algorithms.arguments import Number, Params, Range, usually
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, clip, scalar, sign, where
-
-from .arguments import Number, Params, Range, usually
 
 __all__ = ["Rprop"]
 

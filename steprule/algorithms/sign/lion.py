@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from steprule.algorithms.arguments import Number, Params, usually
+from steprule.algorithms.moments import mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import sign
-
-from .arguments import Number, Params, usually
-from .moments import mean_of
 
 __all__ = ["Lion"]
 

@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from steprule.algorithms.adaptive.adamw import AdamW
+from steprule.algorithms.arguments import Choice, Number, Params, Range, should_be
+from steprule.algorithms.moments import adam_step, mean_of
 from steprule.grouping.selectors import dimensions, outer_weights
 from steprule.optimizer import Optimizer
 from steprule.rule import lerp, matrix, maximum, size, sqrt
 
-from .adamw import AdamW
-from .arguments import Choice, Number, Params, Range, should_be
-from .moments import adam_step, mean_of
 from .newton_schulz import orthogonalized
 
 __all__ = ["Muon"]

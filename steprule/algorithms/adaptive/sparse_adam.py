@@ -4,13 +4,12 @@ from typing import Any, ClassVar
 
 import torch
 
+from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.moments import mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import sqrt
 from steprule.saving.saved import as_number
 from steprule.saving.state_dict import StateDict
-
-from .arguments import Number, Params, Range, usually
-from .moments import mean_of
 
 __all__ = ["SparseAdam"]
 

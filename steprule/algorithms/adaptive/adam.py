@@ -5,11 +5,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from steprule.algorithms.arguments import PENALTY, Number, Params, usually
+from steprule.algorithms.moments import adam_step
+from steprule.algorithms.weight_decay import decayed
 from steprule.optimizer import Optimizer
-
-from .arguments import PENALTY, Number, Params, usually
-from .moments import adam_step
-from .weight_decay import decayed
 
 __all__ = ["Adam"]
 

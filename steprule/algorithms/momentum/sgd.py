@@ -3,11 +3,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import where
-
-from .arguments import Number, Params, Range, usually
-from .weight_decay import penalized
 
 __all__ = ["SGD"]
 

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from steprule.algorithms.arguments import PENALTY, Number, Params, usually
+from steprule.algorithms.moments import mean_of, mean_square_of
+from steprule.algorithms.weight_decay import decayed
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import sqrt, where
-
-from .arguments import PENALTY, Number, Params, usually
-from .moments import mean_of, mean_square_of
-from .weight_decay import decayed
 
 __all__ = ["RAdam"]
 

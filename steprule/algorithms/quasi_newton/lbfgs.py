@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from steprule.algorithms.arguments import Number, Params, Range, usually
 from steprule.optimizer import Optimizer
 
-from .arguments import Number, Params, Range, usually
 from .line_search import Trial, strong_wolfe
 
 __all__ = ["LBFGS"]

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from steprule.algorithms.arguments import Number, Params, usually
+from steprule.algorithms.moments import adam_step
 from steprule.optimizer import Optimizer
 from steprule.rule import norm, where
-
-from .arguments import Number, Params, usually
-from .moments import adam_step
 
 __all__ = ["Lamb"]
 

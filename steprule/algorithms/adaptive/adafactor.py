@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from steprule.algorithms.arguments import Number, Params, should_be
 from steprule.optimizer import Optimizer
 from steprule.rule import (
     column,
@@ -22,8 +23,6 @@ from steprule.rule import (
     square,
     where,
 )
-
-from .arguments import Number, Params, should_be
 
 __all__ = ["Adafactor"]
 

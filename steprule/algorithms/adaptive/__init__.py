@@ -1,0 +1,1 @@
+"""A rate for each coordinate, by the size of its gradients."""

@@ -1,0 +1,1 @@
+"""Steps by the curvature along the way that was taken."""

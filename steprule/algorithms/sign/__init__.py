@@ -1,0 +1,1 @@
+"""Steps along the sign of the gradient, or of a running mean."""
