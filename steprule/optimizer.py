@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check
-from steprule.grouping.membership import Members, missing
+from steprule.grouping.membership import Members
 from steprule.grouping.overrides import groups
-from steprule.grouping.selectors import Selectable, guesses
-from steprule.kernels.tracking import check_tracked, read_tracked, total_norm
+from steprule.grouping.selectors import guesses
+from steprule.kernels.tracking import total_norm
 from steprule.rule.modifier import Modifier
 from steprule.rule.slot import Slot
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
 from steprule.saving.state_dict import StateDict
-from steprule.schedules import report, separate
+from steprule.schedules import separate
+from steprule.stepping import changing, evaluation, measuring, two_points
 from steprule.stepping.applying import count_skipped, update_all, update_all_fake
-from steprule.stepping.evaluation import refuse_evaluation, to_evaluation, to_training
 from steprule.stepping.hooks import counted, hooked, not_compiled
 from steprule.stepping.new_groups import fill, filling_defaults, take_in
 from steprule.stepping.options import (
@@ -32,7 +30,6 @@ from steprule.stepping.options import (
     SWITCHES,
     check_nonfinite,
     check_options,
-    refuse_hyper,
     refuse_options,
     spell_out_options,
 )
@@ -43,7 +40,6 @@ from steprule.stepping.showing import explained, shown
 from steprule.stepping.skipping import Verdicts
 from steprule.stepping.state_dicts import install, packed, plan_load
 from steprule.stepping.taking_over import named, namesake
-from steprule.stepping.two_points import go_to_second, take_second
 
 __all__ = ["SWITCHES", "Optimizer"]
 
@@ -294,13 +290,13 @@ class Optimizer(torch.optim.Optimizer):
                 is neither a closure nor a :meth:`first_step` before.
         """
         if self._evaluates:
-            refuse_evaluation()
+            evaluation.refuse_evaluation()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         if self._roles.two_points:
-            take_second(self, closure)
+            two_points.take_second(self, closure)
         with self._planner.lock:
             (update_all if get_mode(FAKE) is None else update_all_fake)(self, inputs)
         return loss
@@ -314,35 +310,6 @@ class Optimizer(torch.optim.Optimizer):
         if self._verdicts.waiting:
             count_skipped(self)
         return self._steps
-
-    def first_step(self, zero_grad: bool = False) -> None:
-        """Go to where the second gradient is taken, by a modifier such as :class:`steprule.modifiers.SAM`.
-
-        Args:
-            zero_grad: whether the gradients are set to None afterwards.
-
-        Raises:
-            RuntimeError: no modifier needs a second gradient, the first step was taken already, or the weights are
-                those to evaluate with.
-        """
-        go_to_second(self)
-        if zero_grad:
-            self.zero_grad()
-
-    def second_step(self, zero_grad: bool = False) -> None:
-        """Go back and take the step, with the gradients that are there now.
-
-        Args:
-            zero_grad: whether the gradients are set to None afterwards.
-
-        Raises:
-            RuntimeError: there was no :meth:`first_step`.
-        """
-        if self._moved is None:
-            raise RuntimeError("second_step() comes after first_step() and another backward")
-        self.step()
-        if zero_grad:
-            self.zero_grad()
 
     @property
     def skipped(self) -> int:
@@ -387,211 +354,16 @@ class Optimizer(torch.optim.Optimizer):
         """
         return total_norm(self._planner.plan)
 
-    # -- the weights that are evaluated --------------------------------------------------------------------------
+    # -- around the step: what these do stands in the files that they come from ----------------------------------
 
-    def eval(self) -> None:
-        """Put the weights to evaluate with into the model, where modifiers keep other ones than are trained.
-
-        Those of :class:`steprule.modifiers.EMA`, ``Lookahead`` and ``ScheduleFree`` are such; of several in a group
-        the last one's count. The weights that are trained are kept in the state, and saved with it, until
-        :meth:`train` puts them back; a step in between is an error.
-
-        Raises:
-            RuntimeError: a step is half done, between :meth:`first_step` and :meth:`second_step`.
-        """
-        to_evaluation(self)
-
-    def train(self, mode: bool = True) -> None:
-        """Put the weights that are trained into the model again, after :meth:`eval`.
-
-        Args:
-            mode: False is :meth:`eval`, as in :meth:`torch.nn.Module.train`.
-        """
-        (to_training if mode else to_evaluation)(self)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """The weights to evaluate with, as long as the block lasts; see :meth:`eval`.
-
-        Example:
-            >>> import torch
-            >>> from steprule import SGD
-            >>> from steprule.modifiers import EMA
-            >>> weight = torch.zeros(1, requires_grad=True)
-            >>> optimizer = SGD([weight], lr=1.0, modifiers=[EMA(0.75)])
-            >>> weight.grad = torch.ones(1)
-            >>> optimizer.step()
-            >>> with optimizer.evaluating():
-            ...     weight.item()
-            -0.25
-        """
-        before = self._evaluates
-        self.eval()
-        try:
-            yield
-        finally:
-            if not before:
-                self.train()
-
-    # -- groups while training runs ------------------------------------------------------------------------------
-
-    def freeze(self, what: Selectable) -> list[str]:
-        """Stop training the parameters that a selector means: they get no gradient and keep their state.
-
-        Args:
-            what: a selector, see :mod:`steprule.grouping.selectors`.
-
-        Returns:
-            The names of the parameters.
-
-        Raises:
-            ValueError: it matches nothing, or needs names or modules that are not known.
-        """
-        return self._members.train(what, self.param_groups, on=False)
-
-    def unfreeze(self, what: Selectable) -> list[str]:
-        """Train the parameters that a selector means again, from the state they had.
-
-        Args:
-            what: a selector, see :mod:`steprule.grouping.selectors`.
-
-        Returns:
-            The names of the parameters.
-
-        Raises:
-            ValueError: it matches nothing, or needs names or modules that are not known.
-        """
-        return self._members.train(what, self.param_groups, on=True)
-
-    def check(self, model: nn.Module) -> None:
-        """Refuse a model of which a parameter trains but is in no group, and so would stay as it is.
-
-        Args:
-            model: the module.
-
-        Raises:
-            ValueError: naming the parameters.
-
-        Example:
-            >>> import steprule
-            >>> model = nn.Sequential(nn.Linear(2, 2))
-            >>> optimizer = steprule.SGD(model)
-            >>> model.append(nn.Linear(2, 1))
-            Sequential(...)
-            >>> optimizer.check(model)
-            Traceback (most recent call last):
-            ValueError: of Sequential, 1.weight, 1.bias train but are in no group of this SGD: optimizer.add(...) takes
-            them in
-        """
-        if found := missing(model, self.param_groups, type(self).__name__):
-            raise ValueError(found)
+    first_step, second_step = two_points.first_step, two_points.second_step
+    eval, train, evaluating = evaluation.eval, evaluation.train, evaluation.evaluating
+    freeze, unfreeze, add = changing.freeze, changing.unfreeze, changing.add
+    check, follow, report_metric = changing.check, changing.follow, changing.report_metric
+    track, tracked = measuring.track, measuring.tracked
 
     def _params(self) -> list[torch.Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
-
-    def add(self, what: nn.Module | torch.Tensor | Iterable[Any], **hyper: Any) -> None:
-        """Take parameters in that belong to no group yet, such as those of a layer made while training runs.
-
-        Args:
-            what: a module, a tensor, or an iterable of tensors or (name, tensor) pairs. Parameters that are in a
-                group already are left where they are.
-            **hyper: the hyperparameters in which they differ from the defaults; :func:`steprule.scale` multiplies
-                the default.
-
-        Raises:
-            ValueError: all of them are in a group already; names are needed and not known, or are taken.
-            TypeError: an unknown hyperparameter.
-        """
-        refuse_hyper(hyper, self.defaults, type(self).__name__)
-        self.add_param_group({"params": self._members.newcomers(what, self.param_groups), **hyper})
-        self._members.know(what)
-        self._members.note(self.param_groups)
-
-    def follow(self, model: nn.Module) -> Followed:
-        """Train a module's present parameters in the places of those it had when the optimizer was made.
-
-        Loading with ``assign=True``, a new head, parametrizing, pruning or normalizing weights replace parameters; the
-        optimizer, given the module, warns at its next step. Names decide what replaces what; state is carried on where
-        shapes agree. What is new in the module under other names is for :meth:`add`.
-
-        Args:
-            model: the module, or another one of its class.
-
-        Returns:
-            The names of the parameters that were carried on, that began anew, and that were dropped.
-
-        Raises:
-            ValueError: the optimizer does not know its parameters by name.
-
-        Example:
-            >>> import steprule
-            >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
-            >>> optimizer = steprule.AdamW(model)
-            >>> model[1] = nn.Linear(2, 5)
-            >>> print(optimizer.follow(model))
-            begun anew: 1.weight, 1.bias
-        """
-        done = self._members.follow(model, self.param_groups, self.state)
-        self._planner.outdated()
-        return done
-
-    def report_metric(self, value: float) -> None:
-        """Tell every :func:`steprule.schedules.plateau` among the schedules how training goes.
-
-        Args:
-            value: the metric, such as the validation loss of an epoch.
-
-        Raises:
-            RuntimeError: if no schedule is a plateau.
-        """
-        report(self.param_groups, value)
-
-    # -- what is measured in the step ----------------------------------------------------------------------------
-
-    def track(self, *names: str) -> None:
-        """Compute norms of each parameter in each step from now on, in the same passes over memory.
-
-        Args:
-            *names: of ``"grad_norm"`` (as in ``backward``, without GradScaler's scale, before clipping),
-                ``"param_norm"`` (before the update), ``"update_norm"`` (of what the step adds to the parameter) and
-                ``"update_to_param"``, the ratio of these two; none to stop.
-
-        Raises:
-            ValueError: for another name.
-            RuntimeError: the algorithm has no update rule that could measure.
-
-        Example:
-            >>> import torch, steprule
-            >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
-            >>> optimizer = steprule.SGD([("weight", weight)], lr=0.1)
-            >>> optimizer.track("grad_norm", "update_to_param")
-            >>> weight.sum().backward()
-            >>> optimizer.step()
-            >>> {name: round(value, 6) for name, value in optimizer.tracked().items()}
-            {'grad_norm/weight': 1.414214, 'update_to_param/weight': 0.028284}
-        """
-        check_tracked(names)
-        if names and not self._has_rule:
-            raise RuntimeError(f"{type(self).__name__} has no update rule, in which norms are computed on the way")
-        self._tracked = names
-
-    def tracked(self, by: str = "parameter") -> dict[str, float]:
-        """What :meth:`track` asked for, in the last step.
-
-        Args:
-            by: ``"parameter"``, or ``"group"`` for the norms over all that had a gradient in a group.
-
-        Returns:
-            ``"grad_norm/NAME"`` to number, for each parameter that had a gradient. NAME is the parameter's, and
-            ``group_0.3`` for the fourth of the first group if it has none; by group it is ``group_0``. Empty before
-            the first step that measured.
-
-        Raises:
-            ValueError: ``by`` is something else.
-        """
-        check_tracked(self._tracked, by)
-        self._members.keep_names(self.param_groups)
-        return read_tracked(self._planner.plan, self.param_groups, self._tracked, by)
 
     # -- saving --------------------------------------------------------------------------------------------------
 

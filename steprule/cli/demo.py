@@ -17,13 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import steprule
-import steprule.cli.digits as digits
 from steprule.grouping.globs import fold
 from steprule.names import nearest
 
 from .console import console, fail
 from .demo_run import DemoRun, DemoSettings, algorithm, check_fits, new_run, resumed_run, train_step
-from .digits import Digits
+from .digits import STEPS, Digits, batches, count_right, read_digits
 from .picture import draw_run
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -52,7 +51,7 @@ def demo(
             run = resumed_run(checkpoint, given, torch.device(device))
             console.print(f"Going on after epoch {len(run.history.right)} of {checkpoint}.", soft_wrap=True)
         else:
-            check_fits(settings, next(digits.batches(train, seed, epoch=0)))
+            check_fits(settings, next(batches(train, seed, epoch=0)))
             run = new_run(settings, torch.device(device))
             run.save(checkpoint)  # from here on --resume means this run
         console.print(table_of_groups(run.optimizer))
@@ -92,7 +91,7 @@ def load_digits(device: torch.device) -> tuple[Digits, Digits]:
     try:
         import matplotlib  # noqa: F401
 
-        return digits.load(device)
+        return read_digits(device)
     except ImportError as error:
         fail(f"the demo needs scikit-learn and matplotlib ({error}): pip install 'steprule[demo]'")
 
@@ -120,13 +119,13 @@ def train_model(run: DemoRun, train: Digits, held_out: Digits, checkpoint: Path)
     )
     with Progress(*columns, console=console) as progress:
         fields: dict[str, Any] = {"epoch": len(history.right), "epochs": settings.epochs, "loss": "", "accuracy": ""}
-        task = progress.add_task("", total=settings.epochs * digits.STEPS, completed=len(history.loss), **fields)
+        task = progress.add_task("", total=settings.epochs * STEPS, completed=len(history.loss), **fields)
         for epoch in range(len(history.right), settings.epochs):
             progress.update(task, epoch=epoch + 1)
-            for batch in digits.batches(train, settings.seed, epoch):
+            for batch in batches(train, settings.seed, epoch):
                 loss = train_step(run, batch)
                 progress.update(task, advance=1, loss=f"loss {loss:.4f}")
-            history.right.append(digits.count_right(run.model, held_out))
+            history.right.append(count_right(run.model, held_out))
             run.save(checkpoint)
             progress.update(task, accuracy=f"held-out {history.right[-1] / len(held_out.labels):.1%}")
 

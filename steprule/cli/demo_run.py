@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import steprule
-import steprule.cli.digits as digits
 from steprule.checkpoint import CheckpointError, load, save
 from steprule.grouping.overrides import scale
 from steprule.schedules import exponential
 
 from .console import fail
-from .digits import Digits, LeNet
+from .digits import STEPS, Digits, LeNet, build_model
 
 SGD_OPTIONS = {"lr": 0.02, "momentum": 0.9, "nesterov": True}  # other algorithms: their own defaults
 CLASSIFIER_RATE = 2.0  # times the rate of the features
@@ -75,10 +74,10 @@ def algorithm(name: str) -> type[steprule.Optimizer]:
 def new_run(settings: DemoSettings, device: torch.device) -> DemoRun:
     """A run at its start: the classifier has a rate of its own, and only its weights decay."""
     kind = algorithm(settings.optimizer)
-    model = digits.build_model(settings.seed, device)
+    model = build_model(settings.seed, device)
     accepted = inspect.signature(kind).parameters
     options: dict[str, Any] = dict(SGD_OPTIONS) if kind is steprule.SGD else {"lr": accepted["lr"].default}
-    options["lr"] *= exponential(FALL ** (1 / digits.STEPS))
+    options["lr"] *= exponential(FALL ** (1 / STEPS))
     overrides: dict[str, dict[str, Any]] = {"classifier.*": {"lr": scale(CLASSIFIER_RATE)}}
     if "weight_decay" in accepted:
         options["weight_decay"] = 0.0

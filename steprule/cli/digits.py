@@ -47,7 +47,7 @@ def build_model(seed: int, device: torch.device) -> LeNet:
         return LeNet().to(device)
 
 
-def load(device: torch.device) -> tuple[Digits, Digits]:
+def read_digits(device: torch.device) -> tuple[Digits, Digits]:
     """The digits to train on, and the fifth that is held out: always the same one, with every class in it.
 
     Raises:

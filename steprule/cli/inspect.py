@@ -15,14 +15,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-import steprule.cli.inspection as inspection
 from steprule.checkpoint import CheckpointError
 from steprule.grouping.globs import compile_glob, fold
 from steprule.names import nearest, printable
 from steprule.schedules import from_dict
 
 from .console import console, fail, say
-from .inspection import Differences, ParameterRow
+from .inspection import Differences, ParameterRow, differences, name_of, rows, shown, summary
 from .state_files import StateFile, open_state
 
 __all__ = ["inspect"]
@@ -66,19 +65,19 @@ def inspect(
     try:
         opened = [open_state(path, key) for path in files]
         if len(opened) == 2:
-            differences = inspection.differences(opened[0], opened[1], pattern)
-            _print_json(_differences_as_json(opened, differences)) if as_json else _compare(opened, differences)
+            differing = differences(opened[0], opened[1], pattern)
+            _print_json(_differences_as_json(opened, differing)) if as_json else _compare(opened, differing)
             return
-        reports = [(file, sorted(inspection.rows(file, pattern), key=_KEYS[sort])) for file in opened]
+        reports = [(file, sorted(rows(file, pattern), key=_KEYS[sort])) for file in opened]
         if glob != "*" and not any(table for _, table in reports):
-            names = [inspection.name_of(parameter) for file in opened for parameter in file.saved.parameters]
+            names = [name_of(parameter) for file in opened for parameter in file.saved.parameters]
             fail(f"no parameter is called {glob!r}{nearest(glob, names)}", 1)
     except CheckpointError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
     if as_json:
-        found = [inspection.summary(file, table) for file, table in reports]
+        found = [summary(file, table) for file, table in reports]
         _print_json(found[0] if len(found) == 1 else found)
         return
     for file, table in reports:
@@ -102,7 +101,7 @@ def _finite(value: Any) -> Any:
 
 
 def _report(file: StateFile, table: Sequence[ParameterRow]) -> None:
-    found = inspection.summary(file, ())
+    found = summary(file, ())
     version = "" if file.version is None else f", version {file.version}"
     step = "" if found["step"] is None else f" after {_count(found['step'], 'step')}"
     say(str(file.path), style="bold")
@@ -170,7 +169,7 @@ def _groups(file: StateFile, groups: Sequence[dict[str, Any]]) -> None:
     shown = {key: [_shown(group, key) for group in groups] for key in keys}
     differing = {key: cells for key, cells in shown.items() if len(set(cells)) > 1}
     common = ", ".join(f"{key}={cells[0]}" for key, cells in shown.items() if key not in differing)
-    every = [inspection.name_of(parameter) for parameter in file.saved.parameters]
+    every = [name_of(parameter) for parameter in file.saved.parameters]
     named = [fold(group["parameters"], every) if file.saved.names else ["not saved"] for group in groups]
     columns = {
         "group": [str(i) for i in range(len(groups))],
@@ -186,7 +185,7 @@ def _groups(file: StateFile, groups: Sequence[dict[str, Any]]) -> None:
 
 def _shown(group: dict[str, Any], key: str) -> str:
     scheduled = any(path.partition("[")[0] == key for path in group["schedules"])
-    return inspection.shown(group["hyperparameters"].get(key, "-")) + ("*" if scheduled else "")
+    return shown(group["hyperparameters"].get(key, "-")) + ("*" if scheduled else "")
 
 
 def _schedule(plain: Any) -> str:

@@ -156,7 +156,7 @@ def needs_all(program: Program) -> bool:
 
 
 class Exchange:
-    """What the processes that share parameters tell each other in a step; see :class:`steprule.kernels.part.Exchange`.
+    """What the processes that share parameters tell each other in a step; see :class:`steprule.kernels.part.Exchanger`.
 
     Args:
         members: the parameters that are DTensors, in the order of the groups, with and without gradients.

@@ -13,7 +13,7 @@ from .shares import Axis
 __all__ = ["Vector"]
 
 
-class Block(NamedTuple):
+class Span(NamedTuple):
     """Some numbers of a vector: the processes over which they are to be reduced, and whether they are maxima."""
 
     place: slice
@@ -30,14 +30,14 @@ class Vector:
 
     def __init__(self, every: Sequence[Axis]) -> None:
         self.every = every
-        self.blocks: list[Block] = []
+        self.blocks: list[Span] = []
         self.size = 0
         self.rounds: list[tuple[Axis, torch.Tensor, torch.Tensor]] | None = None
 
     def place(self, axes: tuple[Axis, ...], largest: bool = False, count: int = 1) -> slice:
         """Room for some numbers, whose sums or maxima are wanted."""
         found = slice(self.size, self.size + count)
-        self.blocks.append(Block(found, axes, largest))
+        self.blocks.append(Span(found, axes, largest))
         self.size += count
         return found
 

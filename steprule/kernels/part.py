@@ -51,7 +51,7 @@ class Part(Protocol):
         ...
 
 
-class Exchange(Protocol):
+class Exchanger(Protocol):
     """How the reductions of a step go on over other processes.
 
     Attributes:

@@ -20,7 +20,7 @@ from .common import Common
 from .entry import asked_of
 from .gradients import leave_unscaled
 from .launch import Launch
-from .part import Exchange
+from .part import Exchanger
 
 __all__ = ["Plan", "PlanInTurns"]
 
@@ -42,7 +42,7 @@ class Plan:
         launches: Sequence[Launch],
         groups: Sequence[Mapping[str, Any]],
         programs: Sequence[Collection[Program]],
-        exchange: Exchange | None = None,
+        exchange: Exchanger | None = None,
     ) -> None:
         reduced = {over_all(launch.program) for launch in launches} - {()}
         if len(reduced) > 1:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import steprule.schedules.shapes as shapes
 from steprule.names import nearest
 
 from .schedule import Schedule, arithmetic, constant, join, repeat
+from .shapes import cosine, exponential, inverse_sqrt, linear, milestones, one_cycle, plateau, polynomial, warmup
 
 __all__ = ["from_dict"]
 
@@ -20,15 +20,15 @@ MAKERS: dict[str, Callable[..., Schedule]] = {
         constant,
         join,
         repeat,
-        shapes.cosine,
-        shapes.exponential,
-        shapes.inverse_sqrt,
-        shapes.linear,
-        shapes.milestones,
-        shapes.one_cycle,
-        shapes.plateau,
-        shapes.polynomial,
-        shapes.warmup,
+        cosine,
+        exponential,
+        inverse_sqrt,
+        linear,
+        milestones,
+        one_cycle,
+        plateau,
+        polynomial,
+        warmup,
     )
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -25,7 +26,7 @@ from .roles import Roles
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["TRAINED", "exchanged", "put_back", "refuse_evaluation", "to_evaluation", "to_training"]
+__all__ = ["TRAINED", "eval", "evaluating", "exchanged", "put_back", "refuse_evaluation", "train"]
 
 Group = dict[str, Any]
 
@@ -35,11 +36,15 @@ TRAINED = "trained_weights"
 increment_version = torch._C._increment_version
 
 
-def to_evaluation(optimizer: Optimizer) -> None:
-    """Let the weights in the model be those to evaluate with.
+def eval(optimizer: Optimizer) -> None:
+    """Put the weights to evaluate with into the model, where modifiers keep other ones than are trained.
+
+    Those of :class:`steprule.modifiers.EMA`, ``Lookahead`` and ``ScheduleFree`` are such; of several in a group
+    the last one's count. The weights that are trained are kept in the state, and saved with it, until
+    :meth:`train` puts them back; a step in between is an error.
 
     Raises:
-        RuntimeError: a step is half done.
+        RuntimeError: a step is half done, between :meth:`first_step` and :meth:`second_step`.
     """
     if optimizer._moved is not None:
         raise RuntimeError("a step is half done: call second_step() before eval()")
@@ -50,12 +55,43 @@ def to_evaluation(optimizer: Optimizer) -> None:
         optimizer._planner.outdated()
 
 
-def to_training(optimizer: Optimizer) -> None:
-    """Let the weights in the model be those that are trained."""
-    if optimizer._evaluates:
+def train(optimizer: Optimizer, mode: bool = True) -> None:
+    """Put the weights that are trained into the model again, after :meth:`eval`.
+
+    Args:
+        mode: False is :meth:`eval`, as in :meth:`torch.nn.Module.train`.
+    """
+    if not mode:
+        optimizer.eval()
+    elif optimizer._evaluates:
         back(optimizer.state)
         optimizer._evaluates = False
         optimizer._planner.outdated()
+
+
+@contextmanager
+def evaluating(optimizer: Optimizer) -> Iterator[None]:
+    """The weights to evaluate with, as long as the block lasts; see :meth:`eval`.
+
+    Example:
+        >>> import torch
+        >>> from steprule import SGD
+        >>> from steprule.modifiers import EMA
+        >>> weight = torch.zeros(1, requires_grad=True)
+        >>> optimizer = SGD([weight], lr=1.0, modifiers=[EMA(0.75)])
+        >>> weight.grad = torch.ones(1)
+        >>> optimizer.step()
+        >>> with optimizer.evaluating():
+        ...     weight.item()
+        -0.25
+    """
+    before = optimizer._evaluates
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        if not before:
+            optimizer.train()
 
 
 def refuse_evaluation() -> NoReturn:

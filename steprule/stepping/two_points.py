@@ -18,18 +18,22 @@ from .roles import Roles
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["go_back", "go_to_second", "take_second"]
+__all__ = ["first_step", "go_back", "second_step", "take_second"]
 
 Group = dict[str, Any]
 
 increment_version = torch._C._increment_version
 
 
-def go_to_second(optimizer: Optimizer) -> None:
-    """Go to where the second gradient of a step is taken.
+def first_step(optimizer: Optimizer, zero_grad: bool = False) -> None:
+    """Go to where the second gradient is taken, by a modifier such as :class:`steprule.modifiers.SAM`.
+
+    Args:
+        zero_grad: whether the gradients are set to None afterwards.
 
     Raises:
-        RuntimeError: as :meth:`steprule.Optimizer.first_step`.
+        RuntimeError: no modifier needs a second gradient, the first step was taken already, or the weights are
+            those to evaluate with.
     """
     if not any(map(optimizer._roles.ascending, optimizer.param_groups)):
         raise RuntimeError("first_step() is for modifiers that take gradients at two points, such as SAM; call step()")
@@ -42,6 +46,24 @@ def go_to_second(optimizer: Optimizer) -> None:
         refuse_evaluation()
     with unset_fake_temporarily():
         optimizer._moved = ascend(optimizer._roles, optimizer.param_groups, optimizer.state)
+    if zero_grad:
+        optimizer.zero_grad()
+
+
+def second_step(optimizer: Optimizer, zero_grad: bool = False) -> None:
+    """Go back and take the step, with the gradients that are there now.
+
+    Args:
+        zero_grad: whether the gradients are set to None afterwards.
+
+    Raises:
+        RuntimeError: there was no :meth:`first_step`.
+    """
+    if optimizer._moved is None:
+        raise RuntimeError("second_step() comes after first_step() and another backward")
+    optimizer.step()
+    if zero_grad:
+        optimizer.zero_grad()
 
 
 def take_second(optimizer: Optimizer, closure: Callable[[], Any] | None) -> None:

@@ -120,7 +120,7 @@ OWN = ("--task", "own_tasks:noisy", "--steps", "40")
 def test_the_demo_is_trained_as_by_hand_with_torch(tmp_path: Path) -> None:
     result = compare(tmp_path, "SGD lr=0.02 momentum=0.9", "AdamW lr=2e-3", "--steps", "50", "--seed", "3")
     assert result.exit_code == 0, result.output
-    train, _ = digits.load(torch.device("cpu"))
+    train, _ = digits.read_digits(torch.device("cpu"))
     by_hand: list[list[float]] = []
     for make in (
         lambda model: torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9),

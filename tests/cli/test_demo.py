@@ -90,7 +90,7 @@ def test_97_percent_of_the_held_out_digits_are_right(tmp_path: Path, monkeypatch
     assert max(map(len, lines)) <= 80
     model = digits.LeNet()
     load(checkpoint(tmp_path / "demo-output"), None, model)
-    held_out = digits.load(CPU)[1]
+    held_out = digits.read_digits(CPU)[1]
     right = digits.count_right(model, held_out)
     assert len(held_out.labels) == 360
     assert right / 360 >= 0.97
@@ -104,19 +104,19 @@ def test_97_percent_of_the_held_out_digits_are_right(tmp_path: Path, monkeypatch
 
 
 def test_the_held_out_fifth_is_fixed_and_has_every_class() -> None:
-    train, held_out = digits.load(CPU)
+    train, held_out = digits.read_digits(CPU)
 
     assert train.images.shape == (1437, 3, 32, 32)
     assert held_out.images.shape == (360, 3, 32, 32)
     assert held_out.labels.bincount(minlength=10).min() >= 30
-    assert torch.equal(held_out.images, digits.load(CPU)[1].images)
+    assert torch.equal(held_out.images, digits.read_digits(CPU)[1].images)
     together = torch.cat([train.images, held_out.images])
     assert together.mean().item() == pytest.approx(0, abs=1e-5)
     assert together.std().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_data_order_follows_from_seed_and_epoch() -> None:
-    train, _ = digits.load(CPU)
+    train, _ = digits.read_digits(CPU)
     first = list(digits.batches(train, seed=1, epoch=2))
     torch.rand(3)
     again = list(digits.batches(train, seed=1, epoch=2))
@@ -158,9 +158,9 @@ def test_rates_fall_while_training(uninterrupted: Path) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_trains_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    train, held_out = digits.load(CPU)
+    train, held_out = digits.read_digits(CPU)
     few = digits.Digits(train.images[:40], train.labels[:40])
-    monkeypatch.setattr(digits, "load", lambda device: (few, held_out))
+    monkeypatch.setattr(demo_command, "read_digits", lambda device: (few, held_out))
     monkeypatch.setattr(demo_command, "draw", lambda *_: None)
 
     result = demo(tmp_path, "--epochs", "1", "--optimizer", name.lower())
