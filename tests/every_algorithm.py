@@ -8,3 +8,12 @@ ALGORITHMS = [name for name, found in CLASSES.items() if issubclass(found, stepr
 
 RULES = [name for name in ALGORITHMS if CLASSES[name].update is not steprule.Optimizer.update]
 """Those that an update rule describes."""
+
+MATRIX = {name for name in RULES if CLASSES[name].__module__.startswith("steprule.algorithms.matrix.")}
+"""Those that hand whole matrices to functions of torch."""
+
+ONLY_MATRICES = {"Muon"}
+"""Those that take nothing else."""
+
+TIMED = {"SOAP", "Shampoo"}
+"""Those whose functions of matrices depend on the number of the step, which the host has to know."""

@@ -12,6 +12,8 @@ from .adaptive.radam import RAdam
 from .adaptive.rmsprop import RMSprop
 from .adaptive.sparse_adam import SparseAdam
 from .matrix.muon import Muon
+from .matrix.shampoo import Shampoo
+from .matrix.soap import SOAP
 from .momentum.asgd import ASGD
 from .momentum.sgd import SGD
 from .quasi_newton.lbfgs import LBFGS
@@ -24,6 +26,7 @@ __all__ = [
     "ASGD",
     "LBFGS",
     "SGD",
+    "SOAP",
     "Adadelta",
     "Adafactor",
     "Adagrad",
@@ -37,5 +40,6 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "Shampoo",
     "SparseAdam",
 ]

@@ -52,7 +52,9 @@ def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
         return torch.zeros_like(like, dtype=dtype, requires_grad=False)
     if initial == "identity":
         shape = slot.shape(param.shape)
-        return param.detach().new_zeros(shape[-2:], dtype=dtype).fill_diagonal_(1).expand(shape).clone()
+        one = param.detach().new_zeros(shape[-2:], dtype=dtype)
+        one = one.fill_(1) if slot.is_diagonal(shape[-2]) else one.fill_diagonal_(1)
+        return one.expand(shape).clone()
     number = float(initial)
     value = complex(number, number) if dtype.is_complex else number
     return torch.full_like(like, value, dtype=dtype, requires_grad=False)

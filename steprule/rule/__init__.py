@@ -5,7 +5,7 @@ from .expression import Expression, RuleError
 from .functions import *  # noqa: F403
 from .functions import __all__ as _functions
 from .program import Program
-from .slot import array, channel, column, row, scalar, table
+from .slot import array, channel, column, fraction, rank, row, scalar, table
 from .trace import trace
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "array",
     "channel",
     "column",
+    "fraction",
+    "rank",
     "row",
     "scalar",
     "table",

@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Any, NoReturn
 
 __all__ = [
+    "CONDITIONS",
     "LINES",
     "Expression",
     "Level",
@@ -75,6 +76,8 @@ class _Asking(threading.local):
     """The seed, the step, and how many random numbers were drawn before."""
     due: Callable[[Any], Expression] | None = None
     """Whether work is due that is done in every k-th step."""
+    settled: Callable[[Expression], Any] | None = None
+    """What a hyperparameter is, on which the Program then depends."""
 
 
 asking = _Asking()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .expression import LINES, VOCABULARY, Expression, Level, RuleError, as_expression, asking, combine
+from .expression import CONDITIONS, LINES, VOCABULARY, Expression, Level, RuleError, as_expression, asking, combine
 from .slot import float_name
 
 __all__ = [
@@ -328,7 +328,7 @@ def matrix(
     dtype: Any = None,
     returns: Any = None,
     every: Any = None,
-    block: int | None = None,
+    block: Any = None,
 ) -> Any:
     """``function`` applied to whole matrices: a step between two fused passes.
 
@@ -342,10 +342,11 @@ def matrix(
             parameters, float32 for all others.
         returns: what the results are like: ``x`` if left out; an array, a table, or several of them, such as
             ``(s.left, g)``, where the function returns a tuple.
-        every: a number k: the function is called in the first of every k steps of a parameter only. Its results are
-            tables, named in ``returns`` as slots, and in between are what the slots hold.
+        every: a number k: the function is called in the first of every k steps of a parameter only; or a condition on
+            numbers that the host knows: it is called in those steps in which that holds. Its results are tables, named
+            in ``returns`` as slots, and in between are what the slots hold.
         block: cut matrices into blocks of at most so many rows and columns, each with tables of its own
-            (``table(..., block=)`` says the same).
+            (``table(..., block=)`` says the same): a number, or a hyperparameter, ``h.block``.
 
     Returns:
         An expression, or as many as ``returns`` has.
@@ -362,7 +363,7 @@ def matrix(
     results = tuple(map(_like, wanted))
     if every is not None:
         given = (*given, _due(every, wanted))
-    call = Call(function, stacks, results, every is not None, float_name(dtype), block)
+    call = Call(function, stacks, results, every is not None, float_name(dtype), _settled(block))
     called = Expression("matrix", given, call, Level.ARRAY)
     levels = (Level.ARRAY if slot is None else Level.TABLE for slot in results)
     parts = [
@@ -382,6 +383,15 @@ def _like(e: Any) -> str | None:
     return None
 
 
+def _settled(block: Any) -> int | None:
+    """The largest extent of a block, which a hyperparameter may say."""
+    if not isinstance(block, Expression):
+        return None if block is None else int(block)
+    if block.op != "hyper" or asking.settled is None:
+        raise RuleError(f"block= of matrix() is a number or a hyperparameter, not ({block})")
+    return int(asking.settled(block))
+
+
 def _due(every: Any, wanted: Sequence[Any]) -> Expression:
     every = as_expression(every)
     if asking.due is None or every.level is not Level.SCALAR:
@@ -392,4 +402,4 @@ def _due(every: Any, wanted: Sequence[Any]) -> Expression:
                 f"what matrix(..., every=k) returns is kept in between: name slots that are tables, as they are before "
                 f"they are written, in returns=, not ({e})"
             )
-    return asking.due(every)
+    return every if every.op in CONDITIONS else asking.due(every)

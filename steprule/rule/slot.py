@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .expression import Level, RuleError
 
-__all__ = ["Slot", "array", "channel", "column", "float_name", "row", "scalar", "table"]
+__all__ = ["Slot", "array", "channel", "column", "float_name", "fraction", "rank", "row", "scalar", "table"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How many rows or columns a table has, where that is part of the shorter side of the parameter's matrix.
+
+    Attributes:
+        value: so many, or the hyperparameter that says it.
+        part: whether it is a fraction of the side.
+    """
+
+    value: float | str
+    part: bool
+
+    def of(self, shorter: int) -> int:
+        if isinstance(self.value, str):
+            raise RuleError(f"a table has as many rows or columns as h.{self.value} says, which is not known here")
+        return min(shorter, max(1, math.ceil(self.value * shorter) if self.part else int(self.value)))
+
+
+Side = int | Literal["rows", "columns", "shorter", "longer"] | Extent
 
 
 @dataclass(frozen=True)
@@ -24,10 +45,12 @@ class Slot:
     name: str = ""
     scope: Literal["tensor", "all"] = "tensor"
     """Whether each parameter has a scalar of its own, or the whole optimizer one."""
-    sides: tuple[int | str, ...] = ()
+    sides: tuple[Side, ...] = ()
     """Of a table: how many rows and columns it has."""
-    block: int | None = None
-    """Of a table: the largest extent of a block of the parameter's matrix."""
+    block: int | str | None = None
+    """Of a table: the largest extent of a block of the parameter's matrix, or the hyperparameter that says it."""
+    most: int | str | None = None
+    """Of a square table: how many rows it may have, or the hyperparameter that says it; of more it is the diagonal."""
 
     @property
     def level(self) -> Level:
@@ -50,15 +73,36 @@ class Slot:
         """Of a matrix of so many rows and columns; one table for each of its blocks, where there are several."""
         if self.block is None:
             return self.extents((rows, columns))
+        assert isinstance(self.block, int)
         inside = self.extents((min(rows, self.block), min(columns, self.block)))
         count = -(-rows // self.block) * -(-columns // self.block)
         return inside if count <= 1 else (count, *inside)
 
     def extents(self, shape: tuple[int, int]) -> tuple[int, int]:
         """The rows and columns of a table, for a block of so many."""
-        known: dict[int | str, int] = {"rows": shape[0], "columns": shape[1]}
-        first, second = (known.get(side, side) for side in self.sides)
-        return int(first), int(second)
+        known: dict[Any, Any] = {"rows": shape[0], "columns": shape[1], "shorter": min(shape), "longer": max(shape)}
+        first, second = (s.of(min(shape)) if isinstance(s, Extent) else int(known.get(s, s)) for s in self.sides)
+        return first, 1 if self.is_diagonal(first) else second
+
+    def is_diagonal(self, rows: int) -> bool:
+        """Whether a square table of so many rows is its diagonal, a column."""
+        return isinstance(self.most, int) and rows > self.most and self.sides[0] == self.sides[1]
+
+    def settled(self, hyper: Mapping[str, Any]) -> Slot:
+        """The slot with the numbers that hyperparameters say of its shape."""
+
+        def number(value: Any) -> Any:
+            return hyper[value] if isinstance(value, str) else value
+
+        sides = tuple(replace(s, value=number(s.value)) if isinstance(s, Extent) else s for s in self.sides)
+        block, most = (value if value is None else int(value) for value in map(number, (self.block, self.most)))
+        return replace(self, sides=sides, block=block, most=most)
+
+    @property
+    def asks(self) -> list[str]:
+        """The hyperparameters that its shape depends on."""
+        values = [s.value for s in self.sides if isinstance(s, Extent)]
+        return [value for value in (*values, self.block, self.most) if isinstance(value, str)]
 
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2")
@@ -128,32 +172,50 @@ def channel(initial: float | str = 0.0, dtype: Any = None) -> Slot:
     return Slot("channel", initial, float_name(dtype))
 
 
+def rank(most: int | str) -> Extent:
+    """As many rows or columns of a :func:`table`: a number, or the hyperparameter that holds it; at most as many as the
+    shorter side of the parameter's matrix."""
+    return Extent(most, False)
+
+
+def fraction(of: float | str) -> Extent:
+    """As many rows or columns of a :func:`table`: a fraction, rounded up, of the shorter side of the parameter's
+    matrix, or the hyperparameter that holds the fraction."""
+    return Extent(of, True)
+
+
 def table(
-    rows: int | Literal["rows", "columns"],
-    columns: int | Literal["rows", "columns"],
+    rows: Side,
+    columns: Side,
     initial: float | Literal["identity"] = 0.0,
     dtype: Any = None,
     *,
-    block: int | None = None,
+    block: int | str | None = None,
+    most: int | str | None = None,
 ) -> Slot:
     """A slot that is a matrix of another shape than the parameter's, for :func:`matrix`: ``table("rows", "rows")``.
 
     Args:
-        rows: how many rows it has: a number, or as many as the parameter's matrix has ``"rows"`` or ``"columns"``.
+        rows: how many rows it has: a number, or as many as the parameter's matrix has ``"rows"`` or ``"columns"``, or
+            as its ``"shorter"`` or ``"longer"`` side has; :func:`rank` or :func:`fraction`.
         columns: how many columns.
         initial: its first values: a number, or ``"identity"``.
         dtype: its dtype, ``"float32"`` or ``"float64"``; None means that of the arithmetic.
         block: the parameter's matrix is cut into blocks of at most so many rows and columns, each of which has a table.
+        most: a square table of more rows is its diagonal alone, a column. This and ``block`` may be the name of the
+            hyperparameter that says it.
     """
     for side in (rows, columns):
-        if side not in ("rows", "columns") and not (isinstance(side, int) and side > 0):
+        known = side in ("rows", "columns", "shorter", "longer") or isinstance(side, Extent)
+        if not known and not (isinstance(side, int) and side > 0):
             raise RuleError(
-                "a table has as many rows and columns as the parameter's matrix has 'rows' or 'columns', or a number, "
-                f"not {side!r}"
+                "a table has as many rows and columns as the parameter's matrix has 'rows' or 'columns', as its "
+                f"'shorter' or 'longer' side has, rank(), fraction() or a number, not {side!r}"
             )
-    if block is not None and not (isinstance(block, int) and block > 0):
-        raise RuleError(f"block={block!r} is the largest number of rows and columns of a block, or None")
-    return Slot("table", initial, float_name(dtype), sides=(rows, columns), block=block)
+    for name, value in (("block", block), ("most", most)):
+        if value is not None and not isinstance(value, str) and not (isinstance(value, int) and value > 0):
+            raise RuleError(f"{name}={value!r} is the largest number of rows and columns of a {name}, or None")
+    return Slot("table", initial, float_name(dtype), sides=(rows, columns), block=block, most=most)
 
 
 def scalar(initial: float | str = 0.0, *, scope: Literal["tensor", "all"] = "tensor") -> Slot:

@@ -65,6 +65,14 @@ class Hyper:
             if name in names:
                 self._guards.setdefault((name,), Guard(None, (name,), value))
 
+    def _settled(self, e: Expression) -> Any:
+        """The value of a hyperparameter; the Program serves only while it stays."""
+        value: Any = self._values
+        for key in e.detail:
+            value = value[key]
+        self._guards[e.detail] = Guard(None, e.detail, value)
+        return value
+
     def _refuse_ignored(self, own: Container[str]) -> None:
         """An option that the rule took over for itself must have an effect."""
         for name in ("maximize", "l1", "clip_norm"):

@@ -48,11 +48,14 @@ def trace(
     slots = {**(slots or {}), **declared(modifiers)}
     for slot_name, slot in slots.items():
         refuse_slot(slot_name, slot, hyper)
+    shaping = frozenset(key for slot in slots.values() for key in slot.asks)
+    slots = {slot_name: slot.settled(hyper) for slot_name, slot in slots.items()}
     reduced = frozenset(slot_name for slot_name, slot in slots.items() if slot.scope == "all")
     shape = Shape(ndim)
     whole = chained(rule, modifiers, name)
     while True:
         h, s = Hyper(hyper), State(slots, reduced)
+        h._settle(shaping)
         before = drawn()
         new = run(whole, h, s, shape)
         if drawn() != before:
@@ -87,6 +90,13 @@ def refuse_slot(name: str, slot: Any, hyper: Mapping[str, Any]) -> None:
         raise RuleError(
             f"slots[{name!r}] is {slot!r:.60}; declare it as array(), row(), column(), channel(), table() or scalar()"
         )
+    for key in slot.asks:
+        if key not in hyper:
+            near = difflib.get_close_matches(key, hyper, 3) or sorted(hyper)
+            raise RuleError(
+                f"the shape of the table slot {name!r} is that of {key!r}, but there is no hyperparameter of that "
+                f"name: {', '.join(near)}"
+            )
     known = slot.initial in hyper or (slot.kind, slot.initial) in (("array", "parameter"), ("table", "identity"))
     if isinstance(slot.initial, str) and not known:
         near = difflib.get_close_matches(slot.initial, hyper, 3) or sorted(hyper)
@@ -114,13 +124,14 @@ def run(rule: Rule, h: Hyper, s: State, shape: Shape) -> Expression:
     """Run a rule on symbols, once: the parameter's new value."""
     p = Expression("param", level=Level.ARRAY)
     g = Expression("grad", level=Level.ARRAY)
-    previous = asking.answer, asking.ndim, asking.draw, asking.due
+    previous = asking.answer, asking.ndim, asking.draw, asking.due, asking.settled
     asking.due = lambda k: ((s.step - 1) % k == 0) | s.is_new
     draws = itertools.count()
     seed = h.seed if "seed" in h._values else Expression("constant", detail=0.0)
+    asking.settled = h._settled
     asking.answer, asking.ndim, asking.draw = h._ask, shape.ask, lambda: (seed, s.step, next(draws))
     try:
         new: Expression = rule(p, g, s, h)
         return new
     finally:
-        asking.answer, asking.ndim, asking.draw, asking.due = previous
+        asking.answer, asking.ndim, asking.draw, asking.due, asking.settled = previous

@@ -52,11 +52,14 @@ QUADRATIC = {
     "Adafactor": Way(0.3),
     "LBFGS": Way(1.0, 10, SEARCH, constant(1.0)),
     "Muon": Way(0.1, options=NO_DECAY),
+    "SOAP": Way(0.3, options=NO_DECAY),
+    "Shampoo": Way(0.03),
     "Lion": Way(0.03),
     "Lamb": Way(0.03, options=NO_DECAY),
 }
 
 LOGISTIC = QUADRATIC | {
+    "Shampoo": Way(1.0),
     "SGD": Way(1.0, options=MOMENTUM),
     "Adagrad": Way(3.0),
     "Adamax": Way(3.0),
@@ -68,6 +71,8 @@ LOGISTIC = QUADRATIC | {
 }
 
 ROSENBROCK = {
+    "SOAP": Way(0.03, 1500, NO_DECAY),
+    "Shampoo": Way(1e-3, 1500, {"nesterov": False}),
     "SGD": Way(1e-3, 1500, MOMENTUM),
     "Adam": Way(0.3, 1500),
     "AdamW": Way(0.3, 1500, NO_DECAY),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_close
-from every_algorithm import ALGORITHMS
+from every_algorithm import ALGORITHMS, ONLY_MATRICES
 from torch import Tensor, nn
 from torch.optim import lr_scheduler as peers
 from torch.optim.optimizer import required
@@ -49,12 +49,12 @@ class Net(nn.Module):
 
 
 def net(name: str) -> Net:
-    return Net(sparse=name == "SparseAdam", matrices=name == "Muon")
+    return Net(sparse=name == "SparseAdam", matrices=name in ONLY_MATRICES)
 
 
 def given(name: str, model: Net) -> Any:
     """What the optimizer gets: Muon, given a module, would take some matrices for heads."""
-    return list(model.named_parameters()) if name == "Muon" else model
+    return list(model.named_parameters()) if name in ONLY_MATRICES else model
 
 
 def assert_equal(ours: nn.Module, theirs: nn.Module) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from every_algorithm import ONLY_MATRICES
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
@@ -61,7 +62,7 @@ ALGORITHMS = [(name, torch.float32) for name in sorted(set(steprule.algorithms.n
 @pytest.mark.parametrize(("name", "dtype"), [*ALGORITHMS, ("AdamW", torch.bfloat16), ("Adafactor", torch.bfloat16)])
 def test_every_algorithm_makes_the_state_it_makes_of_real_ones(name: str, dtype: torch.dtype) -> None:
     matrices = lambda model: [p for p in model.parameters() if p.ndim == 2]
-    params = matrices if name == "Muon" else nn.Module.parameters
+    params = matrices if name in ONLY_MATRICES else nn.Module.parameters
     options = dict(momentum=0.9) if name == "SGD" else {}
     assert_alike(lambda model: getattr(steprule, name)(params(model), lr=0.1, **options), dtype=dtype)
 

@@ -13,7 +13,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from every_algorithm import RULES
+from every_algorithm import MATRIX, RULES
 from kernel_cases import optimizer_of
 from tensors import leaf, normal
 from torch import Tensor
@@ -161,7 +161,7 @@ def test_exact_functions_have_the_bits_of_numpy(name: str, backend: str, dtype: 
     assert torch.equal(p.detach(), torch.from_numpy(theirs(a.numpy(), b.numpy())))
 
 
-REDUCING = {"Adafactor", "Lamb", "Muon"}
+REDUCING = {"Adafactor", "Lamb"} | MATRIX
 """What adds up over a parameter, in an order that is each backend's own."""
 
 

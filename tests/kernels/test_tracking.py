@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_algorithm import RULES
+from every_algorithm import ONLY_MATRICES, RULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ import steprule
 from steprule.rule import norm
 
 NAMES = ("grad_norm", "param_norm", "update_norm", "update_to_param")
-DENSE = [name for name in RULES if name not in ("SparseAdam", "Muon")]
+DENSE = [name for name in RULES if name not in {"SparseAdam"} | ONLY_MATRICES]
 """Which take gradients that are not sparse, of parameters that are no matrices."""
 
 

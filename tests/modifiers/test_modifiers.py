@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from every_algorithm import CLASSES, RULES
+from every_algorithm import CLASSES, ONLY_MATRICES, RULES
 from tensors import give_gradients, grad_of, parameters
 from torch import Tensor, nn
 from training import take_steps
@@ -310,13 +310,11 @@ def test_sam_takes_the_gradient_at_the_worst_point() -> None:
 
 # -- every modifier with every algorithm -------------------------------------------------------------------------
 
-MATRICES = {"Muon"}
-
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "SparseAdam"])
 def test_every_modifier_goes_around(name: str) -> None:
     """All of one algorithm at once: one group for each modifier, by torch operations and, for some, machine code."""
-    shapes = [(3, 2)] if name in MATRICES else [(3, 2), (3,)]
+    shapes = [(3, 2)] if name in ONLY_MATRICES else [(3, 2), (3,)]
     one_point = [m for m in ALL if m.points == 1]
     found = []
     for backend in ("eager", "auto") if name in ("Adafactor", "Lamb", "Muon") else ("eager",):

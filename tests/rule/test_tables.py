@@ -12,7 +12,22 @@ from torch import Tensor
 
 from steprule import Optimizer
 from steprule.kernels import matrices
-from steprule.rule import RuleError, array, lerp, matrix, norm, sqrt, square, sum, table, trace
+from steprule.rule import (
+    RuleError,
+    array,
+    fraction,
+    lerp,
+    matrix,
+    norm,
+    rank,
+    scalar,
+    sqrt,
+    square,
+    sum,
+    table,
+    trace,
+    where,
+)
 
 INTERPRETER = pytest.mark.skipif(
     find_spec("triton") is None or torch.cuda.is_available(), reason="Triton's interpreter is not switched on"
@@ -245,6 +260,84 @@ def test_tables_are_of_float32_for_16_bits_and_of_float64_where_asked() -> None:
     assert (state["one"].dtype, state["two"].dtype) == (torch.float32, torch.float64)
     assert state["one"].unique().tolist() == [4.0]
     assert state["two"].tolist() == [[6.0] * 2] * 3
+
+
+class Shaped(Optimizer):
+    """Tables whose shapes hyperparameters say."""
+
+    slots = {  # noqa: RUF012
+        "low": table("longer", rank("rank")),
+        "part": table("shorter", fraction("part")),
+        "square": table("rows", "rows", "identity", block="block", most="most"),
+    }
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, dict(lr=0.1, rank=2, part=0.5, block=None, most=100), **options)
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.low, s.part = matrix(lambda x: x + 1, s.low), matrix(lambda x: x + 1, s.part)
+        s.square = matrix(lambda square, g: 2 * square, s.square, g, returns=s.square, block=h.block)
+        return p - h.lr * g
+
+
+def test_hyperparameters_say_the_shapes_of_tables() -> None:
+    options: list[dict[str, Any]] = [{}, {"rank": 9, "part": 1.0}, {"most": 4}, {"block": 2}, {"part": 0.1}]
+    params = [torch.ones(5, 3, requires_grad=True) for _ in options]
+    optimizer = Shaped([{"params": [p], **own} for p, own in zip(params, options, strict=True)])
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    shapes = [[tuple(optimizer.state[p][name].shape) for name in ("low", "part", "square")] for p in params]
+    assert shapes[0] == [(5, 2), (3, 2), (5, 5)]
+    assert shapes[1] == [(5, 3), (3, 3), (5, 5)]
+    assert shapes[2] == [(5, 2), (3, 2), (5, 1)]
+    assert shapes[3] == [(5, 2), (3, 2), (6, 2, 2)]
+    assert shapes[4] == [(5, 2), (3, 1), (5, 5)]
+    assert optimizer.state[params[2]]["square"].unique().tolist() == [4.0]
+    assert torch.equal(optimizer.state[params[0]]["square"], 4 * torch.eye(5))
+    optimizer.param_groups[0]["rank"] = 1
+    with pytest.raises(RuntimeError, match=r"state 'low' .* is \(5, 2\) .* replace it with a tensor of shape \(5, 1\)"):
+        optimizer.step()
+
+
+def test_a_shape_that_nobody_says_is_refused() -> None:
+    def rule(p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.low = matrix(root, s.low, 1.0)
+        return p - g
+
+    with pytest.raises(RuleError, match=r"the shape of the table slot 'low' is that of 'rnk', .* rank"):
+        trace(rule, {"rank": 2}, {"low": table("rows", rank("rnk"))})
+    with pytest.raises(RuleError, match=r"block= of matrix\(\) is a number or a hyperparameter, not \(rank \+ 1\)"):
+        trace(lambda p, g, s, h: p - matrix(root, g, 1.0, block=h.rank + 1), {"rank": 2})
+
+
+class Waiting(Optimizer):
+    """Doubles a table in those steps in which a counter is full."""
+
+    slots = {"table": table(1, 1, 1.0), "waited": scalar()}  # noqa: RUF012
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, dict(lr=0.1, wait=2.0), **options)
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        waited = s.waited + 1
+        due = waited >= h.wait
+        s.waited = where(due, 0, waited)
+        s.table = matrix(lambda x: 2 * x, s.table, returns=s.table, every=due)
+        return p - h.lr * g
+
+
+def test_a_condition_says_when_work_is_due() -> None:
+    p = torch.ones(3, 2, requires_grad=True)
+    optimizer = Waiting([p])
+    seen = []
+    for wait in [2, 2, 2, 2, 1, 1, 3, 3, 3]:
+        optimizer.param_groups[0]["wait"] = float(wait)
+        p.grad = torch.ones(3, 2)
+        optimizer.step()
+        seen.append(optimizer.state[p]["table"].item())
+    assert seen == [1, 2, 2, 4, 8, 16, 16, 16, 32]
 
 
 def wrong(value: Any) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from comparing import same
-from every_algorithm import ALGORITHMS
+from every_algorithm import ALGORITHMS, MATRIX, ONLY_MATRICES
 from tensors import give_gradients
 from torch import nn
 from training import train
@@ -17,8 +18,8 @@ import steprule
 from steprule.checkpoint import load, save
 from steprule.schedules import cosine, linear, warmup
 
-DENSE = [name for name in ALGORITHMS if name not in ("SparseAdam", "LBFGS", "Muon")]
-SPARSE = [name for name in ALGORITHMS if name not in ("LBFGS", "Muon", "Adafactor", "Lamb")]
+DENSE = [name for name in ALGORITHMS if name not in {"SparseAdam", "LBFGS"} | ONLY_MATRICES]
+SPARSE = [name for name in ALGORITHMS if name not in {"LBFGS", "Adafactor", "Lamb"} | MATRIX]
 OPTIONS = {
     "SGD": [{"momentum": 0.9, "nesterov": True}],
     "RMSprop": [{"momentum": 0.9, "centered": True}],
@@ -86,7 +87,7 @@ def test_with_a_group_added_frozen_parameters_missing_gradients_and_schedules(
     assert optimizer.param_groups[1]["lr"] == other.param_groups[1]["lr"] == 0.03 * linear(30)(11)
 
 
-@pytest.mark.parametrize("algorithm", DENSE)
+@pytest.mark.parametrize("algorithm", [name for name in DENSE if name not in MATRIX])
 def test_with_another_number_of_threads(tmp_path: Path, algorithm: str) -> None:
     def new_run(seed: int) -> tuple[nn.Linear, steprule.Optimizer]:
         torch.manual_seed(seed)
@@ -130,10 +131,14 @@ def test_with_sparse_gradients(tmp_path: Path, algorithm: str) -> None:
     assert same(optimizer.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ("Muon", "Adafactor", "Lamb", "LBFGS") if name in ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["Adafactor", "Lamb", "LBFGS", *sorted(MATRIX)])
 @pytest.mark.parametrize("form", ["file", "dictionary"])
 def test_those_that_are_not_elementwise(tmp_path: Path, algorithm: str, form: str) -> None:
-    options = {"LBFGS": {"line_search_fn": "strong_wolfe", "history_size": 3}}.get(algorithm, {})
+    known: dict[str, dict[str, Any]] = {
+        "LBFGS": {"line_search_fn": "strong_wolfe", "history_size": 3},
+        "Shampoo": {"graft": "rmsprop"},
+    }
+    options = known.get(algorithm, {})
 
     def new_run(seed: int) -> tuple[nn.Module, steprule.Optimizer]:
         torch.manual_seed(seed)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from comparing import same
-from every_algorithm import CLASSES, RULES
+from every_algorithm import CLASSES, ONLY_MATRICES, RULES
 from tensors import coo, parameters
 
 import steprule
@@ -59,7 +59,7 @@ def named(name: str, params: list[torch.Tensor], **options: Any) -> steprule.Opt
 @pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("name", [name for name in (*RULES, "Blind") if name != "SparseAdam"])
 def test_a_step_that_is_skipped_changes_nothing_and_the_next_goes_on(name: str, backend: str) -> None:
-    ours, theirs = (parameters(SHAPES[2 if name == "Muon" else 1]) for _ in range(2))
+    ours, theirs = (parameters(SHAPES[2 if name in ONLY_MATRICES else 1]) for _ in range(2))
     skipping = named(name, ours, nonfinite="skip", backend=backend)
     plain = named(name, theirs, backend=backend)
     for turn, bad in enumerate([math.nan, None, None, math.inf, -math.inf, None]):

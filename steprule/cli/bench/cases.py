@@ -258,6 +258,7 @@ class Where(NamedTuple):
 
 WHERE: Mapping[str, Where] = {
     "Muon": Where("gpt2-hidden", "lenet-matrices"),
+    **dict.fromkeys(("SOAP", "Shampoo"), Where("narrow", "lenet")),
     "SparseAdam": Where("embedding", "lenet-matrices", tokens=8192),
 }
 """Of the algorithms that GPT-2's tensors and dense gradients are not for."""
@@ -279,6 +280,7 @@ def every_algorithm() -> list[Case]:
         peers = torch_peers(theirs) if theirs else {}
         memory = Target(MEMORY, 1.08 if name in ("AdamW", "Adagrad") else 1.1)
         targets = [AGAINST_TORCH[name], memory] if name in AGAINST_TORCH else [memory]
+        targets = [] if where.steps == "narrow" else targets  # decompositions are not a matter of bytes
         found.append(Steps(name.lower(), where.steps, kind, peers, targets, tokens=where.tokens))
         found.append(FirstStep(name.lower(), kind, where.first, where.tokens))
     return found

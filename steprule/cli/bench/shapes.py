@@ -55,6 +55,8 @@ SHAPES: Mapping[str, Sequence[Shape]] = {
     # the two embeddings and twelve blocks of GPT-2 small: 146 tensors, 124.4 million parameters
     "gpt2": gpt(768, 12, 1024),
     "gpt2-hidden": 12 * gpt_block(768),
+    # the matrices of four narrow blocks, 3.1 million parameters: for what decomposes them
+    "narrow": 4 * gpt_block(256),
     # as GPT-3 XL: 290 tensors, 1.32 billion parameters
     "gpt-1.3b": gpt(2048, 24, 2048),
     "embedding": [(50257, 768)],

@@ -22,7 +22,7 @@ import pytest
 import tensors
 import torch
 from captures import as_if_capturing
-from every_algorithm import RULES
+from every_algorithm import MATRIX, ONLY_MATRICES, RULES, TIMED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inside import launches
@@ -140,15 +140,28 @@ def in_two_groups(name: str, number: int) -> Callable[[list[Any], str], Optimize
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_every_algorithm_is_the_reference(name: str, number: int, dtype: torch.dtype) -> None:
     sparse = name == "SparseAdam"
-    shapes = [(5, 7), (9, 3)] if sparse or name == "Muon" else SHAPES
+    shapes = [(5, 7), (9, 3)] if sparse or name in ONLY_MATRICES else SHAPES
     gradients = sparse_gradients if sparse else give_gradients
     ours = compare(in_two_groups(name, number), lambda: parameters(shapes, dtype), gradients=gradients)
-    assert len(launches(ours)) == (2 if name == "Adafactor" else 1)  # it has other rules for vectors
+    by_shape = {"Adafactor"} | MATRIX - ONLY_MATRICES  # which have other rules for vectors
+    assert len(launches(ours)) == (2 if name in by_shape else 1)
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "SparseAdam"])
+@pytest.mark.parametrize("name", sorted(TIMED))
+def test_what_hands_the_number_of_the_step_to_matrix_functions_needs_the_host_to_know_it(name: str) -> None:
+    [p] = parameters([(4, 3)])
+    give_gradients([p], 0)
+    optimizer = getattr(steprule, name)([p], backend="triton")
+    optimizer.param_groups[0]["capturable"] = True
+    before = p.detach().clone()
+    with pytest.raises(RuntimeError, match=f"{name} hands .* to a matrix function, but with capturable=True"):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in {"SparseAdam"} | TIMED])
 def test_every_algorithm_gives_the_same_with_its_numbers_on_the_device(name: str) -> None:
-    shapes = [(5, 7), (9, 3)] if name == "Muon" else SHAPES
+    shapes = [(5, 7), (9, 3)] if name in ONLY_MATRICES else SHAPES
 
     def make(params: list[Any], backend: str) -> Optimizer:
         optimizer = in_two_groups(name, 0)(params, backend)
@@ -616,10 +629,10 @@ class Looking(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("where", ["on the host", "on the device", "scaled"])
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in TIMED])
 def test_no_algorithm_asks_a_tensor_for_its_value(name: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "on_gpu", lambda value: isinstance(value, Tensor) and where == "on the device")
-    params = parameters([(5, 7), (9, 3)] if name in ("SparseAdam", "Muon") else SHAPES)
+    params = parameters([(5, 7), (9, 3)] if name in {"SparseAdam"} | ONLY_MATRICES else SHAPES)
     optimizer = in_two_groups(name, 0)(params, "triton")
     for group in optimizer.param_groups if where == "on the device" else []:
         group |= {"lr": torch.tensor(0.01, device=DEVICE), "capturable": True}
