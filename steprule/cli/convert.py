@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from enum import Enum
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
+import steprule
+from steprule.algorithms import create, names
 from steprule.checkpoint import CheckpointError, read, write_parts
+from steprule.names import nearest
 from steprule.replacing import replacing
 from steprule.saving.saved import VERSION, highest_count
 from steprule.saving.state_dict import StateDict
@@ -42,8 +46,8 @@ def convert(
             "their names."
         ),
     ],
-    names: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Names of the parameters in order, one in each line.")
+    names_file: Annotated[
+        Path | None, typer.Option("--names", metavar="FILE", help="Names of the parameters in order, one in each line.")
     ] = None,
     algorithm: Annotated[
         str | None, typer.Option(metavar="CLASS", help="The optimizer's class, where the file does not say it.")
@@ -61,7 +65,7 @@ def convert(
         content = _content(file)
         left = [] if whole else [part for part in ("model", "extra", "random") if content[part]]
         content |= dict.fromkeys(left)
-        state = _named(content["optimizer"], names)
+        state = _named(content["optimizer"], names_file)
         if to is Form.checkpoint:
             write_parts(
                 target, {**content, "optimizer": _described(state, file, algorithm), "extra": content["extra"] or {}}
@@ -115,10 +119,10 @@ def _named(state: StateDict, path: Path | None) -> StateDict:
     """The state with names from a file."""
     if path is None:
         return state
-    names = iter(path.read_text().splitlines())
-    groups = [{**group, "param_names": list(islice(names, len(group["params"])))} for group in state["param_groups"]]
+    lines = iter(path.read_text().splitlines())
+    groups = [{**group, "param_names": list(islice(lines, len(group["params"])))} for group in state["param_groups"]]
     short = any(len(group["param_names"]) < len(group["params"]) for group in groups)
-    if short or next(names, None) is not None:
+    if short or next(lines, None) is not None:
         wanted = sum(len(group["params"]) for group in groups)
         raise ValueError(f"{path} must have {wanted} names, one for each parameter")
     return {**state, "param_groups": groups}
@@ -128,10 +132,28 @@ def _algorithm(file: StateFile, given: str | None) -> str:
     known = file.saved.algorithm
     if given is not None and known not in (None, given):
         raise ValueError(f"{file.path} is of {known}, not of {given}")
+    if given is not None and known is None:
+        _refuse_other(file, given)
     found = known or given or file.guessed
     if found is None:
         raise ValueError(f"{file.path} does not say of which optimizer it is; say it with --algorithm")
     return found
+
+
+def _refuse_other(file: StateFile, given: str) -> None:
+    """Refuse a class that there is not, or whose state this can't be.
+
+    Raises:
+        ValueError: saying the nearest, or what the file holds.
+    """
+    if given not in names():
+        near = nearest(given, names()) or f"; there are {', '.join(names())}"
+        raise ValueError(f"steprule has no algorithm {given!r}{near}")
+    trial = create(given, [torch.empty(1, 1, requires_grad=True)])
+    others = {key for name in names() for key in inspect.signature(getattr(steprule, name)).parameters}
+    saved = {key for group in file.saved.groups for key in group} - {"params"}
+    if strange := sorted((saved & others) - trial.defaults.keys()):
+        raise ValueError(f"{file.path} is not of {given}, which has no {', '.join(strange)}")
 
 
 def _described(state: StateDict, file: StateFile, algorithm: str | None) -> StateDict:

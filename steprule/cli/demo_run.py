@@ -111,6 +111,9 @@ def resumed_run(checkpoint: Path, given: Mapping[str, Any], device: torch.device
         saved = getattr(settings, name)
         if given.get(name, saved) != saved:
             fail(f"{checkpoint} is of a run with --{name} {saved}; resume it with that, or without --{name}")
+    done = len(history.right)
+    if given.get("epochs", done) < done:
+        fail(f"{checkpoint} is of a run after {done} epochs; resume it with --epochs {done} or more")
     run = new_run(replace(settings, epochs=given.get("epochs", settings.epochs)), device)
     run.history = history
     try:

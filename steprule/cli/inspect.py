@@ -127,22 +127,53 @@ def _bytes(n: float) -> str:
     return f"{n:.0f} {units[0]}" if units[0] == "bytes" or n >= 100 else f"{n:.1f} {units[0]}"
 
 
-def _print_table(columns: Mapping[str, Sequence[str]], names: str, notes: Sequence[str]) -> None:
+LEAST = 36
+"""Columns that names get, if they need them, before other columns stand below each other."""
+
+
+def _room(columns: Mapping[str, Sequence[str]], names: str) -> int:
+    """What the other columns leave to the one of names."""
+    taken = [
+        max(len(line) for cell in (title, *cells) for line in cell.split("\n"))
+        for title, cells in columns.items()
+        if title != names
+    ]
+    return console.width - sum(taken) - 2 * len(columns) - 2
+
+
+def _stacked(columns: Mapping[str, Sequence[str]], title: str, which: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Some columns as one, in which their names and values stand below each other."""
+    found = [name for name in columns if name in which]
+    rows = zip(*(columns[name] for name in found), strict=True)
+    cells = ["\n".join(f"{name} {cell}" for name, cell in zip(found, row, strict=True) if cell) for row in rows]
+    kept = {name: own for name, own in columns.items() if name not in found}
+    return {**kept, title: cells} if found else kept
+
+
+def _print_table(
+    columns: Mapping[str, Sequence[str]],
+    names: str,
+    notes: Sequence[str],
+    stacked: tuple[str, Sequence[str]] | None = None,
+) -> None:
     """A table of columns; the one of names takes the room that is left, and breaks where names have dots.
 
-    Its cells may have several lines.
+    Its cells may have several lines. Where names would get too little room, columns that say something of some rows
+    only, or of hyperparameters, stand below each other in one.
     """
     columns = {
         title: ["\n".join(map(printable, cell.split("\n"))) for cell in cells] for title, cells in columns.items()
     }
+    wanted = min(max((len(line) for cell in columns[names] for line in cell.split("\n")), default=0), LEAST)
+    if stacked is not None and _room(columns, names) < wanted:
+        columns = _stacked(columns, stacked[0], stacked[1])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    others = {title: max(map(len, [title, *cells])) for title, cells in columns.items() if title != names}
-    room = console.width - sum(others.values()) - 2 * len(columns) - 2
+    left, room = (names, *(stacked[:1] if stacked else ())), max(_room(columns, names), 20)
     for title in columns:
-        table.add_column(Text(printable(title)), justify="left" if title == names else "right", overflow="fold")
+        table.add_column(Text(printable(title)), justify="left" if title in left else "right", overflow="fold")
     for row in zip(*columns.values(), strict=True):
         named = zip(columns, row, strict=True)
-        table.add_row(*(Text(_broken(cell, max(room, 20)) if title == names else cell) for title, cell in named))
+        table.add_row(*(Text(_broken(cell, room) if title == names else cell) for title, cell in named))
     console.print(table)
     for note in notes:
         say(note)
@@ -180,7 +211,7 @@ def _groups(file: StateFile, groups: Sequence[dict[str, Any]]) -> None:
     notes = [f"{'in all groups: ' if len(groups) > 1 else ''}{common}"]
     followed = [(path, plain) for group in groups for path, plain in group["schedules"].items()]
     notes += dict.fromkeys(f"* {path} follows {_schedule(plain)}" for path, plain in followed)
-    _print_table(columns, "names", notes)
+    _print_table(columns, "names", notes, ("hyperparameters", list(differing)))
 
 
 def _shown(group: dict[str, Any], key: str) -> str:
@@ -215,7 +246,7 @@ def _parameters(rows: Sequence[ParameterRow]) -> None:
             caption += [f"all in {title} {only}" if title == "group" else f"all at step {only}"] if only else []
     caption += [f"no {title}" for title in ("NaN", "Inf") if not any(columns[title])]
     kept = {title: cells for title, cells in columns.items() if title == "parameter" or any(cells)}
-    _print_table(kept, "parameter", ["; ".join(caption)])
+    _print_table(kept, "parameter", ["; ".join(caption)], ("state", list(slots)))
 
 
 def _dimensions(shape: Sequence[int]) -> str:

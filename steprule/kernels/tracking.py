@@ -62,7 +62,10 @@ def total_norm(plan: Plan | None) -> torch.Tensor:
     """
     found = plan.tracked("total_norm") if plan is not None else []
     if not found:
-        raise RuntimeError("grad_norm is computed where clip_norm is set, in a step; neither is so yet")
+        raise RuntimeError(
+            "grad_norm is computed where clip_norm is set, in a step; neither is so yet. clip_norm=float('inf') clips "
+            "nothing and computes it; track('grad_norm') computes the norm of each parameter's gradient"
+        )
     _, squares = found[0]
     return root(squares[0])
 

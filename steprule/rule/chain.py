@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from .expression import Expression, RuleError, as_expression
+from .expression import Expression, Level, RuleError, as_expression
 from .functions import where
 from .modifier import Modifier, Scoped, Wrapped
 
@@ -97,6 +98,25 @@ def checked(m: Modifier, method: str, value: Any) -> Expression:
     raise RuleError(f"{type(m).__name__}.{method} returns {value!r:.40}; it must return an expression")
 
 
+def refuse_signature(update: Update, name: str) -> None:
+    """Refuse a rule that can't be called as rules are.
+
+    Raises:
+        RuleError: saying how it is called.
+    """
+    try:
+        signature = inspect.signature(update)
+    except (TypeError, ValueError):  # of a callable that does not say
+        return
+    try:
+        signature.bind(*range(4))
+    except TypeError as error:
+        raise RuleError(
+            f"{name}.update{signature} is called with p, g, s and h, beside self: {error}; write "
+            "def update(self, p, g, s, h), and let hyperparameters be read as h.name"
+        ) from None
+
+
 class Innermost(Wrapped):
     """The rule itself, with what modifiers make of its step and of its decay."""
 
@@ -116,11 +136,15 @@ class Innermost(Wrapped):
         return plus(u, product(minus(ONE, keep), p) if lost is None else lost)
 
     def new(self, p: Any, g: Any) -> Expression:
+        refuse_signature(self.update, self.name)
         new = self.update(p, g, self.s, self.h)
-        if isinstance(new, Expression):
+        if isinstance(new, Expression) and new.level not in (Level.SCALAR, Level.REDUCED):
             return new
+        what = f"{new!r:.40}"
+        if isinstance(new, Expression):
+            what = f"({what}), one number for the whole parameter"
         raise RuleError(
-            f"{self.name}.update returns {new!r:.40}; it must return the parameter's new value (return p - h.lr * g)"
+            f"{self.name}.update returns {what}; it must return the parameter's new value (return p - h.lr * g)"
         )
 
     def parts(self, p: Any, g: Any) -> tuple[Expression, Expression, Expression | None]:

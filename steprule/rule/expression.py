@@ -93,6 +93,13 @@ NOT_LEFT = COMPARISONS | {"pow"}
 CONDITIONS = COMPARISONS | {"and", "or", "not", "isnan", "is_new"}
 
 
+NO_ELEMENTS = (
+    "where(condition, a, b) for some elements, sum(x, dim=-1) and the like for rows and columns, matrix(function, x) "
+    "for whole matrices; a tuple among the hyperparameters is unpacked (beta1, beta2 = h.betas)"
+)
+"""What to do in place of taking an element of an array."""
+
+
 class Expression:
     """A value of an update rule, known by how it is computed.
 
@@ -218,6 +225,58 @@ class Expression:
 
     def _not_a_number(self, called: str, instead: str) -> NoReturn:
         raise RuleError(f"{called} does not apply to ({self}), a symbol of an update rule; use {instead}")
+
+    def __matmul__(self, other: Any) -> NoReturn:
+        self._not_a_number("@", "matrix(function, x), whose function gets whole matrices, or sum(a * b) for a product")
+
+    __rmatmul__ = __matmul__
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        self._not_a_number("[...]", NO_ELEMENTS)
+
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        self._not_a_number("[...] =", NO_ELEMENTS)
+
+    def __contains__(self, item: Any) -> NoReturn:
+        self._not_a_number("in", "where(condition, a, b)")
+
+    def __floordiv__(self, other: Any) -> NoReturn:
+        self._not_a_number("//", "floor(a / b)")
+
+    __rfloordiv__ = __floordiv__
+
+    def __divmod__(self, other: Any) -> NoReturn:
+        self._not_a_number("divmod()", "floor(a / b) and a % b")
+
+    __rdivmod__ = __divmod__
+
+    def __xor__(self, other: Any) -> NoReturn:
+        self._not_a_number("^", "** for a power, != for one of two conditions")
+
+    __rxor__ = __xor__
+
+    def __lshift__(self, other: Any) -> NoReturn:
+        self._not_a_number("<< or >>", "* or / with a power of two")
+
+    __rlshift__ = __rshift__ = __rrshift__ = __lshift__
+
+    def __round__(self, digits: Any = None) -> NoReturn:
+        self._not_a_number("the built-in round()", "round(x) from steprule.rule")
+
+    def __trunc__(self) -> NoReturn:
+        self._not_a_number("math.trunc()", "floor(x) from steprule.rule")
+
+    def __floor__(self) -> NoReturn:
+        self._not_a_number("math.floor()", "floor(x) from steprule.rule")
+
+    def __ceil__(self) -> NoReturn:
+        self._not_a_number("math.ceil()", "ceil(x) from steprule.rule")
+
+    def __complex__(self) -> NoReturn:
+        self._not_a_number("complex()", "the parameter as it is: a complex one is computed as its real view")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._not_a_number("a call", "* for a product")
 
     def __float__(self) -> float:
         self._not_a_number("float() or a function of math", "the function of that name from steprule.rule")

@@ -227,6 +227,7 @@ def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
     if options.strict and any(result):
         raise ValueError(f"the saved state does not fit this {here.algorithm}:\n{result}")
     frozen, said = _frozen(saved, here, options, places)
+    said += _unread(saved, here.algorithm, fits)
     return Loading(state, merged.groups, step, result, merged.schedules, merged.replaced, frozen, said, saved.weights)
 
 
@@ -320,6 +321,21 @@ def _refuse_other_slots(saved: Saved, algorithm: str, slots: Slots) -> None:
     if saved.algorithm is None and found and wanted and not found & wanted:
         kept, keeps = (", ".join(map(repr, sorted(names))) for names in (found, wanted))
         raise ValueError(f"the saved state is not of {algorithm}: it has {kept}, and {algorithm} keeps {keeps}")
+
+
+def _unread(saved: Saved, algorithm: str, fits: Sequence[Fit | None]) -> list[str]:
+    """What to say of state that loads, as it does into torch's optimizers, and that nothing reads."""
+    known = [fit for fit in fits if fit is not None and fit.slots is not None]
+    if saved.algorithm is not None or not known:
+        return []
+    unread = {name for fit in known for name in fit.saved.entry.keys() - (fit.slots or {}).keys()} - {"step"}
+    if not unread:
+        return []
+    kept = ", ".join(map(repr, sorted(unread)))
+    return [
+        f"the saved state has {kept}, which {algorithm} with these hyperparameters never reads: it is kept, and the "
+        "updates begin as if it were not there. Load it into the algorithm that it is of to go on with it"
+    ]
 
 
 def _refuse_reordered(matched: Matched, places: Sequence[int | None], saved: Saved, algorithm: str) -> None:

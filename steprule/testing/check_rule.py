@@ -67,16 +67,24 @@ def check_rule(
         return kind(params, **options, **more)
 
     failed: list[str] = []
+    refused: dict[str, list[str]] = {}
     for dtype in dtypes:
         for shape in shapes:
             for where, start in layouts(shape, dtype, device):
-                failed += compiled_and_not(make, start, f"{where} of {dtype}")
+                failed += compiled_and_not(make, start, f"{where} of {dtype}", refused)
             failed += zeros(make, parameter(shape, dtype, device, 0), f"{shape} of {dtype}")
         starts = [parameter(shape, dtype, device, seed) for seed, shape in enumerate(shapes)]
         failed += together(make, starts, f"of {dtype}")
+    failed = [*(refusal(whose, reason) for reason, whose in refused.items()), *failed]
     if failed:
         name = getattr(kind, "__name__", str(kind))
         raise AssertionError("\n".join([f"{name}: {len(failed)} check{'s' * (len(failed) > 1)} failed", *failed]))
+
+
+def refusal(whose: Sequence[str], reason: str) -> str:
+    """One line for all parameters that are refused for one reason."""
+    rest = f" and {len(whose) - 3} others are" if len(whose) > 3 else " are" if len(whose) > 1 else " is"
+    return f"{', '.join(whose[:3])}{rest} refused: {reason}"
 
 
 def parameter(shape: Shape, dtype: torch.dtype, device: torch.device | str, seed: int) -> Tensor:
@@ -131,15 +139,18 @@ def taken(make: Callable[..., Optimizer], start: Tensor, **more: Any) -> tuple[l
     return arrays(optimizer, params), ""
 
 
-def compiled_and_not(make: Callable[..., Optimizer], start: Tensor, called: str) -> Iterator[str]:
-    """Compiled code against torch operations."""
+def compiled_and_not(
+    make: Callable[..., Optimizer], start: Tensor, called: str, refused_by: dict[str, list[str]]
+) -> Iterator[str]:
+    """Compiled code against torch operations; what both refuse is noted by reason."""
     ours, refused = taken(make, start)
     reference, refused_there = taken(make, start, backend="eager")
     if refused or refused_there:
         if refused and refused_there:
-            yield f"{called} is refused: {refused}"
+            refused_by.setdefault(refused, []).append(called)
         else:
-            yield f"{called} is refused by {'compiled code' if refused else 'torch operations'} alone: {refused}"
+            by = "compiled code" if refused else "torch operations"
+            yield f"{called} is refused by {by} alone: {refused or refused_there}"
         return
     if len(ours) != len(reference):
         yield f"{called}: compiled code and torch operations keep another state"

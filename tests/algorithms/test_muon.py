@@ -183,6 +183,14 @@ def test_a_model_is_sorted(tied: bool) -> None:
     assert "use_muon" in shown
 
 
+def test_what_was_guessed_is_shown_and_a_model_without_a_hidden_matrix_is_said() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    assert str(steprule.Muon(model)).splitlines()[-1] == "guessed: 1.weight for the last layer"
+    with pytest.warns(UserWarning, match=r"no hidden matrix in Linear \(guessed: weight for the last layer\): AdamW"):
+        steprule.Muon(model[0])
+    steprule.Muon(model[0], overrides={"weight": dict(use_muon=True)})
+
+
 def test_each_side_steps_as_its_algorithm_would_alone() -> None:
     model = Transformer(tied=False)
     rest, hidden = copy.deepcopy(model), copy.deepcopy(model)
@@ -232,7 +240,8 @@ def test_groups_of_tensors_may_be_adamws_too() -> None:
 def test_convolutions_are_matrices_when_asked_for() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3), nn.Flatten(), nn.Linear(12, 5))
-    assert sorted_names(steprule.Muon(model)) == []
+    with pytest.warns(UserWarning, match="no hidden matrix"):
+        assert sorted_names(steprule.Muon(model)) == []
     optimizer = steprule.Muon(model, lr=0.1, convolutions=True, weight_decay=0.0)
     assert sorted_names(optimizer) == ["0.weight", "1.weight"]
     for memory_format in (torch.contiguous_format, torch.channels_last):

@@ -292,11 +292,15 @@ def test_more_steps_and_more_settings_go_on_from_what_is_there(
     assert sorted(map(str, losses(tasks / "parts"))) == sorted(map(str, losses(tasks / "whole")))
 
 
-def test_a_new_comparison_forgets_the_old_one(tasks: Path) -> None:
+def test_a_new_comparison_forgets_the_old_one_when_it_is_told_to(tasks: Path) -> None:
     (tasks / "out").mkdir()
     (tasks / "out" / "run-9.txt").write_text("precious")
     compare(tasks / "out", SGD, ADAM, *OWN)
-    compare(tasks / "out", ADAM, *OWN, "--seed", "5")
+    before = {path.name: path.read_bytes() for path in (tasks / "out").iterdir()}
+    assert_refused(compare(tasks / "out", ADAM, *OWN, "--seed", "5"), "holds a comparison", "--resume", "--overwrite")
+    assert_refused(compare(tasks / "out", "--resume", "--overwrite"), "give one of them")
+    assert {path.name: path.read_bytes() for path in (tasks / "out").iterdir()} == before
+    compare(tasks / "out", ADAM, *OWN, "--seed", "5", "--overwrite")
     assert sorted(path.name for path in (tasks / "out").iterdir()) == [
         *("compare.json", "compare.png", "run-1.safetensors", "run-9.txt")
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,6 +259,13 @@ def test_more_epochs_on_resuming_are_the_longer_run(tmp_path: Path, uninterrupte
     assert demo(tmp_path, "--epochs", "3", "--resume").exit_code == 0
 
     assert_same_end(tmp_path, uninterrupted)
+
+
+def test_a_run_does_not_go_back(tmp_path: Path, uninterrupted: Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    before = content(tmp_path / "run")
+    assert_refused(demo(tmp_path / "run", "--resume", "--epochs", "2"), "after 3 epochs", "--epochs 3 or more")
+    assert content(tmp_path / "run") == before
 
 
 def test_a_new_run_is_what_resume_means_from_its_start(

@@ -335,6 +335,11 @@ class TestConvert:
         assert "--algorithm" in output_of("convert", tmp_path / "bare", tmp_path / "x", "--to", "checkpoint", status=2)
         output_of("convert", tmp_path / "bare", tmp_path / "x", "--to", "checkpoint", "--algorithm", "AdamW")
         assert parsed(tmp_path / "x")["algorithm"] == "AdamW"
+        other = ("convert", files["torch"], tmp_path / "y", "--to", "checkpoint", "--algorithm")
+        assert "did you mean 'AdamW'" in output_of(*other, "AdmW", status=2)
+        assert "has no algorithm 'Nothing'; there are" in output_of(*other, "Nothing", status=2)
+        assert "is not of SGD, which has no amsgrad, betas" in output_of(*other, "SGD", status=2)
+        assert not (tmp_path / "y").exists()
         command = ("convert", files["ours"], tmp_path / "y", "--to", "checkpoint", "--algorithm", "SGD")
         assert "is of AdamW, not of SGD" in output_of(*command, status=2)
 

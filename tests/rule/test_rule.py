@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -271,10 +272,43 @@ def test_each_function_that_torch_has_too_is_named(name: str) -> None:
     assert f"torch.{name} is not of the language of update rules; use steprule.rule.{name}" in message
 
 
-@pytest.mark.parametrize("operator", ["//", "@", "<<", "^"])
-def test_other_operators_are_type_errors(operator: str) -> None:
-    with pytest.raises(TypeError, match="unsupported operand"):
-        traced(lambda p, g, s, h: eval(f"p {operator} g"))
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        *((f"p {o} g", f"{o} does not apply to") for o in ("//", "@")),
+        *((f"2 {o} g", f"{o} does not apply to") for o in ("//", "@")),
+        ("p << g", "<< or >> does not apply to"),
+        ("p ^ g", r"\^ does not apply to"),
+        ("g[0]", r"\[...\] does not apply to \(g\).*sum\(x, dim=-1\).*matrix\(function, x\)"),
+        ("g.__setitem__(0, p)", "does not apply to"),
+        ("g in [p]", "can't decide by `if`"),
+        ("0 in g", "in does not apply to"),
+        ("g(2)", "a call does not apply to"),
+        ("round(g)", r"use round\(x\) from steprule.rule"),
+        ("divmod(p, g)", r"use floor\(a / b\) and a % b"),
+        ("math.floor(g)", "use floor"),
+        ("math.ceil(g)", "use ceil"),
+        ("math.trunc(g)", "use floor"),
+        ("complex(g)", "does not apply to"),
+    ],
+)
+def test_other_operators_say_what_to_write(expression: str, message: str) -> None:
+    names = {"math": math, "round": builtins.round}
+    with pytest.raises(RuleError, match=message):
+        traced(lambda p, g, s, h: eval(expression, names, {"p": p, "g": g}))
+
+
+def test_a_rule_with_other_arguments_says_how_it_is_called() -> None:
+    for rule in (lambda p, g: p, lambda p, g, s, h, x: p):
+        with pytest.raises(RuleError, match=r"called with p, g, s and h, beside self: .*def update\(self, p, g, s, h"):
+            traced(rule)
+    traced(lambda p, g, *others: p - g)
+
+
+@pytest.mark.parametrize("rule", [lambda h, g: h.lr, lambda h, g: norm(g), lambda h, g: mean(g) * h.lr])
+def test_one_number_is_not_the_value_of_a_parameter(rule: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(RuleError, match=r"returns \(.*\), one number for the whole parameter"):
+        traced(lambda p, g, s, h: rule(h, g))
 
 
 def test_a_remainder_has_the_sign_of_the_divisor_as_in_python() -> None:

@@ -433,6 +433,19 @@ def test_another_algorithm_is_refused_with_both_names() -> None:
         load(of_torch("Adam", model.named_parameters()), optimizer.state_dict(), slots=slots)
 
 
+def test_state_of_torch_that_nothing_reads_is_said() -> None:
+    """As in torch it loads: which algorithm it is of stands nowhere."""
+    model = network()
+    torchs = torch.optim.AdamW(model.parameters())
+    train(model, torchs, images(1))
+    optimizer = steprule.SGD(model.parameters())
+    with pytest.warns(UserWarning, match="'exp_avg', 'exp_avg_sq', which SGD with these hyperparameters never reads"):
+        optimizer.load_state_dict(torchs.state_dict())
+    with pytest.raises(ValueError, match="is not of SGD"):
+        steprule.SGD(model.parameters(), momentum=0.9).load_state_dict(torchs.state_dict(), hyperparameters="current")
+    steprule.AdamW(model.parameters()).load_state_dict(torchs.state_dict())
+
+
 def test_a_version_of_the_future_is_refused() -> None:
     model = network()
     optimizer = of_torch("Adam", model.named_parameters())

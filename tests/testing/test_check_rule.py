@@ -47,6 +47,16 @@ def test_a_division_by_zero() -> None:
     ]
 
 
+def test_what_is_refused_for_one_reason_is_one_line() -> None:
+    class Product(Plain):
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return p - g @ g
+
+    [line] = failures(Product)
+    assert line.startswith("(7,) of torch.float32, (3, 5) of torch.float32, (3, 5) transposed in memory")
+    assert " and 5 others are refused: RuleError: @ does not apply to (g)" in line
+
+
 def test_code_that_differs_by_backend() -> None:
     class Differs(Plain):
         def __init__(self, params: Any, lr: float = 0.1, backend: str = "auto") -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from steprule.algorithms.adaptive.adamw import AdamW
 from steprule.algorithms.arguments import Choice, Number, Params, Range, should_be
 from steprule.algorithms.moments import adam_step, mean_of
-from steprule.grouping.selectors import dimensions, outer_weights
+from steprule.grouping.selectors import NamedParameter, Selector, dimensions, entries, outer_weights
 from steprule.optimizer import Optimizer
 from steprule.rule import lerp, matrix, maximum, size, sqrt
 
@@ -128,6 +129,13 @@ class Muon(Optimizer):
         elif isinstance(params, (list, tuple)):
             params = [self._of_side(item) if isinstance(item, dict) else item for item in params]
         super().__init__(params, defaults, overrides=chosen, **options)
+        if isinstance(params, nn.Module) and not said and not any(group["use_muon"] for group in self.param_groups):
+            guessed = "".join(f" ({words})" for words in self._guesses)
+            warnings.warn(
+                f"Muon found no hidden matrix in {type(params).__name__}{guessed}: AdamW trains all of it, with the "
+                "rate in adamw=, and nothing follows lr; overrides={...: dict(use_muon=True)} names one",
+                stacklevel=2,
+            )
 
     def _of_side(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Hyperparameters that say who a parameter belongs to, with the numbers that go with it."""
@@ -167,13 +175,14 @@ class Muon(Optimizer):
         return decayed - h.lr * ratio * o
 
 
-def others(model: nn.Module, convolutions: bool) -> Callable[[str, torch.Tensor, Any], bool] | None:
+def others(model: nn.Module, convolutions: bool) -> Selector | None:
     """Selects those of a model's parameters that are not for Muon; None where there are none."""
-    outer, _ = outer_weights(model)
+    outer, guessed = outer_weights(model)
 
-    def rest(name: str, parameter: torch.Tensor, module: Any) -> bool:
-        ndim = dimensions(name, parameter)
+    def rest(entry: NamedParameter) -> bool:
+        ndim = dimensions(entry.name, entry.parameter)
         is_matrix = ndim == 2 or (convolutions and ndim > 2)
-        return not is_matrix or id(parameter) in outer
+        return not is_matrix or id(entry.parameter) in outer
 
-    return rest if any(rest(name, p, None) for name, p in model.named_parameters()) else None
+    found = any(map(rest, entries(model)))
+    return Selector("what is no hidden matrix", rest, guess=lambda _: guessed) if found else None

@@ -70,6 +70,7 @@ def compare(
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder of checkpoints, figures and picture.")] = Path("compare-output"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the output folder holds.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where the folder holds one.")] = False,
 ) -> None:
     """Train one task with several optimizers or settings, and compare their losses.
 
@@ -78,6 +79,12 @@ def compare(
     texts = list(settings or ())
     if len(set(texts)) < len(texts):
         fail("a setting is given twice")
+    if resume and overwrite:
+        fail("--resume goes on with what is there, and --overwrite begins anew: give one of them")
+    if not (resume or overwrite) and (output / "compare.json").exists():
+        fail(
+            f"{output} holds a comparison: --resume goes on with it, --overwrite begins anew, or name another --output"
+        )
     known = earlier(output) if resume else None
     if known is None:
         comparison = Comparison(task_name, seed, steps, texts or list(USUAL))
