@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import zlib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import chain, repeat, zip_longest
 from typing import Any
 
@@ -74,6 +74,9 @@ class Launch:
         """What was computed between the passes of a step under way."""
         self.counted = counted
         self.count_in(self.adopt_counters(groups))
+        self.alike: Sequence[int] | None = None
+        self.firsts = [e.group for e in entries]
+        """For each entry, the first of the groups that are known to have the same numbers as its own."""
         self.rows = self.classify(self.new)
         self.updated = [i for i, u in enumerate(program.updates) if u is not None]
         written = FIRST_SLOT + len(program.slots)
@@ -184,9 +187,30 @@ class Launch:
         shapes = [e.shape for e in self.entries] if self.program.uses_size else repeat(())
         columns: Any = self.numbers.tolist()
         steps, *slots = columns if self.program.uses_step else [repeat(0.0), *columns]
-        members: dict[Any, list[int]] = {}
-        groups = [e.group for e in self.entries]
-        for i, key in enumerate(zip(groups, steps, new, shapes, *slots, strict=False)):
+        return self.rows_of(zip(self.firsts, steps, new, shapes, *slots, strict=False))
+
+    def share_numbers(self, alike: Sequence[int]) -> None:
+        """Let groups that have the same numbers share rows.
+
+        Args:
+            alike: for each group, the first of those that have its numbers.
+        """
+        self.alike = alike
+        firsts = [alike[e.group] for e in self.entries]
+        if firsts == self.firsts or self.asynchronous:  # whose tables on the device have a line for each row
+            return
+        self.firsts = firsts
+        known: list[tuple[Any, ...]] = [()] * len(self.entries)
+        for row in self.rows:
+            for i in row.members:
+                known[i] = (firsts[i], row.step, row.is_new, row.shape, *row.slots)
+        self.rows = self.rows_of(known)
+        self.sort_rows()
+
+    def rows_of(self, keys: Iterable[tuple[Any, ...]]) -> list[SharedNumbers]:
+        """Tensors that share their numbers, each told by its group, step, newness, shape and slots."""
+        members: dict[tuple[Any, ...], list[int]] = {}
+        for i, key in enumerate(keys):
             members.setdefault(key, []).append(i)
         dtype = self.params[0].dtype
         return [
@@ -374,10 +398,13 @@ class Launch:
 
     def advance(self, groups: Sequence[Group]) -> None:
         """Compute this step's scalars on the host."""
-        count, host = len(self.program.scalars), self.program.host
+        count, host, stored = len(self.program.scalars), self.program.host, self.stored
         for row in self.rows:
-            values = host(groups[row.group], row.step + 1.0, row.is_new, row.slots, row.size, self.stored)
+            values = host(groups[row.group], row.step + 1.0, row.is_new, row.slots, row.size, stored)
             row.scalars, row.updates = values[:count], values[count:]
+
+    def sort_rows(self) -> None:
+        """Other tensors share their numbers than before; where a kernel lays these out by rows, it does so anew."""
 
     def stored(self, value: float) -> float:
         """A number as the table of counters holds it."""
@@ -388,7 +415,7 @@ class Launch:
         if self.counted:
             if self.program.uses_step:
                 self.numbers[0] += 1.0
-            for row in self.rows:
+            for row in self.rows if self.updated else ():
                 self.store_updates(row)
             self.expected = self.numbers.tobytes()
         if not self.program.uses_step:

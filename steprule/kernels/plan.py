@@ -7,6 +7,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from steprule.rule.functions import input_key
 from steprule.rule.program import Program
 
+from .answers import Answers
 from .between_passes import between
 from .common import Common
-from .entry import asked_of
 from .gradients import leave_unscaled
 from .launch import Launch
 from .part import Exchanger
@@ -54,8 +55,8 @@ class Plan:
         self.launches = launches
         self.params = [p for group in groups for p in group["params"]]
         self.lengths = [len(group["params"]) for group in groups]
-        self.asked = [asked_of(group) for group in groups]
         self.programs = programs
+        self.answers = Answers(groups, programs)
         self.exchange = exchange
         served = {id(p) for launch in launches for p in launch.owners}
         self.updated = [p for launch in launches for p in launch.owners]
@@ -146,17 +147,13 @@ class Plan:
 
     def fits(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:
         """Whether parameters and answers are those that the plan was made for."""
-        params = [p for group in groups for p in group["params"]]
-        if [len(group["params"]) for group in groups] != self.lengths:
+        members = [group["params"] for group in groups]
+        if list(map(len, members)) != self.lengths:
             return False
-        if not all(map(operator.is_, params, self.params)):
+        if not all(map(operator.is_, chain.from_iterable(members), self.params)):
             return False
-        for programs, asked, group in zip(self.programs, self.asked, groups, strict=True):
-            if asked != asked_of(group):
-                return False
-            for program in programs:
-                if not program.serves(group):
-                    return False
+        if not self.answers.hold(groups):
+            return False
         for p in self.idle:
             if p.grad is not None:
                 return False
@@ -209,7 +206,10 @@ class Plan:
             launch.inputs, launch.given = inputs, launch.grads
             if launch.program.inputs or launch.program.given:
                 launch.take_given()
+        alike = self.answers.alike
         for launch in self.launches:
+            if alike is not launch.alike:
+                launch.share_numbers(alike)
             launch.advance(groups)
         if self.valueless:
             self.common.begin(self.params, state)

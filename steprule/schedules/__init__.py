@@ -26,6 +26,7 @@ from .shapes import (
     warmup,
     warmup_stable_decay,
 )
+from .timetable import Timetable
 from .tracker import Plateau
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Plateau",
     "Schedule",
     "Scheduled",
+    "Timetable",
     "arithmetic",
     "constant",
     "cosine",

@@ -10,7 +10,6 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from steprule.kernels.plan import Plan
-from steprule.schedules import write
 
 from .planning import Asked
 from .skipping import says_so
@@ -35,7 +34,7 @@ def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> 
     if not isinstance(found_inf, torch.Tensor):
         found_inf = None  # a plain 0, of a scaler that has found no gradient
     if optimizer._scheduled:
-        write(groups, optimizer.steps_taken)
+        optimizer._planner.timetable.write(groups, optimizer.steps_taken)
     asked, planner = asked_now(optimizer, scale is not None), optimizer._planner
     planner.begin()
     try:

@@ -10,8 +10,6 @@ import torch
 from torch._compile import _disable_dynamo as not_compiled
 from torch.optim import optimizer as torch_optimizer
 
-from steprule.schedules import write
-
 from .skipping import loss_of, skips
 from .two_points import go_back
 
@@ -74,7 +72,7 @@ def counted(step: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         before, left_out, outermost = self._steps, self._skipped, not self._inside_step
         if self._scheduled:
-            write(self.param_groups, before)
+            self._planner.timetable.write(self.param_groups, before)
         self._inside_step = True
         try:
             out = step(self, *args, **kwargs)

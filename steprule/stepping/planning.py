@@ -26,6 +26,7 @@ from steprule.rule.modifier import Modifier
 from steprule.rule.program import Program
 from steprule.rule.slot import Slot
 from steprule.rule.trace import Rule, trace
+from steprule.schedules import Timetable
 
 from .options import NOT_HYPER, check_capturable, check_fused
 
@@ -83,6 +84,7 @@ class Planner:
     """Keeps what was traced and found out from step to step: Programs, entries, and the plan of the last step."""
 
     def __init__(self) -> None:
+        self.timetable = Timetable()
         self.plan: Plan | None = None
         self.asked: Asked | None = None
         """What the plan was made for."""
@@ -124,6 +126,7 @@ class Planner:
     def outdated(self) -> None:
         """The plan no longer fits; one that broke off is kept, for it must not be forgotten."""
         self.settle()
+        self.timetable = Timetable()
         if self.plan is not None and not self.plan.torn:
             self.plan = None
         self.recent.clear()

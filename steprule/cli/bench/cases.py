@@ -22,8 +22,10 @@ from .contenders import (
     algorithms,
     clipped,
     copied,
+    in_groups,
     in_place,
     parameters,
+    stepping,
     torch_peers,
     traffic,
     works,
@@ -286,6 +288,19 @@ def every_algorithm() -> list[Case]:
     return found
 
 
+def many_groups() -> list[Case]:
+    """Each tensor in a group of its own, beside all in one."""
+    peers = {
+        "one group": stepping(steprule.AdamW),
+        "fused": stepping(in_groups(partial(torch.optim.AdamW, fused=True))),
+    }
+    scheduled = partial(steprule.AdamW, lr=1e-3 * steprule.schedules.cosine(10**9))
+    return [
+        Steps("adamw-groups", "465", in_groups(steprule.AdamW), peers, [Target("one group", 1.5)]),
+        Steps("adamw-schedules", "465", in_groups(scheduled), peers, [Target("one group", 2.0)]),
+    ]
+
+
 def cases() -> list[Case]:
     """Every case."""
     adamw, sgd = torch_peers(torch.optim.AdamW), torch_peers(torch.optim.SGD)
@@ -309,6 +324,7 @@ def cases() -> list[Case]:
         ),
         Steps("lion-rule", "gpt2", Lion, {}, [Target(MEMORY, 1.1)]),
         FirstStep("lion-rule", Lion),
+        *many_groups(),
         Sizes("adamw", steprule.AdamW),
         *every_algorithm(),
     ]

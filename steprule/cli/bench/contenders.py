@@ -26,8 +26,10 @@ __all__ = [
     "algorithms",
     "clipped",
     "copied",
+    "in_groups",
     "in_place",
     "parameters",
+    "stepping",
     "torch_peers",
     "traffic",
     "works",
@@ -109,6 +111,16 @@ def in_a_bucket(params: list[Tensor]) -> list[Tensor]:
     for p, gradient in zip(found, gradients, strict=True):
         p.grad = gradient
     return found
+
+
+def in_groups(make: Callable[[Any], Any]) -> Callable[[list[Tensor]], Any]:
+    """An optimizer that has each parameter in a group of its own."""
+    return lambda params: make([{"params": [p]} for p in params])
+
+
+def stepping(make: Callable[[list[Tensor]], Any]) -> Make:
+    """The step of an optimizer that a function makes."""
+    return lambda params: make(params).step
 
 
 def torch_peers(kind: type[torch.optim.Optimizer], **options: Any) -> dict[str, Make]:

@@ -100,6 +100,7 @@ def against(target: Target) -> str:
         "fastest": "torch's fastest",
         "10M": "itself at 10M",
         "seconds": "seconds",
+        "one group": "itself in one group",
     }
     return special.get(target.against, f"torch {target.against}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -81,8 +83,11 @@ class LLVMLaunch(Launch):
 
     def sort_rows(self) -> None:
         """Note which tensors share their numbers, none of which are in the table yet."""
-        self.written: list[tuple[float, ...]] = [()] * len(self.rows)
-        self.every = [slice(None) if len(self.rows) == 1 else np.asarray(row.members) for row in self.rows]
+        self.written: tuple[float, ...] | None = None
+        """What the table holds where all tensors share their numbers."""
+        self.row_of = np.zeros(len(self.entries), np.intp)
+        for k, row in enumerate(self.rows):
+            self.row_of[row.members] = k
 
     def take_up(self, groups: Sequence[Group]) -> bool:
         if not super().take_up(groups):
@@ -134,10 +139,13 @@ class LLVMLaunch(Launch):
 
     def advance(self, groups: Any) -> None:
         super().advance(groups)
-        for k, row in enumerate(self.rows):
-            if row.scalars != self.written[k]:
-                self.scalars[self.every[k]] = row.scalars
-                self.written[k] = row.scalars
+        rows = self.rows
+        if len(rows) > 1:
+            shape = len(rows), len(self.program.scalars)
+            numbers = np.fromiter(chain.from_iterable([row.scalars for row in rows]), np.float64, math.prod(shape))
+            self.scalars[:] = numbers.reshape(shape)[self.row_of]
+        elif rows[0].scalars != self.written:
+            self.scalars[:] = self.written = rows[0].scalars
         for k, name in enumerate(self.program.inputs):
             if name not in OF_ITS_OWN:
                 self.table[k] = float(self.inputs[name])
