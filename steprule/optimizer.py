@@ -57,6 +57,9 @@ class Optimizer(torch.optim.Optimizer):
             :class:`steprule.schedules.Schedule`: it is evaluated at each step with the number of steps taken.
         overrides: selector -> hyperparameters of the parameters it means, see :mod:`steprule.grouping.selectors`.
         modifiers (list): what goes around the rule, in the order in which it acts, see :mod:`steprule.modifiers`.
+        state_dtype (str or mapping, optional): how state like the parameters is held: ``"float32"``, ``"bfloat16"``,
+            or a mapping from slots to these, see ``docs/low_bits.md``; None holds it as the parameter is, but running
+            means of squares of float16 parameters in float32.
         maximize (bool): go up along the gradient instead of down.
         l1 (float): L1 penalty: ``l1 * sign(p)`` is added to the gradient.
         clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it; None

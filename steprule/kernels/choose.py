@@ -165,6 +165,12 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
     for tensor, what in ((p, "parameter"), (g, "gradient of parameter")):
         if found := fault(tensor, tensor is p):
             raise RuntimeError(f"the {what} {entry.name} {found}; replace it with a tensor that has memory of its own")
+    for slot in program.slots:
+        if slot.format not in (None, "float32") and p.is_complex():
+            raise RuntimeError(
+                f"state_dtype={slot.format!r} can't hold {slot.name} of parameter {entry.name}, which is {p.dtype}; "
+                "give its group state_dtype=None"
+            )
     if entry.part is not None and group.get("differentiable"):
         raise RuntimeError(
             f"differentiable=True: autograd can't follow the step over parameter {entry.name}, {entry.part.where}, of "

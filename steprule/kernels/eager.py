@@ -14,7 +14,7 @@ from steprule.rule.program import GRAD, OF_ITS_OWN, PARAM, WORDS, Operation, Pha
 from .entry import Entry, Group
 from .launch import Launch
 from .layout import dense, real
-from .operations import MIXED, apply, integer
+from .operations import MIXED, apply, integer, rounded_at_random
 from .shared_numbers import SharedNumbers
 from .slots import computed_in, first_number
 
@@ -118,7 +118,7 @@ class EagerLaunch(Launch):
     def run_tensor(self, phase: Phase, i: int) -> None:
         tensors = self.operands(i)
         values = self.compute(phase, i, [real(t) for t in tensors], lambda: places(real(tensors[PARAM])))
-        for operand, value in [(o, own(phase, values, v)) for o, v in phase.stores]:
+        for operand, value in [(o, own(phase, values, v, tensors[o].dtype)) for o, v in phase.stores]:
             self.store(tensors[operand], operand, i, value)
 
     def run_rows(self, phase: Phase, i: int) -> None:
@@ -132,7 +132,8 @@ class EagerLaunch(Launch):
             if operand == GRAD:
                 continue  # the plan unscales it
             target = real(tensors[operand])
-            target[index] = torch.as_tensor(values[value], dtype=target.dtype, device=target.device)
+            rounded = own(phase, values, value, target.dtype)
+            target[index] = torch.as_tensor(rounded, dtype=target.dtype, device=target.device)
 
     def compute(
         self, phase: Phase, i: int, operands: list[torch.Tensor], where: Callable[[], torch.Tensor]
@@ -172,6 +173,8 @@ class EagerLaunch(Launch):
             return self.table[o.detail][i]
         if o.op == "constant":
             return o.detail
+        if o.op == "noisy":
+            return args[0]
         if o.op == "stored":
             held = torch.as_tensor(args[0], dtype=dtype, device=operands[PARAM].device)
             return held.to(operands[o.detail].dtype).to(dtype)
@@ -229,10 +232,13 @@ class EagerLaunch(Launch):
         return None
 
 
-def own(phase: Phase, values: Sequence[Any], number: int) -> Any:
-    """A value of a phase in memory of its own: it may be an operand that the phase is about to replace."""
-    value = values[number]
-    operand = phase.operations[number].op in ("read", "where") and isinstance(value, torch.Tensor)
+def own(phase: Phase, values: Sequence[Any], number: int, dtype: torch.dtype) -> Any:
+    """A value of a phase as it will be stored, in memory of its own: it may be an operand that the phase is about to
+    replace."""
+    value, o = values[number], phase.operations[number]
+    if o.op == "noisy":
+        return rounded_at_random(value, values[o.args[1]], dtype)
+    operand = o.op in ("read", "where") and isinstance(value, torch.Tensor)
     return value.clone() if operand else value
 
 

@@ -32,6 +32,8 @@ def paragraph(launch: Launch, source: bool, several: bool) -> str:
         f"    {'torch operations, tensor by tensor' if launch.backend == 'eager' else compiled}",
         f"    {first_names(names)}",
     ]
+    if held := other_formats(launch):
+        lines.append(f"    {held}")
     name, modifiers = launch.program.name, launch.program.modifiers
     if modifiers:
         lines.insert(1, f"    {name}, modified by {', '.join(modifiers)}, in this order")
@@ -41,6 +43,16 @@ def paragraph(launch: Launch, source: bool, several: bool) -> str:
         code = launch.source
         lines += ["", str(launch.program), *(["", code] if code else []), ""]
     return "\n".join(lines)
+
+
+def other_formats(launch: Launch) -> str:
+    """What is held in another dtype than the parameters, in words; of slots whose dtype the rule does not say."""
+    found: dict[str, list[str]] = {}
+    for slot, tensors in zip(launch.program.slots, launch.slots, strict=True):
+        dtype = tensors[0].dtype
+        if dtype != launch.params[0].dtype and slot.dtype is None:
+            found.setdefault(str(dtype).removeprefix("torch."), []).append(slot.name)
+    return "; ".join(f"{', '.join(names)} in {dtype}" for dtype, names in found.items())
 
 
 def first_names(names: Sequence[str], limit: int = 6) -> str:

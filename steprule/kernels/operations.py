@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from steprule.rule.host import OPERATIONS as HOST
 
-__all__ = ["MIXED", "apply", "root"]
+__all__ = ["MIXED", "apply", "integer", "root", "rounded_at_random"]
 
 
 class _WideRoot(torch.autograd.Function):
@@ -151,3 +152,19 @@ def integer(op: str, detail: Any, args: Sequence[Any], where: Callable[[], torch
     else:
         whole = args[0] + args[1] if op == "iadd" else args[0] ^ args[1]
     return whole & LOW
+
+
+def rounded_at_random(value: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers rounded up or down, by as many random bits as are left out: on average they stay what they are.
+
+    Args:
+        value: the numbers.
+        bits: 32 random bits for each, held in int64.
+        dtype: what they are rounded to; all but bfloat16 take them as they are.
+    """
+    if dtype != torch.bfloat16:
+        return value.clone()
+    held = value.to(torch.float32).view(torch.int32).to(torch.int64) & LOW
+    carried = (held + (bits & 0xFFFF)) & 0xFFFF0000
+    signed = torch.where(carried > 0x7FFFFFFF, carried - 2**32, carried).to(torch.int32)
+    return torch.where(value.isnan(), math.nan, signed.view(torch.float32)).to(dtype)

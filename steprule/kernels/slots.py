@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from steprule.rule.slot import Slot
+from steprule.storage import FORMATS
 
 from .entry import Entry, Group, State
 from .layout import dense, like, materialized
 from .memory import fault
 
-__all__ = ["computed_in", "first_number", "fresh", "kept_in", "lacks", "scalar_dtype", "slot_tensor"]
+__all__ = ["asked_dtype", "computed_in", "first_number", "fresh", "kept_in", "lacks", "scalar_dtype", "slot_tensor"]
 
 
 def scalar_dtype() -> torch.dtype:
@@ -26,8 +27,22 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
+def asked_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype | None:
+    """What a slot must be kept in, whatever stands in the state: as the group asks, or as float16 would lose it."""
+    if slot.kind != "array":
+        return None
+    if slot.format is not None:
+        dtype: torch.dtype = getattr(torch, FORMATS[slot.format].dtype)
+        return torch.complex64 if param.is_complex() else dtype
+    # the square of a gradient below 2.4e-4 is none of float16's numbers
+    return torch.float32 if slot.positive and slot.dtype is None and param.dtype == torch.float16 else None
+
+
 def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
     """What a new slot of a parameter is kept in: complex for a complex one, for kernels work on real views of both."""
+    asked = asked_dtype(slot, param)
+    if asked is not None:
+        return asked
     plain = computed_in(param.dtype) if slot.kind == "table" else param.dtype
     dtype: torch.dtype = getattr(torch, slot.dtype) if slot.dtype else plain
     if param.is_complex() and not dtype.is_complex:
@@ -37,8 +52,8 @@ def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
 
 def kept_in(slot: Slot, entry: Entry) -> torch.dtype:
     """The dtype of a parameter's slot, be it there already or still to be made."""
-    value = entry.state.get(slot.name)
-    return value.dtype if isinstance(value, torch.Tensor) else slot_dtype(slot, entry.param)
+    value, asked = entry.state.get(slot.name), asked_dtype(slot, entry.param)
+    return value.dtype if isinstance(value, torch.Tensor) and asked is None else slot_dtype(slot, entry.param)
 
 
 def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
@@ -108,6 +123,9 @@ def slot_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
             "delete it to start anew"
         )
     value = materialized(value)
+    asked = asked_dtype(slot, p)
+    if asked is not None and value.dtype != asked:
+        value = value.to(asked)
     if slot.kind == "array" and p.layout == torch.strided and dense(p):
         value = like(value, p)
     return value

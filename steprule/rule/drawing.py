@@ -41,16 +41,37 @@ def bits() -> Expression:
     if asking.draw is None:
         raise RuleError("random numbers are drawn only while a rule is traced")
     seed, step, draw = asking.draw()
-    key = Expression("input", detail="key", level=Level.REDUCED)
-    a = mixed(on_bits("iadd", mixed(on_bits("iadd", word(seed), word(draw * GOLDEN % 2**32))), word(key)))
-    a = mixed(on_bits("iadd", a, word(step)))
+    a = of_step(seed, step, draw * GOLDEN % 2**32)
     b = mixed(on_bits("iadd", a, word(GOLDEN)))
-    origin = Expression("input", detail="origin", level=Level.REDUCED)
-    places = word(origin), word(origin, "high")
-    low, high = (Expression("index", places, half, Level.ARRAY) for half in ("low", "high"))
-    x = mixed(on_bits("iadd", low, a))
-    x = on_bits("ixor", x, on_bits("imul", high, detail=GOLDEN))
+    x = mixed(on_bits("iadd", place("low"), a))
+    x = on_bits("ixor", x, on_bits("imul", place("high"), detail=GOLDEN))
     return mixed(on_bits("iadd", x, b))
+
+
+def rounding_bits(tag: int) -> Expression:
+    """32 random bits for each element by which a value is rounded: those of :func:`bits` at half the price, for
+    elements whose places differ by 2**32 have the same.
+
+    Args:
+        tag: what tells these from others of the rule, below 2**32.
+    """
+    if asking.draw is None:
+        raise RuleError("random numbers are drawn only while a rule is traced")
+    seed, step, _ = asking.draw()
+    return mixed(on_bits("iadd", place("low"), of_step(seed, step, tag)))
+
+
+def of_step(seed: Any, step: Any, tag: Any) -> Expression:
+    """32 bits that a parameter has in a step."""
+    key = Expression("input", detail="key", level=Level.REDUCED)
+    a = mixed(on_bits("iadd", mixed(on_bits("iadd", word(seed), word(tag))), word(key)))
+    return mixed(on_bits("iadd", a, word(step)))
+
+
+def place(half: str) -> Expression:
+    """Half of the number of the place at which each element stands in the whole of its parameter."""
+    origin = Expression("input", detail="origin", level=Level.REDUCED)
+    return Expression("index", (word(origin), word(origin, "high")), half, Level.ARRAY)
 
 
 def word(number: Any, half: str = "low") -> Expression:

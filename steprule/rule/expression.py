@@ -500,7 +500,7 @@ def one_text(expression: Expression, shown: Mapping[int, str], names: Callable[[
     if op == "hyper":
         key, *index = expression.detail
         return str(key) + "".join(f"[{i}]" for i in index)
-    if op == "shared":
+    if op in ("shared", "noisy"):
         return shown[id(args[0])]
     if op == "drawn":
         return f"random({32 - expression.detail} bits)"

@@ -18,7 +18,7 @@ __all__ = ["show"]
 def show(program: Program) -> str:
     """A Program as readable mathematics: first what the host computes, then each pass over memory."""
     known: dict[int, str] = {}
-    answers = [str(g) for g in program.guards if g.answer is not NUMBER and g.answer != ()]
+    answers = [str(g) for g in program.guards if g.answer is not NUMBER and g.answer not in ((), None)]
     lines = [program.name + (f"  [{', '.join(answers)}]" if answers else "")]
     for index, expression in enumerate(program.scalars):
         if expression.args:
@@ -31,12 +31,14 @@ def show(program: Program) -> str:
     numbers = itertools.count()
 
     def operands(e: Expression) -> tuple[Expression, ...]:
+        if e.op == "noisy":  # by which bits it is rounded is nothing to read
+            return e.args[:1]
         return () if id(e) in known or e.op == "drawn" else e.args
 
     uses = Counter(map(id, (*roots, *(a for e in ordered(roots, operands) for a in operands(e)))))
 
     def define(root: Expression, phase: str) -> str:
-        for e in ordered(root.args if root.op != "drawn" else (), operands):
+        for e in ordered({"drawn": (), "noisy": root.args[:1]}.get(root.op, root.args), operands):
             lengths[id(e)] = 1 if id(e) in known else written_length(e, lengths)
             if e.args and id(e) not in known and (uses[id(e)] > 1 or lengths[id(e)] > LONG):
                 shown = text(e, lambda x: known.get(id(x)))

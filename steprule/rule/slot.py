@@ -51,6 +51,12 @@ class Slot:
     """Of a table: the largest extent of a block of the parameter's matrix, or the hyperparameter that says it."""
     most: int | str | None = None
     """Of a square table: how many rows it may have, or the hyperparameter that says it; of more it is the diagonal."""
+    positive: bool = False
+    """Whether it holds no negative number, ever."""
+    exact: str | None = None
+    """Why it must not be held in fewer bits, in words; None where it may be."""
+    format: str | None = None
+    """The format of :mod:`steprule.storage` that the group asks for."""
 
     @property
     def level(self) -> Level:
@@ -131,15 +137,18 @@ LEVELS = {"array": Level.ARRAY, "row": Level.ROW, "column": Level.COLUMN, "chann
 LEVELS |= {"table": Level.TABLE, "scalar": Level.SCALAR}
 
 
-def array(initial: float | str = 0.0, dtype: Any = None) -> Slot:
+def array(initial: float | str = 0.0, dtype: Any = None, *, positive: bool = False, exact: str | None = None) -> Slot:
     """A slot like the parameter.
 
     Args:
         initial: its first value: a number, the name of the hyperparameter that holds it, or ``"parameter"`` for a
             copy of the parameter.
         dtype: its dtype, such as ``"bfloat16"`` or ``torch.bfloat16``; None means the parameter's.
+        positive: it never holds a negative number. What the rule writes says so by itself where it is a running mean
+            of squares; ``state_dtype`` then spends no bit on a sign.
+        exact: why ``state_dtype`` must not hold it in fewer bits, in words that end a sentence; None where it may.
     """
-    return Slot("array", initial, float_name(dtype))
+    return Slot("array", initial, float_name(dtype), positive=positive, exact=exact)
 
 
 def row(initial: float | str = 0.0, dtype: Any = None) -> Slot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Container, Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -93,6 +94,13 @@ class Hyper:
         self._guards.setdefault(id(expression), Guard(expression, (), answer))
         return answer
 
+    def _value(self, expression: Expression) -> float:
+        """The present value of a hyperparameter, which nothing is made to depend on; NaN for one on a GPU."""
+        value: Any = self._values
+        for key in expression.detail:
+            value = value[key]
+        return math.nan if getattr(value, "is_cuda", False) else number(value)
+
 
 class State:
     """The slots of a parameter, as a rule sees them: reading or writing ``s.name`` makes one."""
@@ -107,6 +115,8 @@ class State:
     """What is reduced for a person to read, by name."""
     _left: dict[int, Expression]
     """What a step leaves in operands that are no slots, by operand."""
+    _held: dict[str, tuple[bool, str | None]]
+    """Of arrays, whether they are never negative, and the format that the group asks for."""
 
     def __init__(self, declared: Mapping[str, Slot], reduced: Container[str] = ()) -> None:
         self.__dict__["_declared"] = declared
@@ -116,6 +126,7 @@ class State:
         self.__dict__["_measured"] = {}
         self.__dict__["_asked"] = set()
         self.__dict__["_left"] = {}
+        self.__dict__["_held"] = {}
         self.__dict__["_step"] = Expression("step")
         self.__dict__["_is_new"] = Expression("is_new")
 
@@ -183,7 +194,8 @@ class State:
             slot = self._declared.get(name, Slot(KIND.get(found, "array")))  # type: ignore[arg-type]
             if written is not None:
                 self._refuse_misfit(name, slot, written)
-            slots[name] = replace(slot, name=name)
+            positive, held = self._held.get(name, (slot.positive, None))
+            slots[name] = replace(slot, name=name, positive=positive, format=held)
         return slots
 
     def _least_levels(self) -> dict[str, Level]:

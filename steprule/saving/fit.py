@@ -17,11 +17,13 @@ from . import lbfgs_state
 from .lbfgs_state import is_of_lbfgs
 from .saved import Parameter, Shape, as_number, described, form
 
-__all__ = ["Fit", "Fresh", "Kind", "LoadResult", "Misshapen", "Placed", "Slots", "WholeFit", "kinds"]
+__all__ = ["Fit", "Fresh", "Held", "Kind", "LoadResult", "Misshapen", "Placed", "Slots", "WholeFit", "kinds"]
 
 Kind: TypeAlias = Literal["array", "scalar", "other"]
 Slots: TypeAlias = Mapping[str, Slot]
 Fresh: TypeAlias = Callable[[Slot, torch.Tensor, Mapping[str, Any]], torch.Tensor]
+
+Held: TypeAlias = Callable[[Slot, torch.Tensor], torch.dtype | None]
 
 Placed: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Slot | None, torch.dtype], torch.Tensor | None]
 
@@ -90,6 +92,7 @@ class WholeFit:
         numbers: how many numbers all parameters hold together.
         fresh: the value that a slot begins with, for the rows that a resized one gains; zeros where None.
         given: whether a saved tensor may be taken as it is; none where None.
+        held: the dtype in which a slot of a parameter must be held, whatever was saved; None where it need not.
         placed: of a saved tensor, the parameter, its slot and a dtype, a copy that is spread over processes as the
             parameter is; None where it need not be.
     """
@@ -98,6 +101,7 @@ class WholeFit:
     numbers: int
     fresh: Fresh | None
     given: Callable[[torch.Tensor], bool] | None
+    held: Held = lambda _, __: None
     placed: Placed | None = None
 
 
@@ -234,9 +238,9 @@ class Fit:
         return torch.tensor(as_number(value), dtype=_number_dtype(name, value), device=device)
 
     def _new_array(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        target, dtype, param = self._target(name), self._dtype(value), self.param
+        target, param, slot = self._target(name), self.param, (self.slots or {}).get(name)
+        dtype = (self.common.held(slot, param) if slot else None) or self._dtype(value)
         with torch.no_grad():
-            slot = (self.slots or {}).get(name)
             spread = None if self.common.placed is None else self.common.placed(value, param, slot, dtype)
             if spread is not None:
                 return spread

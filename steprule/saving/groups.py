@@ -20,6 +20,7 @@ Group: TypeAlias = dict[str, Any]
 Hyperparameters: TypeAlias = Literal["saved", "current"]
 
 _CAST = ("algorithm", "modifiers")  # which decide what the state is
+_HELD = ("state_dtype",)  # how state is held is for whoever loads it to say
 _SWITCHES = ("foreach", "fused")  # of torch, which are True, False or None
 _NO_NUMBERS = (*_SWITCHES, "params", "param_names", "schedules")
 
@@ -106,6 +107,8 @@ def merge(
         for key in _CAST:
             _refuse_other(key, group, values.pop(key, None), i)
         for key, value in values.items():
+            if key in _HELD and key in group:
+                continue
             now = group.get(key)
             optional = key in _SWITCHES or (checked and not isinstance(now, bool))
             now = False if key in _SWITCHES and now is None else now
@@ -140,7 +143,9 @@ def _agreed(groups: Sequence[Group]) -> tuple[Group, dict[str, list[Any]]]:
     """The values that all groups have, and the values by key where they differ."""
     keys = dict.fromkeys(key for group in groups for key in group if key not in ("params", "param_names"))
     found = {key: [group.get(key, _ABSENT) for group in groups] for key in keys}
-    differing = {key: values for key, values in found.items() if not all(_same(values[0], v) for v in values[1:])}
+    differing = {
+        k: values for k, values in found.items() if k not in _HELD and not all(_same(values[0], v) for v in values[1:])
+    }
     return {key: values[0] for key, values in found.items() if key not in differing}, differing
 
 

@@ -17,7 +17,7 @@ import torch
 from steprule.names import Rename
 from steprule.schedules import Schedule, Scheduled, plateaus
 
-from .fit import Fit, Fresh, LoadResult, Placed, Slots, WholeFit, kinds
+from .fit import Fit, Fresh, Held, LoadResult, Placed, Slots, WholeFit, kinds
 from .groups import Group, Hyperparameters, merge, params_of, refuse_choice
 from .lbfgs_state import is_of_lbfgs
 from .places import names_of, places_of, resized_names
@@ -43,6 +43,7 @@ class Receiver:
         slots: the slots that a parameter of a group has, where the optimizer knows them.
         fresh: the value with which a slot of a parameter in a group begins; zeros where left out.
         frozen: whether a parameter was frozen on purpose.
+        held: the dtypes in which slots must be held, see :class:`steprule.saving.fit.WholeFit`.
         placed: how saved tensors are spread over processes, see :class:`steprule.saving.fit.WholeFit`.
     """
 
@@ -54,6 +55,7 @@ class Receiver:
     slots: Callable[[Group, torch.Tensor], Slots] | None = None
     fresh: Fresh | None = None
     frozen: Callable[[torch.Tensor], bool] = lambda _: False
+    held: Held = lambda _, __: None
     placed: Placed | None = None
 
 
@@ -166,6 +168,7 @@ def prepare(
     slots: Callable[[Group, torch.Tensor], Slots] | None = None,
     fresh: Fresh | None = None,
     frozen: Callable[[torch.Tensor], bool] = lambda _: False,
+    held: Held = lambda _, __: None,
     placed: Placed | None = None,
     **options: Any,
 ) -> Loading:
@@ -176,7 +179,7 @@ def prepare(
     Args:
         optimizer: the optimizer.
         saved: a dictionary of :func:`steprule.saving.state_dict.pack` or of any ``torch.optim.Optimizer``.
-        step, check, slots, fresh, frozen, placed: see :class:`Receiver`.
+        step, check, slots, fresh, frozen, held, placed: see :class:`Receiver`.
         **options: see :class:`Options`.
 
     Raises:
@@ -187,7 +190,7 @@ def prepare(
     chosen = Options(**options)
     refuse_choice(chosen.hyperparameters)
     given, name = _hooked(optimizer, saved), type(optimizer).__name__
-    here = Receiver(name, optimizer.param_groups, optimizer.state, step, check, slots, fresh, frozen, placed)
+    here = Receiver(name, optimizer.param_groups, optimizer.state, step, check, slots, fresh, frozen, held, placed)
     try:
         return fit(read(given), here, chosen)
     except RecursionError as error:
@@ -302,7 +305,7 @@ def _fits(
     matched = [(p, saved.parameters[at].entry) for p, at in zip(params, places, strict=True) if at is not None]
     _refuse_reordered(matched, places, saved, here.algorithm)
     numbers = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
-    common = WholeFit(kinds(matched, together), numbers, here.fresh, options.given, here.placed)
+    common = WholeFit(kinds(matched, together), numbers, here.fresh, options.given, here.held, here.placed)
     peers = _slot_sets(saved)
 
     def one(i: int, label: str, of: Parameter) -> Fit:

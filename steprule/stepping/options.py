@@ -14,6 +14,7 @@ from steprule.grouping.hyperparameters import Choice, Declared, Range, check
 from steprule.kernels.choose import BACKENDS
 from steprule.kernels.entry import Entry
 from steprule.names import nearest
+from steprule.storage import check_state_dtype
 
 __all__ = [
     "NOT_HYPER",
@@ -35,6 +36,7 @@ OPTIONS: dict[str, Any] = {
     "seed": 0,
     "backend": "auto",
     "modifiers": (),
+    "state_dtype": None,
     "foreach": None,
     "fused": None,
     "capturable": False,
@@ -177,10 +179,29 @@ def check_options(h: Mapping[str, Any], own: Container[str]) -> None:
     check({name: declared for name, declared in RANGES.items() if name not in own}, h)
     if "seed" not in own and (isinstance(h["seed"], bool) or h["seed"] != int(h["seed"])):
         raise ValueError(f"Invalid seed: {h['seed']!r}; it is a whole number")
+    check_state_dtype(h["state_dtype"])
+    refuse_with_fewer_bits(h)
     if h["fused"] and h["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     if h["fused"] and h["differentiable"]:
         raise RuntimeError("`fused` does not support `differentiable`")
+
+
+def refuse_with_fewer_bits(h: Mapping[str, Any]) -> None:
+    """Refuse to hold state otherwise than the rule says where nothing would.
+
+    Raises:
+        ValueError: naming what does not go together.
+    """
+    asked = h["state_dtype"]
+    names = set(asked.values()) if isinstance(asked, Mapping) else {asked}
+    for name in sorted(names - {None}):
+        if h["differentiable"]:
+            raise ValueError(
+                f"state_dtype={name!r}: autograd can't follow how numbers are rounded to it; differentiable=True"
+            )
+        if h["capturable"] and name != "float32":
+            raise ValueError(f"state_dtype={name!r} with capturable=True: its random numbers are counted on the host")
 
 
 def check_capturable(entry: Entry) -> None:

@@ -22,11 +22,13 @@ from steprule.kernels.entry import NO_GRAD, Entry
 from steprule.kernels.plan import Plan, PlanInTurns
 from steprule.kernels.tracking import parts
 from steprule.rule import links
+from steprule.rule.holding import Hold
 from steprule.rule.modifier import Modifier
 from steprule.rule.program import Program
 from steprule.rule.slot import Slot
 from steprule.rule.trace import Rule, trace
 from steprule.schedules import Timetable
+from steprule.storage import FORMATS, formats_of
 
 from .options import NOT_HYPER, check_capturable, check_fused
 
@@ -306,7 +308,11 @@ def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[
         *algorithm.modifiers,
         *([links.TakenOver(own)] if own else []),
         *([links.MeasureUpdate(after)] if after else []),
+        Hold(formats_of, NOISY, algorithm.name),
     ]
+
+
+NOISY = frozenset(name for name, found in FORMATS.items() if found.noisy)
 
 
 def entry_of(param: torch.Tensor, state: dict[str, Any] | None = None) -> Entry:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steprule.distributed.placing import placed
-from steprule.kernels.slots import fresh
+from steprule.kernels.slots import asked_dtype, fresh
 from steprule.rule.slot import Slot
 from steprule.saving.joined import joined
 from steprule.saving.loading import Loading, prepare, restoring
@@ -61,7 +61,8 @@ def plan_load(optimizer: Optimizer, saved: Any, **options: Any) -> Loading:
         return planner.slots_of(roles.algorithm(group, optimizer), group, p)
 
     known: dict[str, Any] = dict(check=check, slots=slots if optimizer._has_rule else None, frozen=members.frozen)
-    return prepare(optimizer, saved, step=optimizer.steps_taken, fresh=fresh, placed=placed, **known, **options)
+    known |= dict(fresh=fresh, held=asked_dtype, placed=placed)
+    return prepare(optimizer, saved, step=optimizer.steps_taken, **known, **options)
 
 
 def install(optimizer: Optimizer, plan: Loading) -> None:

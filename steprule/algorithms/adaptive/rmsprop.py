@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.algorithms.arguments import PENALTY, Number, Params, usually
@@ -78,6 +79,14 @@ class RMSprop(Optimizer):
         defaults = dict(lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay)
         options |= dict(capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable)
         super().__init__(params, defaults, **options)
+
+    def validate(self, h: Mapping[str, Any]) -> None:
+        super().validate(h)
+        if h["centered"] and h["state_dtype"] not in (None, "float32"):
+            raise ValueError(
+                f"state_dtype={h['state_dtype']!r} can't hold the state of RMSprop with centered=True: its variance is "
+                "a difference of two nearly equal slots"
+            )
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         g = penalized(g, p, h)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from steprule.algorithms.arguments import PENALTY, Number, Params, Range, usually
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
-from steprule.rule import isnan, maximum, power, scalar, where
+from steprule.rule import array, isnan, maximum, power, scalar, where
 
 __all__ = ["ASGD"]
 
@@ -53,7 +53,11 @@ class ASGD(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    slots: ClassVar = {"eta": scalar("lr"), "mu": scalar(1.0)}
+    slots: ClassVar = {
+        "eta": scalar("lr"),
+        "mu": scalar(1.0),
+        "ax": array(exact="it is an average of the weights, which moves less and less"),
+    }
     ranges: ClassVar = usually(
         lr="1e-3 to 0.1", weight_decay=PENALTY, lambd=Range(usual="1e-4"), alpha=Range(usual="0.5 to 1"), t0=Range()
     )

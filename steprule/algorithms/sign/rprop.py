@@ -55,7 +55,11 @@ class Rprop(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    slots: ClassVar = {"step": scalar(), "step_size": array("lr")}
+    slots: ClassVar = {
+        "step": scalar(),
+        "step_size": array("lr", exact="step sizes span more than the codes of a block, and are multiplied on and on"),
+        "prev": array(exact="what is rounded to zero has lost its sign, which is all that is asked of it"),
+    }
     ranges: ClassVar = usually(
         lr="1e-4 to 0.1",
         etas=(Range(above=0, below=1, usual="0.5", message=ETAS), Range(above=1, usual="1.2", message=ETAS)),

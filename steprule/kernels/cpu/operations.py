@@ -69,8 +69,8 @@ def convert(out: Emitter, value: str, source: str, target: str) -> str:
     return out.let(f"{cast} {source} {value} to {target}")
 
 
-def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: bool) -> None:
-    """Round to nearest even and store.
+def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: bool, noise: str | None = None) -> None:
+    """Round to nearest even, or by random bits, and store.
 
     ``tame`` says that no NaN has low bits that rounding could carry into the sign. So it is when every operand is
     bfloat16: their NaNs have low bits of zero, which arithmetic hands on, and those that the machine makes have too.
@@ -78,15 +78,18 @@ def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: 
     if stored != "bfloat":
         out.do(f"store {stored} {convert(out, value, kind, stored)}, ptr {pointer}, align 1")
         return
-    out.do(f"store i16 {short(out, value, kind, tame)}, ptr {pointer}, align 1")
+    out.do(f"store i16 {short(out, value, kind, tame, noise)}, ptr {pointer}, align 1")
 
 
-def short(out: Emitter, value: str, kind: str, tame: bool) -> str:
-    """The bits of a bfloat16."""
+def short(out: Emitter, value: str, kind: str, tame: bool, noise: str | None = None) -> str:
+    """The bits of a bfloat16; with random bits, the lower half of those carries into the upper half of the value's."""
     value = convert(out, value, kind, "float")
     bits = out.let(f"bitcast float {value} to i32")
-    odd = out.let(f"and i32 {out.let(f'lshr i32 {bits}, 16')}, 1")
-    rounded = out.let(f"add i32 {out.let(f'add i32 {bits}, 32767')}, {odd}")
+    if noise is not None:
+        rounded = out.let(f"add i32 {bits}, {out.let(f'and i32 {noise}, 65535')}")
+    else:
+        odd = out.let(f"and i32 {out.let(f'lshr i32 {bits}, 16')}, 1")
+        rounded = out.let(f"add i32 {out.let(f'add i32 {bits}, 32767')}, {odd}")
     if not tame:
         isnan = out.let(f"fcmp uno float {value}, 0.0")
         rounded = out.let(f"select i1 {isnan}, i32 2143289344, i32 {rounded}")

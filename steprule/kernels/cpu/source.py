@@ -48,7 +48,9 @@ class Elements:
             if program.sums[index].level is Level.COLUMN:
                 self.add_to_column(index, program.sums[index].kind, value)
         for operand, value in self.phase.stores:
-            store(self.body, self.number(value), self.place(operand), operands[operand], kind, tame)
+            o = self.phase.operations[value]
+            noise = self.values[o.args[1]][0] if o.op == "noisy" else None
+            store(self.body, self.number(value), self.place(operand), operands[operand], kind, tame, noise)
 
     @property
     def declared(self) -> set[str]:
@@ -241,6 +243,8 @@ def array_operation(
     if o.op == "drawn":
         whole, _ = integer(out, "ishr", o.detail, [values[o.args[0]][0]])
         return out.let(f"uitofp i32 {whole} to {kind}"), kind
+    if o.op == "noisy":
+        return values[o.args[0]]
     if o.op == "stored":
         name, t = values[o.args[0]]
         name = name if t != "i1" else out.let(f"uitofp i1 {name} to {kind}")

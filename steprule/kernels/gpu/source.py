@@ -307,6 +307,8 @@ def element_values(
         elif o.op == "drawn":
             shifted = f"({values[o.args[0]][0]} >> tl.full((), {o.detail}, tl.uint32))"
             values[number] = text.let(f"{shifted}.to(tl.{kind})"), False
+        elif o.op == "noisy":
+            values[number] = values[o.args[0]]
         elif o.op == "stored":
             held = operands[o.detail]
             short = text.let(narrowed(text.number(values[o.args[0]], kind), kind, held))
@@ -340,9 +342,21 @@ def stores(
     lines = []
     for operand, value in phase.stores:
         persistent = operand < program.operands - program.temporaries
-        stored = narrowed(text.number(values[value], kind), kind, operands[operand])
+        number, o = text.number(values[value], kind), phase.operations[value]
+        if o.op == "noisy" and operands[operand] == "bfloat16":
+            number = carried(text, number, values[o.args[1]][0], kind)
+        stored = narrowed(number, kind, operands[operand])
         lines.append(f"tl.store(o{operand} + lanes, {stored}, mask={'kept' if persistent else 'mask'})")
     return lines
+
+
+def carried(text: Text, number: str, noise: str, kind: str) -> str:
+    """A number of which the lower half of its bits is rounded away, up or down by random bits."""
+    short = text.let(f"{number}.to(tl.float32)")
+    low, high = (f"tl.full((), {mask}, tl.uint32)" for mask in (0xFFFF, 0xFFFF0000))
+    bits = text.let(f"({short}.to(tl.uint32, bitcast=True) + ({noise} & {low})) & {high}")
+    rounded = f"tl.where({short} != {short}, {short}, {bits}.to(tl.float32, bitcast=True))"
+    return text.let(rounded if kind == "float32" else f"{rounded}.to(tl.{kind})")
 
 
 def gather_function(program: Program, index: int, kinds: Sequence[str]) -> str:

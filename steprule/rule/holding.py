@@ -1,0 +1,68 @@
+"""In what slots and the parameter are held, where a group asks for fewer bits, and how they are rounded to it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from .drawing import rounding_bits
+from .expression import Expression, Level
+from .links import Link
+from .signs import growing, never_negative
+from .slot import Slot
+
+__all__ = ["Hold", "rounded_at_random"]
+
+BEGINS_AS_PARAMETER = "it begins as the weights, and is an average or an anchor of them, which moves less than a code"
+
+
+class Hold(Link):
+    """The last link: it knows every slot, and what is written to it.
+
+    Args:
+        formats: of what the group says, the slots and the rule's name, the format of each slot that has one.
+        noisy: the formats in which a slot that is never negative is rounded at random.
+        name: what the rule is called.
+    """
+
+    def __init__(
+        self, formats: Callable[[Any, Mapping[str, Slot], str], dict[str, str]], noisy: frozenset[str], name: str
+    ) -> None:
+        super().__init__()
+        self.formats, self.noisy, self.rule = formats, noisy, name
+
+    def weights(self, p: Any, new: Any, s: Any, h: Any) -> Any:
+        slots = {name: known(slot) for name, slot in s._slots().items()}
+        positive = never_negative(slots, s._writes, h._value)
+        grown = growing(s._writes, positive)
+        for name, slot in slots.items():
+            if slot.kind == "array":
+                exact = slot.exact or grown.get(name)
+                slots[name] = replace(slot, positive=slot.positive or name in positive, exact=exact)
+        held = self.formats(h.state_dtype, slots, self.rule)
+        s._held.update({name: (slot.positive, held.get(name)) for name, slot in slots.items() if slot.kind == "array"})
+        for name, found in held.items():
+            written = s._writes.get(name)
+            if found in self.noisy and slots[name].positive and written is not None:
+                s._writes[name] = rounded_at_random(written, name)
+        return new
+
+
+def known(slot: Slot) -> Slot:
+    """A slot with what its declaration says of fewer bits."""
+    anchored = slot.kind == "array" and slot.initial == "parameter" and slot.exact is None
+    return replace(slot, exact=BEGINS_AS_PARAMETER) if anchored else slot
+
+
+def rounded_at_random(value: Expression, name: str) -> Expression:
+    """A value, and the bits by which it is rounded where it is stored in fewer bits.
+
+    Args:
+        value: what is stored.
+        name: what tells this rounding from others of the rule.
+    """
+    if value.level is not Level.ARRAY:
+        return value
+    return Expression("noisy", (value, rounding_bits(zlib.crc32(name.encode()))))
