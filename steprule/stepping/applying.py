@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from steprule.kernels.plan import Plan
 
 from .planning import Asked
-from .skipping import says_so
+from .skipping import says_so, watched
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -94,7 +94,7 @@ def asked_now(optimizer: Optimizer, scaled: bool = False) -> Asked:
     """What a step asks of every Program."""
     clipped = any([group["clip_norm"] for group in optimizer.param_groups])  # noqa: C419 (a list is faster)
     nonfinite = optimizer._nonfinite
-    awaited = nonfinite == "raise" or (nonfinite == "skip" and not optimizer._planner.flagged)
+    awaited = nonfinite == "raise" or (nonfinite == "skip" and (not optimizer._planner.flagged or watched(optimizer)))
     return scaled, clipped, optimizer._tracked, awaited
 
 

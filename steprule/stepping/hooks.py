@@ -10,7 +10,7 @@ import torch
 from torch._compile import _disable_dynamo as not_compiled
 from torch.optim import optimizer as torch_optimizer
 
-from .skipping import loss_of, skips
+from .skipping import loss_of, skips, watched
 from .two_points import go_back
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             go_back(self)
             self._skipped += 1
             return loss_of(args, kwargs)
+        left_out = self.skipped if watched(self) else None
         all_before, before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
         for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():
             result = pre_hook(self, (self, *args), kwargs)
@@ -54,6 +55,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._members.unchecked:
             self._members.check(self.param_groups, type(self).__name__)
         self._optimizer_step_code()
+        if left_out is not None and self._skipped > left_out:
+            return out
         after, all_after = self._optimizer_step_post_hooks, torch_optimizer._global_optimizer_post_hooks
         for post_hook in [*after.values(), *all_after.values()] if after or all_after else ():
             post_hook(self, (self, *args), kwargs)

@@ -12,7 +12,7 @@ from torch.optim import optimizer as torch_optimizer
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["Verdicts", "loss_of", "says_so", "skips"]
+__all__ = ["Verdicts", "loss_of", "says_so", "skips", "watched"]
 
 MANY = 64
 """Verdicts that wait to be read at most."""

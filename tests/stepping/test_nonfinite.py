@@ -12,6 +12,7 @@ import torch
 from comparing import same
 from every_algorithm import CLASSES, ONLY_MATRICES, RULES
 from tensors import coo, parameters
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import steprule
 from steprule import schedules
@@ -196,3 +197,20 @@ def test_a_step_of_ones_own_counts_no_step_that_is_left_out() -> None:
         p.grad = torch.full((1,), gradient)
         optimizer.step()
     assert (optimizer.steps_taken, optimizer.skipped, p.item()) == (1, 2, 0.0)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("backend", ["auto", "triton", "eager"])
+def test_post_hooks_do_not_run_for_a_step_that_is_left_out(backend: str, everywhere: bool) -> None:
+    params, counts = parameters(SHAPES[1]), []
+    optimizer = named("SGD", params, nonfinite="skip", backend=backend)
+    register = register_optimizer_step_post_hook if everywhere else optimizer.register_step_post_hook
+    handle = register(lambda stepped, *_: counts.append(stepped.steps_taken))
+    try:
+        for bad in (None, None, math.nan, None, math.inf, None):
+            give_ramps(params, bad)
+            optimizer.step()
+    finally:
+        handle.remove()
+    assert counts == [1, 2, 3, 4]
+    assert (optimizer.steps_taken, optimizer.skipped) == (4, 2)
