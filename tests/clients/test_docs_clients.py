@@ -24,6 +24,7 @@ def test_the_snippet_runs(section: str, tmp_path: Path, monkeypatch: pytest.Monk
         pytest.importorskip(title, reason=f"{title} is not installed: make clients installs it")
     monkeypatch.chdir(tmp_path)
     (start,), (snippet,) = blocks(FIRST), blocks(section)
+    assert len([line for line in snippet.splitlines() if line]) <= 10
     names: dict[str, Any] = {"__name__": "snippet"}
     exec(compile(start, "docs/clients.md", "exec"), names)
     before = [p.detach().clone() for p in names["model"].parameters()]
