@@ -122,6 +122,23 @@ class Entry:
             and list(map(torch.Tensor.data_ptr, (self.param, *self.slots))) == self.pointers
         )
 
+    def meet(self, grad: torch.Tensor, state: State | None) -> None:
+        """A step begins with this gradient and the state that there is; None: none, or it was deleted."""
+        if state is None and self.state:  # deleted, to start anew
+            self.uncounted = 0
+        if state is not self.state:
+            self.is_new = None
+        if state is not None or self.state:
+            self.state = {} if state is None else state
+        self.grad = grad
+
+    def count(self, updates: int) -> None:
+        """Count updates that no launch has counted: in the state, if it holds ``step``, or here."""
+        if "step" in self.state:
+            self.state["step"] = self.state["step"] + updates
+        else:
+            self.uncounted += updates
+
     def later(self, state: State, is_new: bool) -> Entry:
         """The same with another state, whose slots are not adopted yet."""
         entry = copy(self)

@@ -428,10 +428,7 @@ class Launch:
         """Count this launch's updates where its rule did not: in states that hold ``step``, or in the entries."""
         if self.done:
             for entry in self.entries:
-                if "step" in entry.state:
-                    entry.state["step"] = entry.state["step"] + self.done
-                else:
-                    entry.uncounted += self.done
+                entry.count(self.done)
             self.done = 0
 
     def store_updates(self, row: SharedNumbers) -> None:

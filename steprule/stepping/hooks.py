@@ -85,4 +85,5 @@ def counted(step: Callable[..., Any]) -> Callable[..., Any]:
             self._steps = max(self._steps, before + 1)
         return out
 
+    wrapper.own = True  # type: ignore[attr-defined]
     return wrapper

@@ -19,6 +19,7 @@ from steprule.distributed.flat import is_flat, refuse_flat
 from steprule.distributed.shares import Share, look_up, share_of
 from steprule.kernels.choose import choose, launches
 from steprule.kernels.entry import NO_GRAD, Entry
+from steprule.kernels.launch import Launch
 from steprule.kernels.plan import Plan, PlanInTurns
 from steprule.kernels.tracking import parts
 from steprule.rule import links
@@ -32,7 +33,7 @@ from steprule.storage import FORMATS, formats_of
 
 from .options import NOT_HYPER, check_capturable, check_fused
 
-__all__ = ["Algorithm", "Asked", "Planner", "called", "entry_of"]
+__all__ = ["Algorithm", "Asked", "Planner", "admit", "called", "entry_of"]
 
 Group = dict[str, Any]
 
@@ -98,6 +99,8 @@ class Planner:
         """What is here of the parameters that several processes hold."""
         self.exchange: Exchange | None = None
         """What they tell each other in a step."""
+        self.beside: list[Launch] = []
+        """What of a step in backward counts beside the plan; another list once all plans are outdated."""
         self.flagged = False
         """Whether a flag on the device leaves a step out, so that nobody has to wait for it."""
         self.agreed: set[str] = set()
@@ -132,10 +135,11 @@ class Planner:
         if self.plan is not None and not self.plan.torn:
             self.plan = None
         self.recent.clear()
+        self.beside = []
 
     def settle(self) -> None:
         """Another plan will follow: what this one has counted is told to the entries."""
-        for launch in self.plan.launches if self.plan is not None else ():
+        for launch in [*(self.plan.launches if self.plan is not None else ()), *self.beside]:
             launch.tell()
 
     def begin_at(self, step: int, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> None:
@@ -183,12 +187,7 @@ class Planner:
         known = [self.by_dimensions(a, group, asked) for a, group in zip(algorithms, groups, strict=True)]
         self.exchange = self.exchanged(known)
         for entry in entries:
-            algorithm = algorithms[entry.group]
-            algorithm.refuse(entry.owner)
-            if groups[entry.group]["capturable"]:
-                check_capturable(entry)
-            if groups[entry.group]["fused"] and algorithm.fused:
-                check_fused(entry)
+            admit(entry, algorithms[entry.group], groups[entry.group])
         if groups and not entries:
             self.program(algorithms[0], groups[0], asked, 1)  # a rule that is wrong says so without a gradient
         programs = [known[entry.group](entry.param.ndim) for entry in entries]
@@ -217,14 +216,8 @@ class Planner:
                 entry.param, entry.group, entry.name = part.param, index, called(groups[index], index, position)
             grad = entry.param.grad if part is None else part.grad
             if grad is not None:
-                entry.grad, entry.group, entry.name = grad, index, called(groups[index], index, position)
-                found = state.get(entry.owner)
-                if found is None and entry.state:  # deleted, to start anew
-                    entry.uncounted = 0
-                if found is not entry.state:
-                    entry.is_new = None
-                if found is not None or entry.state:
-                    entry.state = {} if found is None else found
+                entry.group, entry.name = index, called(groups[index], index, position)
+                entry.meet(grad, state.get(entry.owner))
                 present.append(entry)
         return present
 
@@ -313,6 +306,15 @@ def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[
 
 
 NOISY = frozenset(name for name, found in FORMATS.items() if found.noisy)
+
+
+def admit(entry: Entry, algorithm: Algorithm, group: Group) -> None:
+    """Refuse a parameter of a kind that an algorithm, or an option of its group, is not for."""
+    algorithm.refuse(entry.owner)
+    if group["capturable"]:
+        check_capturable(entry)
+    if group["fused"] and algorithm.fused:
+        check_fused(entry)
 
 
 def entry_of(param: torch.Tensor, state: dict[str, Any] | None = None) -> Entry:
