@@ -16,7 +16,7 @@ from steprule.rule.program import Program
 
 from .entry import Group, asked_of
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "AnswersOfOne"]
 
 Path = tuple[Any, ...]
 
@@ -78,6 +78,24 @@ class Answers:
     def serve(self, i: int, group: Group) -> bool:
         """Whether the Programs of a group serve it still."""
         return self.asked[i] == asked_of(group) and all(program.serves(group) for program in self.programs[i])
+
+
+class AnswersOfOne(Answers):
+    """The answers of one group to one Program, where each parameter has a plan of its own.
+
+    Args:
+        index: which of the groups it is.
+        groups: all of them.
+        program: what serves the parameter.
+    """
+
+    def __init__(self, index: int, groups: Sequence[Group], program: Program) -> None:
+        self.index, self.program, self.asked = index, program, [asked_of(groups[index])]
+        self.alike = list(range(len(groups)))
+
+    def hold(self, groups: Sequence[Group]) -> bool:
+        group = groups[self.index]
+        return self.asked[0] == asked_of(group) and self.program.serves(group)
 
 
 class Questions:

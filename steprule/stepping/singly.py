@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from steprule.kernels.answers import Answers
+from steprule.kernels.answers import Answers, AnswersOfOne
 from steprule.kernels.choose import launches, overlaps
 from steprule.kernels.cpu.llvm import LLVMLaunch
 from steprule.kernels.cpu.singly import SinglyLaunch, runs_singly
@@ -159,8 +159,13 @@ class Singles:
 
     def fits(self, place: Place, plan: Plan) -> bool:
         """Whether a parameter's own plan still fits."""
-        launch, group = plan.launches[0], self.optimizer.param_groups[place.group]
-        return not plan.torn and plan.answers.hold([group]) and self.keeps_state(launch.entries[0]) and launch.refresh()
+        launch = plan.launches[0]
+        return (
+            not plan.torn
+            and plan.answers.hold(self.optimizer.param_groups)
+            and self.keeps_state(launch.entries[0])
+            and launch.refresh()
+        )
 
     def keeps_state(self, entry: Entry) -> bool:
         found = self.optimizer.state.get(entry.owner)
@@ -189,6 +194,7 @@ class Singles:
         refuse_program(program, place.name)
         launch = launches([program], [entry], groups)[0]
         plan = Plan([launch], [{**group, "params": [place.param]}], [[program]])
+        plan.answers = AnswersOfOne(place.group, groups, launch.program)
         plan.known = []  # nobody asks it for those of the others
         self.beside[:] = [known for known in self.beside if place.plan is None or known not in place.plan.launches]
         self.beside.append(launch)
@@ -200,10 +206,10 @@ class Singles:
     def ready(self, place: Place) -> bool:
         """Whether a parameter that has a plan of its own may share a launch, and its state is as that has left it."""
         assert place.plan is not None
-        launch, group = place.plan.launches[0], self.optimizer.param_groups[place.group]
+        launch = place.plan.launches[0]
         entry = launch.entries[0]
         return (
-            place.plan.answers.hold([group])
+            place.plan.answers.hold(self.optimizer.param_groups)
             and type(launch) is LLVMLaunch
             and not (launch.sparse or entry.strange or entry.implicit or place.plan.torn)
             and runs_singly(launch.program)
