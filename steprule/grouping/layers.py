@@ -39,7 +39,8 @@ def layer_decay(
 
     Modules side by side that each hold blocks, such as a student and its teacher or the towers of two modalities, have
     each a depth of their own, the last layer of each the rate of the optimizer; modules of one class and of different
-    sizes are the stages of one network. Where the tree does not tell which of them it is, a warning says so.
+    sizes are the stages of one network. Containers side by side follow each other, but for those of the same sizes of
+    which one is frozen and another is not. Where the tree does not tell which of them it is, a warning says so.
 
     Args:
         model: the module.
@@ -106,7 +107,17 @@ def found_layers(model: nn.Module, known: Sequence[NamedParameter]) -> list[list
     while len(towers) == 1 and not any(is_stack(c, block_classes(whole)) for c in whole.children()):
         (whole,) = towers.values()
         towers = {name: child for name, child in whole.named_children() if is_tower(child)}
-    if len(towers) < 2 or are_stages(list(towers.values())):
+    if len(towers) < 2:
+        towers = alike(whole)
+        if len({any(p.requires_grad for p in tower.parameters()) for tower in towers.values()}) < 2:
+            if towers:
+                warnings.warn(
+                    f"{' and '.join(towers)} of {type(whole).__name__} are alike: they are taken to follow each other. "
+                    "If they stand side by side, order= takes a mapping of lists of layers: several depths",
+                    stacklevel=4,
+                )
+            return chained_layers(model, known)
+    if are_stages(list(towers.values())):
         return chained_layers(model, known)
     if len(set(map(type, towers.values()))) > 1:
         warnings.warn(
@@ -130,6 +141,15 @@ def found_layers(model: nn.Module, known: Sequence[NamedParameter]) -> list[list
 def until(whole: nn.Module, towers: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     """The children that stand before all towers."""
     return itertools.takewhile(lambda child: child[0] not in towers, whole.named_children())
+
+
+def alike(whole: nn.Module) -> dict[str, nn.Module]:
+    """Modules beside each other, of one class and of the same sizes, that hold blocks and are none."""
+    classes = block_classes(whole)
+    stacks = {name: child for name, child in whole.named_children() if has_stack(child, classes)}
+    found = {name: c for name, c in stacks.items() if isinstance(c, CONTAINERS) or type(c) not in classes}
+    kinds = {(type(child), tuple(p.shape for p in child.parameters())) for child in found.values()}
+    return found if len(found) > 1 and len(kinds) == 1 else {}
 
 
 def is_tower(module: nn.Module) -> bool:

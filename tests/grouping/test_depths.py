@@ -73,6 +73,30 @@ def test_two_towers_of_different_kinds_are_said_to_have_each_a_depth() -> None:
     assert found["scale.weight"] == 1.0
 
 
+def plain(depth: int = 3) -> nn.Sequential:
+    return nn.Sequential(*[nn.Linear(2, 2) for _ in range(depth)])
+
+
+@pytest.mark.parametrize("names", [("student", "teacher"), ("teacher", "student")])
+def test_plain_layers_beside_frozen_ones_of_the_same_sizes_have_a_depth_of_their_own(names: tuple[str, str]) -> None:
+    model = nn.Module()
+    for name in names:
+        setattr(model, name, plain())
+    model.head = nn.Linear(2, 1)
+    model.teacher.requires_grad_(False)
+    found = rates(model)
+    assert [found[f"{name}.{i}.weight"] for name in names for i in range(3)] == [0.25, 0.5, 1.0] * 2
+    assert found["head.weight"] == 1.0
+
+
+def test_containers_that_are_alike_follow_each_other_and_it_is_said() -> None:
+    model = nn.Module()
+    model.stem, model.one, model.two = nn.Linear(2, 2), plain(), plain()
+    with pytest.warns(UserWarning, match=r"one and two of Module are alike: they are taken to follow each other"):
+        overrides = layer_decay(model, 0.5)
+    assert len(overrides) == 6
+
+
 def test_stages_of_one_network_stay_one_depth() -> None:
     model = nn.Module()
     model.stage1, model.stage2 = Tower(1, 2), Tower(1, 4)
