@@ -10,7 +10,7 @@ from .launch import Launch
 from .layout import real
 from .slots import computed_in
 
-__all__ = ["explain"]
+__all__ = ["explain", "first_names"]
 
 
 def explain(launches: Sequence[Launch], source: bool = False) -> str:

@@ -11,8 +11,9 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from steprule.kernels.plan import Plan
 
-from .planning import Asked
+from .planning import LOOKS, Asked
 from .skipping import says_so, watched
+from .watching import look
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -41,6 +42,8 @@ def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> 
         plan = planner.plan
         if plan is None or asked != planner.asked or not plan.current(groups, optimizer.state):
             plan = planner.recall(groups, optimizer.state, asked) or made_plan(optimizer, asked)
+            if planner.looks < LOOKS:
+                look(optimizer, stacklevel=6)
         inputs: dict[str, Any] = {} if scale is None else {"grad_scale": scale}
         if given:
             inputs |= plan.known_inputs(given)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from steprule.grouping.following import Followed
+from steprule.grouping.globs import fold
 from steprule.grouping.membership import missing
 from steprule.grouping.selectors import Selectable
 from steprule.schedules import report
@@ -52,7 +53,9 @@ def unfreeze(optimizer: Optimizer, what: Selectable) -> list[str]:
 
 
 def check(optimizer: Optimizer, model: nn.Module) -> None:
-    """Refuse a model of which a parameter trains but is in no group, and so would stay as it is.
+    """Refuse a model of which a parameter trains but is in no group, or got no gradient, and so would stay as it is.
+
+    Gradients are looked at once a step was taken: a parameter that requires one, has none now and had none before.
 
     Args:
         model: the module.
@@ -73,6 +76,18 @@ def check(optimizer: Optimizer, model: nn.Module) -> None:
     """
     if found := missing(model, optimizer.param_groups, type(optimizer).__name__):
         raise ValueError(found)
+    optimizer._planner.settle()
+    updated = {id(entry.owner) for entry in optimizer._planner.entries if entry.uncounted or entry.state}
+    names = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.grad is None and id(p) not in updated and not optimizer.state.get(p)
+    ]
+    if names and updated:
+        raise ValueError(
+            f"of {type(model).__name__}, {', '.join(names if len(names) < 9 else fold(names))} had no gradient in any "
+            "step: backward does not reach them. optimizer.freeze(...) says that this is meant"
+        )
 
 
 def add(optimizer: Optimizer, what: nn.Module | torch.Tensor | Iterable[Any], **hyper: Any) -> None:

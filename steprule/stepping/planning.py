@@ -33,7 +33,7 @@ from steprule.storage import FORMATS, formats_of
 
 from .options import NOT_HYPER, check_capturable, check_fused
 
-__all__ = ["Algorithm", "Asked", "Planner", "admit", "called", "entry_of"]
+__all__ = ["LOOKS", "Algorithm", "Asked", "Planner", "admit", "called", "entry_of"]
 
 Group = dict[str, Any]
 
@@ -77,6 +77,8 @@ BROKEN_OFF = (
 )
 
 
+LOOKS = 2
+"""The steps in which somebody looks for parameters that train and have no gradient."""
 PLANS = 4
 """How many plans are kept: as many states of flags as may come in turns."""
 PROGRAMS = 256
@@ -104,6 +106,10 @@ class Planner:
         self.flagged = False
         """Whether a flag on the device leaves a step out, so that nobody has to wait for it."""
         self.agreed: set[str] = set()
+        self.looks = 0
+        """In how many steps somebody has looked for parameters without a gradient, see :func:`.watching.look`."""
+        self.without: set[int] = set()
+        """The identities of those found in the first of them."""
         self.lock = threading.RLock()
         """Held by the thread that takes a step."""
         PLANNERS.add(self)
@@ -127,6 +133,17 @@ class Planner:
             self.exchange.abandon(error)
         if self.plan is not None and self.plan.torn and hasattr(error, "add_note"):
             error.add_note(BROKEN_OFF)
+
+    def twin(self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> Planner:
+        """One for the same parameters with a copy of their state, which knows how many updates they have had."""
+        self.settle()
+        twin = Planner()
+        twin.looks, twin.agreed = LOOKS, set(self.agreed)
+        twin.know(groups)
+        counts = {id(entry.owner): entry.uncounted for entry in self.entries}
+        for entry in twin.entries:
+            entry.uncounted = counts.get(id(entry.owner), 0)
+        return twin
 
     def outdated(self) -> None:
         """The plan no longer fits; one that broke off is kept, for it must not be forgotten."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steprule.kernels.explain import explain
+from steprule.kernels.explain import explain, first_names
 
 from .applying import asked_now, made_plan
+from .idle import known_idle
 from .options import OPTIONS
 
 if TYPE_CHECKING:
@@ -43,4 +44,15 @@ def explained(optimizer: Optimizer, source: bool) -> str:
     from steprule.display.table import encodable
 
     plan = optimizer._planner.plan or made_plan(optimizer, asked_now(optimizer))
-    return encodable(explain(plan.launches, source))
+    return encodable("\n".join([explain(plan.launches, source), *(left_out(optimizer) if plan.launches else ())]))
+
+
+def left_out(optimizer: Optimizer) -> list[str]:
+    """A paragraph for parameters that do not train, by what is known without a look at their numbers."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in known_idle(optimizer).items():
+        reasons.setdefault(reason, []).append(name)
+    if not reasons:
+        return []
+    lines = [f"    {reason}\n    {first_names(list(map(repr, names)))}" for reason, names in reasons.items()]
+    return ["not trained (untrained() looks at the numbers too):", *lines]
