@@ -13,6 +13,7 @@ from steprule.grouping.selectors import biases, by_ndim, embeddings, hidden_matr
 from . import algorithms, modifiers, report, schedules
 from .checkpoint import CheckpointError, load, save
 from .optimizer import Optimizer
+from .rate_test import find_lr
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "create",
     "embeddings",
     "exclusive",
+    "find_lr",
     "groups",
     "hidden_matrices",
     "layer_decay",

@@ -36,7 +36,7 @@ from steprule.stepping.options import (
 from steprule.stepping.pickling import kept, renew
 from steprule.stepping.planning import Algorithm, Planner
 from steprule.stepping.roles import Roles
-from steprule.stepping.showing import explained, shown
+from steprule.stepping.showing import explained, shown, shown_as_html
 from steprule.stepping.skipping import Verdicts
 from steprule.stepping.state_dicts import install, packed, plan_load
 from steprule.stepping.taking_over import named, namesake
@@ -347,6 +347,10 @@ class Optimizer(torch.optim.Optimizer):
     def __repr__(self) -> str:
         """The groups as a table that fits the terminal, as plain text."""
         return shown(self)
+
+    @not_compiled
+    def _repr_html_(self) -> str:
+        return shown_as_html(self)
 
     @property
     def grad_norm(self) -> torch.Tensor:

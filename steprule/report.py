@@ -12,6 +12,8 @@ Pictures are :class:`matplotlib.figure.Figure`, to be shown in a notebook or sav
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import math
 import os
@@ -247,10 +249,22 @@ def panels(count: int) -> Iterator[tuple[Figure, list[Axes]]]:
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'steprule[demo]'") from error
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 0.6 + 2.4 * count), layout="constrained")
+        figure = shown_in_notebooks(Figure)(figsize=(9, 0.6 + 2.4 * count), layout="constrained")
         axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
         axes[-1].set_xlabel("step")
         yield figure, list(axes)
+
+
+@functools.cache
+def shown_in_notebooks(kind: type[Figure]) -> type[Figure]:
+    """Figures that a notebook shows as they are, whether pyplot is in use or not."""
+
+    def as_png(self: Figure) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=110)
+        return content.getvalue()
+
+    return type("Figure", (kind,), {"_repr_png_": as_png, "__module__": kind.__module__})
 
 
 def draw_lines(axes: Axes, lines: Mapping[str, Line], window: int = 1) -> None:

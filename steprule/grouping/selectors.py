@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -78,6 +79,9 @@ class Selector:
 
     def __repr__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(self.text)}</code>"
 
     def __and__(self, other: Selectable) -> Selector:
         first, second = self, selector(other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from typing import Any, Literal
 
 from .expression import Expression, Level, ordered, signed
@@ -318,6 +319,9 @@ class Program:
             sizes: bytes of an element of each operand.
         """
         return sum(sizes[o] for phase in self.phases for o in (*phase.reads, *phase.writes))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         return show(self)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from .checks import choice, count, counts, finite_number
+from .picture import svg
 from .sparkline import sparkline
 from .tracker import Plateau
 
@@ -196,6 +197,10 @@ class Schedule:
 
     def __reduce__(self) -> tuple[Callable[..., Schedule], tuple[object, ...]]:
         return (follow, (self.make, self.tracker)) if self.tracker else (remake, (self.make, dict(self.arguments)))
+
+    def _repr_html_(self) -> str:
+        last = self.steps or 1000
+        return svg([self.at(round(i * last / 160)) for i in range(161)], f"{self}, {last:,} steps")
 
     def __repr__(self) -> str:
         return text(self)

@@ -13,18 +13,35 @@ from .options import OPTIONS
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["explained", "shown"]
+__all__ = ["explained", "shown", "shown_as_html"]
+
+NOTEBOOK = 160
+"""The width of a table in a notebook, in characters: a browser breaks its cells where it has less room."""
 
 
 def shown(optimizer: Optimizer) -> str:
     """The groups as a table that fits the terminal, as plain text."""
-    from steprule.display.table import group_table, plain_text, terminal_width  # rich takes a while to load
+    from steprule.display.table import plain_text, terminal_width  # rich takes a while to load
+
+    width = terminal_width()
+    return "\n".join([plain_text(table_of(optimizer, width), width), *optimizer._guesses])
+
+
+def shown_as_html(optimizer: Optimizer) -> str:
+    """The groups as a table for a notebook."""
+    from steprule.display.notebook import html_of
+
+    return html_of([*table_of(optimizer, NOTEBOOK).renderables, *optimizer._guesses])
+
+
+def table_of(optimizer: Optimizer, width: int) -> Any:
+    """The groups as rich can print them."""
+    from steprule.display.table import group_table
 
     groups = optimizer.param_groups
     optimizer._members.keep_names(groups)
-    width, kernels = terminal_width(), [kernels_of(optimizer, group) for group in groups]
-    table = group_table(type(optimizer).__name__, groups, kernels, OPTIONS, optimizer.steps_taken, width)
-    return "\n".join([plain_text(table, width), *optimizer._guesses])
+    kernels = [kernels_of(optimizer, group) for group in groups]
+    return group_table(type(optimizer).__name__, groups, kernels, OPTIONS, optimizer.steps_taken, width)
 
 
 def kernels_of(optimizer: Optimizer, group: dict[str, Any]) -> str:
@@ -41,10 +58,12 @@ def kernels_of(optimizer: Optimizer, group: dict[str, Any]) -> str:
 
 def explained(optimizer: Optimizer, source: bool) -> str:
     """A paragraph for each launch of the plan."""
+    from steprule.display.notebook import Shown
     from steprule.display.table import encodable
 
     plan = optimizer._planner.plan or made_plan(optimizer, asked_now(optimizer))
-    return encodable("\n".join([explain(plan.launches, source), *(left_out(optimizer) if plan.launches else ())]))
+    text = "\n".join([explain(plan.launches, source), *(left_out(optimizer) if plan.launches else ())])
+    return Shown(encodable(text))
 
 
 def left_out(optimizer: Optimizer) -> list[str]:
