@@ -32,7 +32,7 @@ def idle(optimizer: Optimizer) -> Iterable[tuple[str, torch.Tensor, dict[str, An
             reason = ""
             if not p.requires_grad:
                 reason = "frozen: requires_grad is False"
-            elif p.grad is None:
+            elif p.grad is None and not optimizer._planner.beside:  # a step in backward drops them
                 reason = NO_GRADIENT
             elif isinstance(group.get("lr"), float | int) and group["lr"] == 0:
                 reason = "its rate lr is 0"
@@ -66,7 +66,7 @@ def untrained(optimizer: Optimizer) -> dict[str, str]:
     open_ones: list[tuple[str, torch.Tensor, torch.Tensor]] = []
     for name, p, _, reason in idle(optimizer):
         said = reason or not_finite(p)
-        if said:
+        if said or p.grad is None:
             found[name] = said
         else:
             open_ones.append((name, p, p.detach().clone()))
@@ -76,6 +76,7 @@ def untrained(optimizer: Optimizer) -> dict[str, str]:
             update_all(optimizer)
             unmoved = [(name, p) for name, p, before in open_ones if torch.equal(p.detach(), before)]
         found |= {name: why_unmoved(p) for name, p in unmoved}
+    found = {name: reason for name, reason in found.items() if reason}
     order = [name for name, *_ in idle(optimizer)]
     return {name: found[name] for name in order if name in found}
 
@@ -85,7 +86,8 @@ def not_finite(p: torch.Tensor) -> str:
     if not bool(p.detach().isfinite().all()):
         return "it is not finite: NaN or infinity stands in it"
     grad = p.grad
-    assert grad is not None
+    if grad is None:
+        return ""
     values = grad.coalesce().values() if grad.is_sparse else grad
     return "" if bool(values.isfinite().all()) else "its gradient is not finite: NaN or infinity"
 

@@ -80,7 +80,7 @@ def kept_group(group: dict[str, Any]) -> Callable[[], None]:
 def kept_numbers() -> Callable[[], None]:
     """What makes every generator of random numbers what it is now."""
     own, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
 
     def back() -> None:
         random.setstate(own)

@@ -26,7 +26,7 @@ def look(optimizer: Optimizer, stacklevel: int) -> None:
     planner.looks += 1
     if planner.looks < LOOKS:
         planner.without = without
-        if without and planner.exchange is None and any(p.grad is not None for p in params):
+        if without and planner.exchange is None and not planner.beside and any(p.grad is not None for p in params):
             planner.asked = None
         else:
             planner.looks = LOOKS

@@ -51,11 +51,11 @@ def test_nothing_is_said_of_what_is_frozen_comes_later_or_has_a_state() -> None:
     for _ in range(3):
         step(net, optimizer)
     net = Net()
-    optimizer = steprule.SGD(net, lr=0.1)
-    step(net, optimizer)
+    plain = steprule.SGD(net, lr=0.1)
+    step(net, plain)
     net.spare(torch.ones(1, 4)).sum().backward()
-    optimizer.step()
-    step(net, optimizer)
+    plain.step()
+    step(net, plain)
     resumed = steprule.AdamW(net, lr=0.1)
     for p in net.parameters():
         p.grad = torch.ones_like(p)
