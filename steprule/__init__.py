@@ -14,6 +14,7 @@ from . import algorithms, modifiers, report, schedules
 from .checkpoint import CheckpointError, load, save
 from .optimizer import Optimizer
 from .rate_test import find_lr
+from .report import memory
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "layer_decay",
     "load",
     "lr_scheduler",
+    "memory",
     "modifiers",
     "norms",
     "report",

@@ -1,4 +1,5 @@
-"""Pictures of an optimizer's schedules and of what was measured while it trained, and the log that they are drawn from.
+"""Pictures of an optimizer's schedules and of what was measured while it trained, the log that they are drawn from, and
+the memory that a model will take.
 
 ``optimizer.track(...)`` computes norms in the step, ``optimizer.tracked()`` gives them as a dictionary, and one line
 a step hands that to a logger, or to :class:`JSONLines`::
@@ -25,23 +26,61 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from steprule.display.style import COLOURS, INK, STYLE
 
 from .optimizer import Optimizer
 from .schedules import Schedule
+from .stepping.memory import Memory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["JSONLines", "plot_history", "plot_schedules", "read_json_lines"]
+__all__ = ["JSONLines", "memory", "plot_history", "plot_schedules", "read_json_lines"]
 
 Record: TypeAlias = Mapping[str, Any]
 Line: TypeAlias = "tuple[Sequence[float] | npt.NDArray[Any], Sequence[float] | npt.NDArray[Any]]"
 
 POINTS = 1000  # at most this many are drawn of a schedule
 LABEL = 44  # characters of a label at most
+
+
+def memory(model: nn.Module, algorithm: type[Optimizer], *, ranks: int = 1, **options: Any) -> Memory:
+    """The memory that a model takes with an optimizer: weights, gradients and state, by group.
+
+    Args:
+        model: the module; on the meta device it takes none itself.
+        algorithm: a class of steprule's optimizers, such as ``steprule.AdamW``.
+        ranks: over how many processes ``fully_shard`` will cut every parameter; the bytes are then those of the
+            process that holds most.
+        **options: hyperparameters and options of the optimizer, such as ``state_dtype`` and ``overrides``.
+
+    Returns:
+        Bytes; ``print()`` shows a table. See :meth:`steprule.Optimizer.memory`.
+
+    Raises:
+        TypeError: ``algorithm`` is no such class.
+        ValueError, RuntimeError: as :meth:`steprule.Optimizer.memory`.
+
+    Example:
+        >>> import torch, steprule
+        >>> with torch.device("meta"):
+        ...     model = torch.nn.Linear(1000, 500)
+        >>> print(steprule.memory(model, steprule.AdamW))
+        AdamW: 8.01 MB
+           parameters     weights  gradients  state    total
+        ────────────────────────────────────────────────────
+        0  {weight,bias}     2 MB       2 MB   4 MB  8.01 MB
+        state: step 8 B, exp_avg 2 MB, exp_avg_sq 2 MB
+        gradients with step_in_backward: 2 MB at most
+    """
+    if not isinstance(algorithm, type) or not issubclass(algorithm, Optimizer):
+        raise TypeError(f"algorithm must be a class of steprule's optimizers, such as AdamW, got {algorithm!r}")
+    make: Any = algorithm
+    found: Memory = make(model, **options).memory(ranks=ranks)
+    return found
 
 
 class JSONLines:

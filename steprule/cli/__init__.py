@@ -9,7 +9,7 @@ import typer
 
 from steprule import __version__
 
-from . import bench, compare, convert, demo, inspect
+from . import bench, compare, convert, demo, inspect, memory
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     bench.bench,
@@ -17,6 +17,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     convert.convert,
     demo.demo,
     inspect.inspect,
+    memory.memory,
 )
 
 app = typer.Typer(name="steprule", no_args_is_help=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,17 @@ from .entry import Entry, Group, State
 from .layout import dense, like, materialized
 from .memory import fault
 
-__all__ = ["asked_dtype", "computed_in", "first_number", "fresh", "kept_in", "lacks", "scalar_dtype", "slot_tensor"]
+__all__ = [
+    "asked_dtype",
+    "computed_in",
+    "first_number",
+    "fresh",
+    "kept_in",
+    "lacks",
+    "scalar_dtype",
+    "slot_bytes",
+    "slot_tensor",
+]
 
 
 def scalar_dtype() -> torch.dtype:
@@ -48,6 +59,23 @@ def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
     if param.is_complex() and not dtype.is_complex:
         return torch.complex128 if dtype == torch.float64 else torch.complex64
     return dtype
+
+
+def slot_bytes(slot: Slot, param: torch.Tensor, shape: Sequence[int], reduced: bool = False) -> int:
+    """Bytes that a slot takes.
+
+    Args:
+        slot: the slot.
+        param: the parameter, for its dtype.
+        shape: that of the parameter, or of the part of it that is meant.
+        reduced: whether it is one number that a reduction gives.
+    """
+    if slot.kind == "scalar":
+        return 8 if reduced else scalar_dtype().itemsize
+    dtype, count = slot_dtype(slot, param), math.prod(slot.shape(shape))
+    if slot.kind == "array" and slot.format is not None:
+        return math.ceil(count * FORMATS[slot.format].bytes * (2 if dtype.is_complex else 1))
+    return count * dtype.itemsize
 
 
 def kept_in(slot: Slot, entry: Entry) -> torch.dtype:

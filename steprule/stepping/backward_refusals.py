@@ -166,5 +166,8 @@ def refuse_scaler(optimizer: Optimizer) -> None:
 
 
 def live(kind: type) -> list[Any]:
-    """All objects of a class that there are."""
-    return [found for found in gc.get_objects() if issubclass(type(found), kind)]
+    """All objects of a class that there are; an object refers to its class."""
+    kinds = [kind]
+    for found in kinds:
+        kinds += found.__subclasses__()
+    return [found for found in gc.get_referrers(*kinds) if issubclass(type(found), kind)]
