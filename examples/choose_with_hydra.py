@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.functional import mse_loss
 
 import steprule
+
+try:
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
+except ImportError as error:
+    raise SystemExit(f"this example needs more ({error}): pip install hydra-core") from error
 
 
 def train(config: DictConfig) -> float:

@@ -12,13 +12,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
 import steprule
+
+try:
+    from lightning.pytorch import LightningModule
+    from lightning.pytorch.cli import LightningCLI
+except ImportError as error:
+    raise SystemExit(f"this example needs more ({error}): pip install lightning 'jsonargparse[signatures]'") from error
 
 
 class Line(LightningModule):  # type: ignore[misc,unused-ignore]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
-from torch.utils.tensorboard import SummaryWriter
 
 import steprule
 from steprule.schedules import cosine, warmup
+
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError as error:
+    raise SystemExit(f"this example needs more ({error}): pip install tensorboard") from error
 
 
 def main() -> None:

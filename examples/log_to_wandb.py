@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import torch
-import wandb
 from torch import nn
 from torch.nn.functional import mse_loss
 
 import steprule
 from steprule.schedules import cosine, warmup
+
+try:
+    import wandb
+except ImportError as error:
+    raise SystemExit(f"this example needs more ({error}): pip install wandb") from error
 
 
 def main() -> None:
