@@ -19,7 +19,8 @@ from steprule.cli.bench.shapes import SHAPES
 from steprule.cli.bench.timing import CLOCKS, Pace, alternate, ratio
 
 USUAL = """the 146 tensors of GPT-2 small; for Muon its hidden
-  matrices; for SOAP and Shampoo those of four narrow blocks; for SparseAdam the gradient of 8,192 tokens for its
+  matrices; for its relatives those of four narrow
+  blocks; for SparseAdam the gradient of 8,192 tokens for its
   vocabulary"""
 PAGE = Path(__file__).parent.parent / "docs" / "algorithms.md"
 

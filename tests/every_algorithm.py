@@ -12,8 +12,8 @@ RULES = [name for name in ALGORITHMS if CLASSES[name].update is not steprule.Opt
 MATRIX = {name for name in RULES if CLASSES[name].__module__.startswith("steprule.algorithms.matrix.")}
 """Those that hand whole matrices to functions of torch."""
 
-ONLY_MATRICES = {"Muon"}
+ONLY_MATRICES = {"AdaMuon", "Dion", "Muon", "NorMuon"}
 """Those that take nothing else."""
 
-TIMED = {"SOAP", "Shampoo"}
+TIMED = {"Apollo", "Dion", "GaLore", "Kron", "SOAP", "Shampoo"}
 """Those whose functions of matrices depend on the number of the step, which the host has to know."""

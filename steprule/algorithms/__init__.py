@@ -11,7 +11,14 @@ from .adaptive.nadam import NAdam
 from .adaptive.radam import RAdam
 from .adaptive.rmsprop import RMSprop
 from .adaptive.sparse_adam import SparseAdam
+from .matrix.adamuon import AdaMuon
+from .matrix.apollo import Apollo
+from .matrix.dion import Dion
+from .matrix.galore import GaLore
+from .matrix.kron import Kron
 from .matrix.muon import Muon
+from .matrix.normuon import NorMuon
+from .matrix.scion import Scion
 from .matrix.shampoo import Shampoo
 from .matrix.soap import SOAP
 from .momentum.asgd import ASGD
@@ -27,19 +34,26 @@ __all__ = [
     "LBFGS",
     "SGD",
     "SOAP",
+    "AdaMuon",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Apollo",
+    "Dion",
+    "GaLore",
+    "Kron",
     "Lamb",
     "Lion",
     "Muon",
     "NAdam",
+    "NorMuon",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "Scion",
     "Shampoo",
     "SparseAdam",
 ]

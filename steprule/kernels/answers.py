@@ -131,7 +131,10 @@ class Questions:
         for path in self.paths:
             value: Any = group
             for part in path:
-                value = value[part] if not isinstance(value, list) else None
+                if isinstance(value, list):
+                    value = None
+                    break
+                value = value[part]
             yield value
 
     def bits(self, group: Group) -> bytes:

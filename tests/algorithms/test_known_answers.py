@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from every_algorithm import ALGORITHMS
+from every_algorithm import ALGORITHMS, ONLY_MATRICES
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -52,6 +52,13 @@ QUADRATIC = {
     "Adafactor": Way(0.3),
     "LBFGS": Way(1.0, 10, SEARCH, constant(1.0)),
     "Muon": Way(0.1, options=NO_DECAY),
+    "AdaMuon": Way(0.1),
+    "Apollo": Way(0.3),
+    "Dion": Way(0.1, options=NO_DECAY),
+    "GaLore": Way(1.0),
+    "Kron": Way(0.03),
+    "Scion": Way(0.03, options={"unconstrained": True}),
+    "NorMuon": Way(0.1),
     "SOAP": Way(0.3, options=NO_DECAY),
     "Shampoo": Way(0.03),
     "Lion": Way(0.03),
@@ -60,6 +67,7 @@ QUADRATIC = {
 
 LOGISTIC = QUADRATIC | {
     "Shampoo": Way(1.0),
+    "Scion": Way(0.1, options={"unconstrained": True}),
     "SGD": Way(1.0, options=MOMENTUM),
     "Adagrad": Way(3.0),
     "Adamax": Way(3.0),
@@ -72,6 +80,10 @@ LOGISTIC = QUADRATIC | {
 
 ROSENBROCK = {
     "SOAP": Way(0.03, 1500, NO_DECAY),
+    "Apollo": Way(0.3, 1500),
+    "Kron": Way(0.03, 1500),
+    "Scion": Way(0.01, 1500, {"unconstrained": True}),
+    "GaLore": Way(0.3, 1500),
     "Shampoo": Way(1e-3, 1500, {"nesterov": False}),
     "SGD": Way(1e-3, 1500, MOMENTUM),
     "Adam": Way(0.3, 1500),
@@ -112,7 +124,7 @@ def minimized(name: str, loss: Callable[[Tensor], Tensor], start: Tensor, way: W
 
 def test_every_algorithm_is_here() -> None:
     # two numbers are no matrix
-    assert set(QUADRATIC) == set(LOGISTIC) == set(ROSENBROCK) | {"Muon"} == set(ALGORITHMS)
+    assert set(QUADRATIC) == set(LOGISTIC) == set(ROSENBROCK) | ONLY_MATRICES == set(ALGORITHMS)
 
 
 @pytest.mark.parametrize("name", QUADRATIC)

@@ -260,7 +260,8 @@ class Where(NamedTuple):
 
 WHERE: Mapping[str, Where] = {
     "Muon": Where("gpt2-hidden", "lenet-matrices"),
-    **dict.fromkeys(("SOAP", "Shampoo"), Where("narrow", "lenet")),
+    **dict.fromkeys(("AdaMuon", "Dion", "NorMuon"), Where("narrow", "lenet-matrices")),
+    **dict.fromkeys(("Apollo", "GaLore", "Kron", "SOAP", "Scion", "Shampoo"), Where("narrow", "lenet")),
     "SparseAdam": Where("embedding", "lenet-matrices", tokens=8192),
 }
 """Of the algorithms that GPT-2's tensors and dense gradients are not for."""
