@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CLIENTS := .venv-clients
+DOCS := .venv-docs
 
-.PHONY: fuzz soak demo test distributed clients bench lint clean
+.PHONY: fuzz soak demo test distributed clients bench lint clean docs
 
 demo: $(READY)
 	$(BIN)/steprule demo
@@ -19,6 +20,11 @@ distributed: $(READY)
 # Trainers and wrappers of others: 2.3 GB in a venv of their own, and some six minutes the first time.
 clients: $(CLIENTS)/.ready
 	OMP_NUM_THREADS=1 $(CLIENTS)/bin/pytest -q -W ignore tests/clients
+
+# The documentation site, in build/docs/html; then it is looked through, and a notebook runs.
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/python scripts/docs.py
+	$(DOCS)/bin/pytest -q -W ignore tests/site
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py
@@ -52,5 +58,11 @@ $(CLIENTS)/.ready: pyproject.toml constraints.txt
 	$(CLIENTS)/bin/pip install --quiet --constraint constraints.txt --editable '.[clients]'
 	touch $@
 
+$(DOCS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(DOCS)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) $(DOCS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
