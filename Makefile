@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CLIENTS := .venv-clients
+REFERENCES := .venv-references
 DOCS := .venv-docs
 
-.PHONY: fuzz soak demo test distributed clients bench lint clean docs
+.PHONY: fuzz soak demo test distributed clients parity bench lint clean docs
 
 demo: $(READY)
 	$(BIN)/steprule demo
@@ -25,6 +26,10 @@ clients: $(CLIENTS)/.ready
 docs: $(DOCS)/.ready
 	$(DOCS)/bin/python scripts/docs.py
 	$(DOCS)/bin/pytest -q -W ignore tests/site
+
+# Every algorithm beside the package that has it too; without the packages, make test runs the rest.
+parity: $(REFERENCES)/.ready
+	$(REFERENCES)/bin/pytest -q tests/parity
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py
@@ -64,5 +69,11 @@ $(DOCS)/.ready: pyproject.toml constraints.txt
 	$(DOCS)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
+$(REFERENCES)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(REFERENCES)
+	$(REFERENCES)/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(REFERENCES)/bin/pip install --quiet --constraint constraints.txt --editable '.[references]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(DOCS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) $(REFERENCES) $(DOCS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
