@@ -285,8 +285,10 @@ class Planner:
     def program(self, algorithm: Algorithm, group: Group, asked: Asked, ndim: int) -> Program:
         """The Program for a group's parameters of so many dimensions: one traced before, while its answers stay."""
         key = asked, algorithm.called
-        for known, program in self.programs:
+        for k in range(len(self.programs) - 1, -1, -1):
+            known, program = self.programs[k]
             if known == key and program.ndim in (None, ndim) and program.serves(group):
+                self.programs.append(self.programs.pop(k))  # the latest at the end
                 return program
         with unset_fake_temporarily():
             program = trace(
@@ -297,7 +299,8 @@ class Planner:
                 modifiers=around(algorithm, *asked),
                 ndim=ndim,
             )
-        self.programs = [*self.programs, (key, program)][-PROGRAMS:]
+        self.programs.append((key, program))
+        del self.programs[:-PROGRAMS]
         return program
 
     def slots_of(self, algorithm: Algorithm, group: Group, param: torch.Tensor) -> dict[str, Slot]:
