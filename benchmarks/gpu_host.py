@@ -5,6 +5,7 @@ from __future__ import annotations
 import cProfile
 import pstats
 import time
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ def main() -> None:
         params = [torch.randn(64, device="cuda").requires_grad_() for _ in range(count)]
         for p in params:
             p.grad = torch.randn_like(p)
-        steps = {
+        steps: dict[str, Any] = {
             "steprule": steprule.AdamW(params).step,
             "torch fused": torch.optim.AdamW(params, fused=True).step,
             "torch foreach": torch.optim.AdamW(params, foreach=True).step,

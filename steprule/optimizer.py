@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, overload
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from steprule.grouping.hyperparameters import Declared, check
 from steprule.grouping.membership import Members
@@ -42,6 +43,8 @@ from steprule.stepping.state_dicts import install, packed, plan_load
 from steprule.stepping.taking_over import named, namesake
 
 __all__ = ["SWITCHES", "Optimizer"]
+
+T = TypeVar("T")
 
 get_mode, FAKE = torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE
 
@@ -165,7 +168,7 @@ class Optimizer(torch.optim.Optimizer):
         self._members.note(self.param_groups)
 
     @classmethod
-    def from_torch(cls, optimizer: torch.optim.Optimizer) -> Optimizer:
+    def from_torch(cls, optimizer: torch.optim.Optimizer) -> Self:
         """The optimizer of the same name that goes on where one of ``torch.optim`` stands.
 
         Groups, hyperparameters and state are taken over; the state's tensors are not copied, so the old optimizer
@@ -275,6 +278,13 @@ class Optimizer(torch.optim.Optimizer):
         self._nonfinite = value
 
     # -- a step --------------------------------------------------------------------------------------------------
+
+    # what may follow closure is open, so that a class may override step(closure) as those of torch do
+    @overload
+    def step(self, closure: None = None, *args: Any, **kwargs: Any) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], T], *args: Any, **kwargs: Any) -> T: ...
 
     @hooked
     def step(self, closure: Callable[[], Any] | None = None, *, inputs: Mapping[str, Any] | None = None) -> Any:

@@ -154,7 +154,7 @@ def test_names_are_said_where_they_are_known() -> None:
 
 def test_unknown_options_are_type_errors() -> None:
     with pytest.raises(TypeError, match=r"SGD\(\) got an unexpected keyword argument 'momentun'"):
-        SGD([weight()], momentun=0.9)
+        SGD([weight()], momentun=0.9)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])

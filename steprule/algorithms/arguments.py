@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from torch import nn
+from typing_extensions import Unpack
 
 from steprule.grouping.hyperparameters import Choice, Declared, Number, Range
+from steprule.stepping.options import KeywordOptions, MatrixOptions, Options, PlacedOptions
 
-__all__ = ["PENALTY", "Choice", "Number", "Params", "Range", "should_be", "usually"]
+__all__ = [
+    "PENALTY",
+    "Choice",
+    "KeywordOptions",
+    "MatrixOptions",
+    "Number",
+    "Options",
+    "Params",
+    "PlacedOptions",
+    "Range",
+    "Ranges",
+    "Unpack",
+    "should_be",
+    "usually",
+]
 
 Params: TypeAlias = nn.Module | Iterable[Any]
+Ranges: TypeAlias = Mapping[str, Declared]
 
 PENALTY = "0, or 1e-6 to 1e-2"
 """What is usual of the strength of an L2 penalty."""

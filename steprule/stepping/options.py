@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
@@ -20,6 +20,11 @@ __all__ = [
     "NOT_HYPER",
     "OPTIONS",
     "SWITCHES",
+    "CommonOptions",
+    "KeywordOptions",
+    "MatrixOptions",
+    "Options",
+    "PlacedOptions",
     "check_capturable",
     "check_fused",
     "check_nonfinite",
@@ -43,6 +48,46 @@ OPTIONS: dict[str, Any] = {
     "differentiable": False,
 }
 """What every algorithm takes as keywords, and in a group, with its default."""
+
+
+class CommonOptions(TypedDict, total=False):
+    """Their types, for those who check calls: ``**options: Unpack[...]``. These no algorithm names itself."""
+
+    nonfinite: str
+    l1: Any
+    clip_norm: Any
+    seed: int
+    backend: str
+    modifiers: Sequence[Any]
+    state_dtype: Any
+
+
+class MatrixOptions(CommonOptions, total=False):
+    """Of algorithms that name ``overrides`` and take none of torch's switches."""
+
+    maximize: bool
+
+
+class PlacedOptions(CommonOptions, total=False):
+    """Of algorithms that name torch's switches, in torch's places."""
+
+    overrides: Mapping[Any, Any] | None
+    fused: bool | None
+
+
+class KeywordOptions(PlacedOptions, total=False):
+    """Of algorithms that name ``foreach``."""
+
+    maximize: bool
+    capturable: bool
+    differentiable: bool
+
+
+class Options(KeywordOptions, total=False):
+    """All of them."""
+
+    foreach: bool | None
+
 
 RANGES: dict[str, Declared] = {
     "l1": Range(least=0),

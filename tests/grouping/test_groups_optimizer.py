@@ -129,7 +129,7 @@ def test_a_bad_override_leaves_nothing_behind() -> None:
         ({biases: {"lr": -1.0 * cosine(9)}}, "Invalid learning rate: -1.0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            steprule.SGD(Net(), overrides=overrides)
+            steprule.SGD(Net(), overrides=overrides)  # type: ignore[arg-type]
 
 
 def test_tied_parameters_are_updated_once() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Params, Range, usually
+from steprule.algorithms.arguments import PENALTY, KeywordOptions, Number, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_square_of
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
@@ -51,7 +51,7 @@ class Adadelta(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar()}
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1", rho=Range(least=0, most=1, usual="0.9 to 0.99"), eps="1e-8 to 1e-4", weight_decay=PENALTY
     )
 
@@ -63,7 +63,7 @@ class Adadelta(Optimizer):
         eps: Number = 1e-6,
         weight_decay: Number = 0,
         foreach: bool | None = None,
-        **options: Any,
+        **options: Unpack[KeywordOptions],
     ) -> None:
         super().__init__(params, dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay), foreach=foreach, **options)
 

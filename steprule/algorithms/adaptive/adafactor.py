@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Params, should_be
+from steprule.algorithms.arguments import Number, Options, Params, Ranges, Unpack, should_be
 from steprule.optimizer import Optimizer
 from steprule.rule import (
     column,
@@ -75,7 +75,7 @@ class Adafactor(Optimizer):
 
     switches = frozenset({"foreach"})
     slots: ClassVar = {"row_var": row(), "col_var": column()}
-    ranges: ClassVar = {
+    ranges: ClassVar[Ranges] = {
         "lr": should_be("Learning rate", "1e-3 to 1e-2", least=0),
         "beta2_decay": should_be("beta2_decay", "-0.8", most=0),
         "eps": (should_be("epsilon1", "None", least=0, optional=True), should_be("epsilon2", "1e-3", least=0)),
@@ -91,7 +91,7 @@ class Adafactor(Optimizer):
         eps: tuple[float | None, float] = (None, 1e-3),
         d: Number = 1.0,
         weight_decay: Number = 0.0,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = dict(lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay)
         super().__init__(params, defaults, **options)

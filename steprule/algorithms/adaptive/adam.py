@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import PENALTY, Number, Params, usually
+from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Ranges, Unpack, usually
 from steprule.algorithms.moments import adam_step
 from steprule.algorithms.weight_decay import decayed
 from steprule.optimizer import Optimizer
@@ -56,7 +56,7 @@ class Adam(Optimizer):
         tensor([   0.7500, -199.7500])
     """
 
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-5 to 1e-2", eps="1e-10 to 1e-6", betas=("0.8 to 0.95", "0.95 to 0.9999"), weight_decay=PENALTY
     )
 
@@ -70,7 +70,7 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         decoupled_weight_decay: bool = False,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
         super().__init__(params, dict(defaults, decoupled_weight_decay=decoupled_weight_decay), **options)

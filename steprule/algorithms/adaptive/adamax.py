@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Params, usually
+from steprule.algorithms.arguments import PENALTY, KeywordOptions, Number, Params, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
@@ -49,7 +49,7 @@ class Adamax(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-4 to 1e-2", eps="1e-10 to 1e-6", betas=("0.9", "0.99 to 0.9999"), weight_decay=PENALTY
     )
 
@@ -61,7 +61,7 @@ class Adamax(Optimizer):
         eps: Number = 1e-8,
         weight_decay: Number = 0,
         foreach: bool | None = None,
-        **options: Any,
+        **options: Unpack[KeywordOptions],
     ) -> None:
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(params, defaults, foreach=foreach, **options)

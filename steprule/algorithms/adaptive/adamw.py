@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Params, usually
+from steprule.algorithms.arguments import Number, Options, Params, Ranges, Unpack, usually
 
 from .adam import Adam
 
@@ -49,7 +49,7 @@ class AdamW(Adam):
         tensor([   0.6500, -179.7500])
     """
 
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-5 to 1e-2", eps="1e-10 to 1e-6", betas=("0.9", "0.95 to 0.999"), weight_decay="0 to 0.3"
     )
 
@@ -61,7 +61,7 @@ class AdamW(Adam):
         eps: Number = 1e-8,
         weight_decay: Number = 1e-2,
         amsgrad: bool = False,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay=True, **options)
 

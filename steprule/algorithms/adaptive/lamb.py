@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Params, usually
+from steprule.algorithms.arguments import Number, Options, Params, Ranges, Unpack, usually
 from steprule.algorithms.moments import adam_step
 from steprule.optimizer import Optimizer
 from steprule.rule import norm, where
@@ -48,7 +48,9 @@ class Lamb(Optimizer):
         tensor([ 2.2929, -4.7071])
     """
 
-    ranges: ClassVar = usually(lr="1e-4 to 1e-2", eps="1e-8 to 1e-6", betas=("0.9", "0.999"), weight_decay="0 to 0.1")
+    ranges: ClassVar[Ranges] = usually(
+        lr="1e-4 to 1e-2", eps="1e-8 to 1e-6", betas=("0.9", "0.999"), weight_decay="0 to 0.1"
+    )
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Lamb(Optimizer):
         betas: tuple[Number, Number] = (0.9, 0.999),
         eps: Number = 1e-6,
         weight_decay: Number = 1e-2,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), **options)
 

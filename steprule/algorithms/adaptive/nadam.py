@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Params, usually
+from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.algorithms.weight_decay import decayed
 from steprule.optimizer import SWITCHES, Optimizer
@@ -56,7 +56,7 @@ class NAdam(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"mu_product": scalar(1.0)}
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-5 to 1e-2",
         eps="1e-10 to 1e-6",
         betas=("0.9", "0.99 to 0.9999"),
@@ -73,7 +73,7 @@ class NAdam(Optimizer):
         weight_decay: Number = 0,
         momentum_decay: Number = 4e-3,
         decoupled_weight_decay: bool = False,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay)
         super().__init__(params, dict(defaults, decoupled_weight_decay=decoupled_weight_decay), **options)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Params, usually
+from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.algorithms.weight_decay import decayed
 from steprule.optimizer import SWITCHES, Optimizer
@@ -54,7 +54,7 @@ class RAdam(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-5 to 1e-2", eps="1e-10 to 1e-6", betas=("0.9", "0.99 to 0.9999"), weight_decay=PENALTY
     )
 
@@ -66,7 +66,7 @@ class RAdam(Optimizer):
         eps: Number = 1e-8,
         weight_decay: Number = 0,
         decoupled_weight_decay: bool = False,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(params, dict(defaults, decoupled_weight_decay=decoupled_weight_decay), **options)

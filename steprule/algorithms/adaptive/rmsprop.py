@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Params, usually
+from steprule.algorithms.arguments import PENALTY, Number, Params, PlacedOptions, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
@@ -57,7 +57,7 @@ class RMSprop(Optimizer):
 
     switches = SWITCHES - {"fused"}
     slots: ClassVar = {"step": scalar()}
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-5 to 1e-2", eps="1e-8 to 1e-3", momentum="0, or 0.5 to 0.95", weight_decay=PENALTY, alpha="0.9 to 0.999"
     )
 
@@ -74,11 +74,13 @@ class RMSprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
-        **options: Any,
+        **options: Unpack[PlacedOptions],
     ) -> None:
         defaults = dict(lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay)
-        options |= dict(capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable)
-        super().__init__(params, defaults, **options)
+        named: dict[str, Any] = dict(
+            capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable
+        )
+        super().__init__(params, defaults, **options, **named)
 
     def validate(self, h: Mapping[str, Any]) -> None:
         super().validate(h)

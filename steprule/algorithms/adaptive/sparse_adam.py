@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.arguments import Number, Params, PlacedOptions, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import sqrt
@@ -53,7 +53,7 @@ class SparseAdam(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr=Range(above=0, called="learning rate", usual="1e-4 to 1e-2"),
         eps=Range(above=0, called="epsilon value", usual="1e-10 to 1e-6"),
         betas=("0.9", "0.99 to 0.9999"),
@@ -66,7 +66,7 @@ class SparseAdam(Optimizer):
         betas: tuple[Number, Number] = (0.9, 0.999),
         eps: Number = 1e-8,
         maximize: bool = False,
-        **options: Any,
+        **options: Unpack[PlacedOptions],
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps), maximize=maximize, **options)
         places = [(i, j, p) for i, group in enumerate(self.param_groups) for j, p in enumerate(group["params"])]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.algorithms.adaptive.adamw import AdamW
-from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.arguments import MatrixOptions, Number, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_square_of
 from steprule.rule import norm, sign, size, sqrt
 
@@ -66,7 +66,7 @@ class AdaMuon(_HiddenMatrices):
         0.2
     """
 
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 2e-2",
         momentum=Range(least=0, below=1, usual="0.9 to 0.98"),
         weight_decay="0 to 0.1",
@@ -92,7 +92,7 @@ class AdaMuon(_HiddenMatrices):
         adamw: Mapping[str, Any] | None = None,
         convolutions: bool = False,
         overrides: Mapping[Any, Mapping[str, Any]] | None = None,
-        **options: Any,
+        **options: Unpack[MatrixOptions],
     ) -> None:
         hyper: dict[str, Any] = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, eps=eps)
         hyper |= dict(ns_coefficients=ns_coefficients, ns_steps=ns_steps, ns_dtype=ns_dtype)

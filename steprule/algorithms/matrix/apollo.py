@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Choice, Number, Params, Range, usually
+from steprule.algorithms.arguments import Choice, Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import ceil, matrix, maximum, ndim, norm, rank, scalar, sqrt, table, where
@@ -72,7 +72,7 @@ class Apollo(Optimizer):
         "projected_exp_avg_sq": table("longer", rank("rank")),
         "length": scalar(),
     }
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 1e-2",
         betas=("0.9", "0.999"),
         eps="1e-6",
@@ -94,7 +94,7 @@ class Apollo(Optimizer):
         update_proj_gap: int = 200,
         scale: Number = 1.0,
         scale_type: str = "channel",
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         defaults |= dict(rank=rank, update_proj_gap=update_proj_gap, scale=scale, scale_type=scale_type)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from steprule.algorithms.adaptive.adamw import AdamW
-from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.arguments import MatrixOptions, Number, Params, Range, Ranges, Unpack, usually
 from steprule.rule import fraction, matrix, size, sqrt, table, where
 
 from .drawn import normal_like
@@ -68,7 +68,7 @@ class Dion(_HiddenMatrices):
 
     flag = "use_dion"
     slots: ClassVar = {"Q": table("columns", fraction("rank_fraction"))}
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="0.001 to 0.05",
         mu=Range(least=0, below=1, usual="0.9 to 0.98"),
         weight_decay="0 to 0.1",
@@ -89,7 +89,7 @@ class Dion(_HiddenMatrices):
         adamw: Mapping[str, Any] | None = None,
         convolutions: bool = False,
         overrides: Mapping[Any, Mapping[str, Any]] | None = None,
-        **options: Any,
+        **options: Unpack[MatrixOptions],
     ) -> None:
         hyper: dict[str, Any] = dict(lr=lr, mu=mu, weight_decay=weight_decay, eps=eps, rank_fraction=rank_fraction)
         super().__init__(params, hyper, adamw, convolutions, overrides, **options)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import matrix, ndim, rank, sqrt, table
@@ -68,7 +68,7 @@ class GaLore(Optimizer):
         "projected_exp_avg": table("longer", rank("rank")),
         "projected_exp_avg_sq": table("longer", rank("rank")),
     }
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 1e-2",
         betas=("0.9", "0.999"),
         eps="1e-6",
@@ -88,7 +88,7 @@ class GaLore(Optimizer):
         rank: int | None = 128,
         update_proj_gap: int = 200,
         scale: Number = 0.25,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         defaults |= dict(rank=rank, update_proj_gap=update_proj_gap, scale=scale)

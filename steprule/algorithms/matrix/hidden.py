@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from steprule.algorithms.arguments import Params
+from steprule.algorithms.arguments import MatrixOptions, Params, Unpack
 from steprule.algorithms.moments import adam_step
 from steprule.grouping.selectors import NamedParameter, Selector, dimensions, entries, outer_weights
 from steprule.optimizer import Optimizer
@@ -41,7 +41,7 @@ class _HiddenMatrices(Optimizer):
         adamw: Mapping[str, Any] | None,
         convolutions: bool,
         overrides: Mapping[Any, Mapping[str, Any]] | None,
-        **options: Any,
+        **options: Unpack[MatrixOptions],
     ) -> None:
         if strange := sorted(set(adamw or {}) - set(ADAMW)):
             raise TypeError(f"adamw takes {', '.join(ADAMW)}, not {', '.join(strange)}")

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import (
@@ -92,7 +92,7 @@ class Kron(Optimizer):
         "Q": array(1.0),
         "update_counter": scalar(),
     }
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-4 to 1e-2",
         momentum=Range(least=0, below=1, usual="0.9 to 0.98"),
         weight_decay="0 to 0.1",
@@ -111,7 +111,7 @@ class Kron(Optimizer):
         max_size_triangular: int = 8192,
         momentum_into_precond_update: bool = True,
         precond_lr: Number = 0.1,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = dict(lr=lr, momentum=momentum, weight_decay=weight_decay)
         defaults |= dict(

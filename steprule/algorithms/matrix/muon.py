@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.algorithms.adaptive.adamw import AdamW
-from steprule.algorithms.arguments import Choice, Number, Params, Range, should_be
+from steprule.algorithms.arguments import Choice, MatrixOptions, Number, Params, Range, Ranges, Unpack, should_be
 from steprule.algorithms.moments import mean_of
 from steprule.rule import lerp, maximum, size, sqrt
 
@@ -83,7 +83,7 @@ class Muon(_HiddenMatrices):
         True 0.02 ['1.weight']
     """
 
-    ranges: ClassVar = {
+    ranges: ClassVar[Ranges] = {
         "lr": should_be("Learning rate", "0.001 to 0.05", least=0),
         "momentum": should_be("momentum", "0.9 to 0.98", least=0),
         "weight_decay": should_be("weight decay", "0 to 0.1", least=0),
@@ -110,7 +110,7 @@ class Muon(_HiddenMatrices):
         adamw: Mapping[str, Any] | None = None,
         convolutions: bool = False,
         overrides: Mapping[Any, Mapping[str, Any]] | None = None,
-        **options: Any,
+        **options: Unpack[MatrixOptions],
     ) -> None:
         hyper: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, eps=eps)
         hyper |= dict(ns_coefficients=ns_coefficients, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn, ns_dtype=ns_dtype)

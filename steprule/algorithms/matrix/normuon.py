@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.algorithms.adaptive.adamw import AdamW
-from steprule.algorithms.arguments import Choice, Number, Params, Range, usually
+from steprule.algorithms.arguments import Choice, MatrixOptions, Number, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of
 from steprule.rule import channel, mean, norm, size, sqrt, square
 
@@ -71,7 +71,7 @@ class NorMuon(_HiddenMatrices):
     """
 
     slots: ClassVar = {"second_momentum_buffer": channel()}
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="0.001 to 0.05",
         momentum=Range(least=0, below=1, usual="0.9 to 0.98"),
         beta2=Range(least=0, below=1, usual="0.9 to 0.99"),
@@ -102,7 +102,7 @@ class NorMuon(_HiddenMatrices):
         adamw: Mapping[str, Any] | None = None,
         convolutions: bool = False,
         overrides: Mapping[Any, Mapping[str, Any]] | None = None,
-        **options: Any,
+        **options: Unpack[MatrixOptions],
     ) -> None:
         hyper: dict[str, Any] = dict(lr=lr, momentum=momentum, beta2=beta2, weight_decay=weight_decay, eps=eps)
         hyper |= dict(nesterov=nesterov, ns_coefficients=ns_coefficients, ns_steps=ns_steps, ns_dtype=ns_dtype)

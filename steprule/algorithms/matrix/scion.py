@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Choice, Number, Params, Range, usually
+from steprule.algorithms.arguments import Choice, Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.grouping.selectors import dimensions
 from steprule.optimizer import Optimizer
 from steprule.rule import lerp, mean, ndim, norm, sign, size, sqrt, square
@@ -73,7 +73,7 @@ class Scion(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-4 to 1e-2",
         momentum=Range(above=0, most=1, usual="0.05 to 1"),
         norm=Choice(choices=("auto", "spectral", "sign", "row", "column", "rms")),
@@ -96,7 +96,7 @@ class Scion(Optimizer):
         eps: Number = 1e-7,
         ns_steps: int = 5,
         ns_dtype: str = "bfloat16",
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = dict(lr=lr, momentum=momentum, norm=norm, scale=scale, unconstrained=unconstrained)
         defaults |= dict(normalized=normalized, ns_coefficients=ns_coefficients, eps=eps, ns_steps=ns_steps)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Choice, Number, Params, Range, usually
+from steprule.algorithms.arguments import Choice, Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import lerp, matrix, ndim, norm, sign, sqrt, square, table, where
@@ -80,7 +80,7 @@ class Shampoo(Optimizer):
         "left_root": table("rows", "rows", "identity", block="block_size"),
         "right_root": table("columns", "columns", "identity", block="block_size"),
     }
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 1e-1",
         betas=("0.9", Range(least=0, most=1, called="beta parameter at index 1", usual="0.99 to 1")),
         eps="1e-6",
@@ -107,7 +107,7 @@ class Shampoo(Optimizer):
         start_preconditioning_step: int = 5,
         preconditioning_compute_steps: int = 1,
         block_size: int = 512,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         defaults |= dict(graft=graft, graft_eps=graft_eps, nesterov=nesterov, block_size=block_size)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import matrix, mean, ndim, sqrt, square, table, where
@@ -72,7 +72,7 @@ class SOAP(Optimizer):
         for sides in (("rows", "rows"), ("columns", "columns"))
         for name in (f"GG_{sides[0]}", f"Q_{sides[0]}")
     }
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 1e-2",
         betas=("0.9 to 0.95", "0.95 to 0.99"),
         shampoo_beta=Range(least=0, below=1, optional=True),
@@ -94,7 +94,7 @@ class SOAP(Optimizer):
         max_precond_dim: int = 10000,
         normalize_grads: bool = False,
         correct_bias: bool = True,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = dict(lr=lr, betas=betas, shampoo_beta=shampoo_beta, eps=eps)
         defaults |= dict(weight_decay=weight_decay, precondition_frequency=precondition_frequency)

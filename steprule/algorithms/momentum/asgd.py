@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Params, Range, usually
+from steprule.algorithms.arguments import PENALTY, Number, Params, PlacedOptions, Range, Ranges, Unpack, usually
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, isnan, maximum, power, scalar, where
@@ -58,7 +58,7 @@ class ASGD(Optimizer):
         "mu": scalar(1.0),
         "ax": array(exact="it is an average of the weights, which moves less and less"),
     }
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 0.1", weight_decay=PENALTY, lambd=Range(usual="1e-4"), alpha=Range(usual="0.5 to 1"), t0=Range()
     )
 
@@ -74,11 +74,13 @@ class ASGD(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
-        **options: Any,
+        **options: Unpack[PlacedOptions],
     ) -> None:
         defaults = dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay)
-        options |= dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
-        super().__init__(params, defaults, **options)
+        named: dict[str, Any] = dict(
+            foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable
+        )
+        super().__init__(params, defaults, **options, **named)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         g = penalized(g, p, h)

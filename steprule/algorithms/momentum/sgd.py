@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import where
@@ -57,7 +57,7 @@ class SGD(Optimizer):
     """
 
     switches = SWITCHES - {"capturable"}
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="0.001 to 1", momentum="0, or 0.8 to 0.99", weight_decay="0, or 1e-5 to 1e-3", dampening=Range(usual="0")
     )
 
@@ -69,7 +69,7 @@ class SGD(Optimizer):
         dampening: Number = 0,
         weight_decay: Number = 0,
         nesterov: bool = False,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
         super().__init__(params, defaults, **options)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.optimizer import Optimizer
 
 from .line_search import Trial, strong_wolfe
@@ -61,7 +61,7 @@ class LBFGS(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1",
         max_iter=Range(),
         max_eval=Range(),
@@ -80,7 +80,7 @@ class LBFGS(Optimizer):
         tolerance_change: float = 1e-9,
         history_size: int = 100,
         line_search_fn: str | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         defaults: dict[str, Any] = dict(lr=lr, max_iter=max_iter, history_size=history_size)
         defaults["max_eval"] = max_iter * 5 // 4 if max_eval is None else max_eval

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Params, usually
+from steprule.algorithms.arguments import Number, Options, Params, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import sign
@@ -47,7 +47,7 @@ class Lion(Optimizer):
         tensor([   0.7500, -199.7500])
     """
 
-    ranges: ClassVar = usually(lr="1e-5 to 1e-3", betas=("0.9 to 0.95", "0.98 to 0.99"), weight_decay="0 to 1")
+    ranges: ClassVar[Ranges] = usually(lr="1e-5 to 1e-3", betas=("0.9 to 0.95", "0.98 to 0.99"), weight_decay="0 to 1")
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Lion(Optimizer):
         lr: Number = 1e-4,
         betas: tuple[Number, Number] = (0.9, 0.99),
         weight_decay: Number = 0,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay), **options)
 

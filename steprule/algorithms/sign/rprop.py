@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Params, Range, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, clip, scalar, sign, where
 
@@ -60,7 +60,7 @@ class Rprop(Optimizer):
         "step_size": array("lr", exact="step sizes span more than the codes of a block, and are multiplied on and on"),
         "prev": array(exact="what is rounded to zero has lost its sign, which is all that is asked of it"),
     }
-    ranges: ClassVar = usually(
+    ranges: ClassVar[Ranges] = usually(
         lr="1e-4 to 0.1",
         etas=(Range(above=0, below=1, usual="0.5", message=ETAS), Range(above=1, usual="1.2", message=ETAS)),
         step_sizes=(Range(), Range()),
@@ -72,7 +72,7 @@ class Rprop(Optimizer):
         lr: Number = 1e-2,
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50),
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, dict(lr=lr, etas=etas, step_sizes=step_sizes), **options)
 
