@@ -31,6 +31,7 @@ from steprule.stepping.options import (
     SWITCHES,
     check_nonfinite,
     check_options,
+    full_embeddings,
     refuse_options,
     spell_out_options,
 )
@@ -61,8 +62,8 @@ class Optimizer(torch.optim.Optimizer):
         overrides: selector -> hyperparameters of the parameters it means, see :mod:`steprule.grouping.selectors`.
         modifiers (list): what goes around the rule, in the order in which it acts, see :mod:`steprule.modifiers`.
         state_dtype (str or mapping, optional): how state like the parameters is held: ``"float32"``, ``"bfloat16"``,
-            or a mapping from slots to these, see ``docs/low_bits.md``; None holds it as the parameter is, but running
-            means of squares of float16 parameters in float32.
+            ``"8bit"``, or a mapping from slots to these, see ``docs/low_bits.md``; None holds it as the parameter is,
+            but running means of squares of float16 parameters in float32.
         maximize (bool): go up along the gradient instead of down.
         l1 (float): L1 penalty: ``l1 * sign(p)`` is added to the gradient.
         clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it; None
@@ -160,6 +161,7 @@ class Optimizer(torch.optim.Optimizer):
         self._evaluates = False
         self._moved: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         self._guesses = guesses(overrides or (), params)
+        overrides = {**full_embeddings(params, defaults["state_dtype"]), **(overrides or {})}
         if overrides:
             params = groups(params, defaults, overrides, lay=self._roles.lay)
         elif isinstance(params, nn.Module):
@@ -386,14 +388,18 @@ class Optimizer(torch.optim.Optimizer):
     # -- saving --------------------------------------------------------------------------------------------------
 
     @not_compiled
-    def state_dict(self) -> StateDict:
+    def state_dict(self, *, full: bool = False) -> StateDict:
         """The optimizer as a dictionary, which ``torch.optim`` loads too.
+
+        Args:
+            full: give what is held in codes of 8 bits as the numbers that they stand for, in float32, for others to
+                load; otherwise codes stand under the slot's name, and their scales under ``name::scale``.
 
         Returns:
             torch's form, ``{"state": {index: {slot: value}}, "param_groups": [...]}``, with names, schedules as
             plain data, and under ``"steprule"`` what else is needed to know that a state fits.
         """
-        return packed(self)
+        return packed(self, full)
 
     @not_compiled
     def load_state_dict(  # type: ignore[override]

@@ -11,8 +11,10 @@ import torch
 
 from steprule.kernels.cpu.llvm import LLVMLaunch
 from steprule.kernels.gpu.triton import TritonLaunch, unavailable
-from steprule.rule.program import GRAD, Operation, Program
+from steprule.rule.program import FIRST_SLOT, GRAD, Operation, Program
+from steprule.rule.slot import Slot
 
+from .coding import CODES
 from .eager import EagerLaunch
 from .entry import Entry, asked_of
 from .fake import FakeLaunch, is_fake
@@ -50,7 +52,7 @@ def obstacle(program: Program, entry: Entry, group: Mapping[str, Any]) -> str | 
         if isinstance(value, torch.Tensor) and type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
             return f"state {slot.name!r} is a {type(value).__name__}, whose memory is not plain"
         dtype = kept_in(slot, entry)
-        if dtype not in FLOATS | COMPLEX:
+        if dtype not in FLOATS | COMPLEX | CODES.keys():
             return f"state {slot.name!r} is {dtype}"
     by_rows = g.layout == torch.sparse_coo or program.temporaries or program.by_lines
     if by_rows and not p.is_contiguous():
@@ -75,6 +77,8 @@ def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[ty
         return LLVMLaunch, "dense memory on the CPU"
     if hindered is None and asked != "llvm":
         hindered = unavailable(entry.param.device)
+        if hindered is None and any(kept_in(slot, entry) in CODES for slot in program.slots):
+            hindered = "state in 8 bits is not served by Triton yet"
         if hindered is None:
             return TritonLaunch, f"dense memory on {entry.param.device}"
         if asked == "auto" and device == "cuda":
@@ -206,6 +210,8 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
         if found := fault(tensor, tensor is p):
             raise RuntimeError(f"the {what} {entry.name} {found}; replace it with a tensor that has memory of its own")
     for slot in program.slots:
+        if kept_in(slot, entry) in CODES:
+            check_codes(program, slot, entry)
         if slot.format not in (None, "float32") and p.is_complex():
             raise RuntimeError(
                 f"state_dtype={slot.format!r} can't hold {slot.name} of parameter {entry.name}, which is {p.dtype}; "
@@ -245,6 +251,35 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
         raise RuntimeError(
             f"{program.name} does not support sparse gradients, please consider SparseAdam instead: its rule needs "
             f"the whole of parameter {entry.name} at once"
+        )
+
+
+def check_codes(program: Program, slot: Slot, entry: Entry) -> None:
+    """Refuse to hold a slot in codes where it would not be what it is elsewhere.
+
+    Raises:
+        RuntimeError: naming the parameter.
+    """
+    p, g, why = entry.param, entry.grad, None
+    held = program.slots.index(slot) + FIRST_SLOT
+    if entry.part is not None:
+        why = f"is {entry.part.where}"
+    elif type(p).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ and not is_fake(p, entry.name):
+        why = f"is a {type(p).__name__}"
+    elif p.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        why = f"is {p.dtype}, which codes of 8 bits are not for"
+    elif not dense(p):
+        why = "is not dense in memory, so that it has no blocks"
+    elif g.layout == torch.sparse_coo:
+        why = "has sparse gradients, whose rows are no blocks"
+    elif program.by_lines:
+        why = f"is one of which {program.name} reduces rows or columns, which are no blocks"
+    elif any(o.op == "stored" and o.detail == held for phase in program.phases for o in phase.operations):
+        why = f"is one of which {program.name} computes with what the slot will hold"
+    if why is not None:
+        raise RuntimeError(
+            f"state_dtype={slot.format or '8bit'!r} can't hold {slot.name} of parameter {entry.name}: it {why}; give "
+            "its group state_dtype=None"
         )
 
 

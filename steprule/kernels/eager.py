@@ -9,8 +9,9 @@ import torch
 
 from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
-from steprule.rule.program import GRAD, OF_ITS_OWN, PARAM, WORDS, Operation, Phase, Program, Store
+from steprule.rule.program import FIRST_SLOT, GRAD, OF_ITS_OWN, PARAM, WORDS, Operation, Phase, Program, Store
 
+from .coding import decoded, encode
 from .entry import Entry, Group
 from .launch import Launch
 from .layout import dense, real
@@ -112,13 +113,23 @@ class EagerLaunch(Launch):
 
     def operands(self, i: int) -> list[torch.Tensor]:
         slots = [slot[i] for slot in self.slots]
+        for k, scales in zip(self.coded, self.scales, strict=True):
+            slots[k] = decoded(slots[k], scales[i])
         shape = self.params[i].shape
         return [self.params[i], self.grads[i], *slots, *(t[i].reshape(shape) for t in self.temporaries)]
 
     def run_tensor(self, phase: Phase, i: int) -> None:
         tensors = self.operands(i)
         values = self.compute(phase, i, [real(t) for t in tensors], lambda: places(real(tensors[PARAM])))
-        for operand, value in [(o, own(phase, values, v, tensors[o].dtype)) for o, v in phase.stores]:
+        coded = {k + FIRST_SLOT: scales for k, scales in zip(self.coded, self.scales, strict=True)}
+        for operand, value in phase.stores:
+            if operand in coded:
+                o = phase.operations[value]
+                numbers = torch.as_tensor(values[value], device=tensors[operand].device).expand(tensors[operand].shape)
+                bits = values[o.args[1]] if o.op == "noisy" else None
+                encode(numbers, self.slots[operand - FIRST_SLOT][i], coded[operand][i], bits)
+        kept = [(o, own(phase, values, v, tensors[o].dtype)) for o, v in phase.stores if o not in coded]
+        for operand, value in kept:
             self.store(tensors[operand], operand, i, value)
 
     def run_rows(self, phase: Phase, i: int) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from steprule.rule.program import FIRST_SLOT
+
+from .coding import CODES
 from .launch import Launch
 from .layout import real
 from .slots import computed_in
@@ -51,7 +54,8 @@ def other_formats(launch: Launch) -> str:
     for slot, tensors in zip(launch.program.slots, launch.slots, strict=True):
         dtype = tensors[0].dtype
         if dtype != launch.params[0].dtype and slot.dtype is None:
-            found.setdefault(str(dtype).removeprefix("torch."), []).append(slot.name)
+            name = str(slot.format) if dtype in CODES else str(dtype).removeprefix("torch.")
+            found.setdefault(name, []).append(slot.name)
     return "; ".join(f"{', '.join(names)} in {dtype}" for dtype, names in found.items())
 
 
@@ -64,6 +68,8 @@ def bytes_per_element(launch: Launch) -> float:
     """Bytes read and written for each element of the parameter."""
     dtypes = [launch.params[0].dtype, launch.grad_dtype, *(slot[0].dtype for slot in launch.slots)]
     sizes = [dtype.itemsize / (2 if dtype.is_complex else 1) for dtype in dtypes]
+    for k in launch.coded:
+        sizes[k + FIRST_SLOT] += 2 / CODES[dtypes[k + FIRST_SLOT]].block
     wide = computed_in(launch.params[0].dtype)
     sizes += [(getattr(torch, name) if name else wide).itemsize for name in launch.program.temporary_dtypes]
     return launch.program.bytes_per_element(dict(enumerate(sizes)))

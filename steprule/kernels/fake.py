@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .entry import Entry, Group, State
 from .launch import Launch
-from .slots import slot_tensor
+from .slots import array_slots, slot_tensor
 
 __all__ = ["FakeLaunch", "is_fake"]
 
@@ -47,7 +47,7 @@ class FakeLaunch(Launch):
 
     def adopt_arrays(self, entry: Entry, group: Group) -> None:
         with self.mode:
-            entry.slots = [slot_tensor(slot, entry, group) for slot in self.program.slots]
+            _, entry.slots = array_slots(self.program.slots, entry, group)
 
     def adopt_lines(self, groups: Sequence[Group]) -> None:
         slots = self.program.line_slots

@@ -13,13 +13,14 @@ import torch
 from steprule.rule.program import FIRST_SLOT, OF_ITS_OWN, Matrix, Program, Store
 from steprule.rule.slot import Slot
 
+from .coding import CODES, scale_name
 from .entry import NO_GRAD, Entry, Group, State
 from .layout import like, materialized
 from .matrices import Matrices
 from .memory import fault
 from .row_tables import Lines
 from .shared_numbers import SharedNumbers
-from .slots import computed_in, first_number, kept_in, lacks, scalar_dtype, slot_tensor
+from .slots import array_slots, computed_in, first_number, kept_in, lacks, scalar_dtype, slot_tensor
 from .tensor_guards import still
 
 __all__ = ["Launch"]
@@ -72,11 +73,15 @@ class Launch:
         self.fresh: Any = None
         """Which entries have had no update, where not all of them were updated in each step; ``rows`` are not kept up
         then."""
-        self.slot_names = [s.name for s in program.slots]
+        self.slot_names: Sequence[str] = [s.name for s in program.slots]
         for e in entries:
             if e.slots is None:
                 self.adopt_arrays(e, groups[e.group])
-        self.slots = [list(column) for column in zip(*(e.slots for e in entries), strict=True)]
+        columns = [list(column) for column in zip(*(e.slots for e in entries), strict=True)]
+        self.slots, self.scales = columns[: len(program.slots)], columns[len(program.slots) :]
+        self.coded = [k for k, slot in enumerate(self.slots) if slot[0].dtype in CODES]
+        """The slots that are held in codes; ``scales`` has theirs, in this order."""
+        self.slot_names = [*self.slot_names, *(scale_name(program.slots[k].name) for k in self.coded)]
         self.adopt_lines(groups)
         self.small: dict[Any, Any] = {}
         """What was computed between the passes of a step under way."""
@@ -101,7 +106,7 @@ class Launch:
 
     def adopt_arrays(self, entry: Entry, group: Group) -> None:
         """A parameter's array slots, which its entry keeps from plan to plan."""
-        entry.adopted(self.slot_names, [slot_tensor(slot, entry, group) for slot in self.program.slots])
+        entry.adopted(*array_slots(self.program.slots, entry, group))
 
     def adopt_tables(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
         """The slots for matrix functions."""
@@ -159,12 +164,23 @@ class Launch:
         """Let the optimizer's state be what this launch works on; done when its first step has succeeded."""
         others = [s.name for s in (*self.program.reduced_slots, *self.program.line_slots, *self.program.tables)]
         names = [*self.slot_names, *self.counted, *others]
-        columns = [*self.slots, *self.counter_views, *self.kept_views, *self.line_views, *self.matrix_tables]
+        columns = [
+            *self.slots,
+            *self.scales,
+            *self.counter_views,
+            *self.kept_views,
+            *self.line_views,
+            *self.matrix_tables,
+        ]
         if self.shares:
             columns = self.joined(columns)
         for name, tensors in zip(names, columns, strict=True):
             for own, tensor in zip(self.states, tensors, strict=True):
                 own[name] = tensor
+        for slot in self.program.slots:
+            if scale_name(slot.name) not in names:  # what was held in codes before is held in full
+                for own in self.states:
+                    own.pop(scale_name(slot.name), None)
         if names:
             state.update(zip(self.owners, self.states, strict=True))
         for entry in self.entries:
@@ -236,11 +252,14 @@ class Launch:
         self.installed = False
         self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
         self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
-        self.held = [*self.params, *chain.from_iterable((*self.slots, *self.line_views, *self.matrix_tables))]
+        self.held = [
+            *self.params,
+            *chain.from_iterable((*self.slots, *self.scales, *self.line_views, *self.matrix_tables)),
+        ]
         self.held_pointers = list(map(torch.Tensor.data_ptr, self.held))
         self.arrays = len(self.held)
         """How many of those are what passes work on; what counts comes behind, once it stands in the states."""
-        self.every_slot = list(chain.from_iterable(self.slots))
+        self.every_slot = list(chain.from_iterable((*self.slots, *self.scales)))
         self.implicit = any([e.implicit for e in self.entries])  # noqa: C419 (a list is faster)
         self.looks = [e.still for e in self.entries]
         self.unchanged: Callable[..., bool] | None = None
@@ -296,7 +315,7 @@ class Launch:
         """Take over the counters of another launch, if what the two keep of each parameter is the same."""
 
         def arrays(launch: Launch) -> Iterator[torch.Tensor]:
-            return chain.from_iterable((*launch.slots, *launch.matrix_tables))
+            return chain.from_iterable((*launch.slots, *launch.scales, *launch.matrix_tables))
 
         same = (
             type(self) is type(before)
@@ -355,10 +374,11 @@ class Launch:
 
     def arrays_are_kept(self) -> bool:
         """Whether the states hold the very arrays that this launch works on, whoever counts in them."""
-        arrays = zip((*self.program.slots, *self.program.tables), (*self.slots, *self.matrix_tables), strict=True)
+        names = *self.slot_names, *(table.name for table in self.program.tables)
+        arrays = zip(names, (*self.slots, *self.scales, *self.matrix_tables), strict=True)
         return all(
-            own.get(slot.name) is tensor
-            for slot, tensors in arrays
+            own.get(name) is tensor
+            for name, tensors in arrays
             for own, tensor in zip(self.states, tensors, strict=True)
         )
 

@@ -165,6 +165,6 @@ def rounded_at_random(value: torch.Tensor, bits: torch.Tensor, dtype: torch.dtyp
     if dtype != torch.bfloat16:
         return value.clone()
     held = value.to(torch.float32).view(torch.int32).to(torch.int64) & LOW
-    carried = (held + (bits & 0xFFFF)) & 0xFFFF0000
+    carried = (held + (bits >> 16)) & 0xFFFF0000
     signed = torch.where(carried > 0x7FFFFFFF, carried - 2**32, carried).to(torch.int32)
     return torch.where(value.isnan(), math.nan, signed.view(torch.float32)).to(dtype)

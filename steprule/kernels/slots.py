@@ -11,11 +11,13 @@ import torch
 from steprule.rule.slot import Slot
 from steprule.storage import FORMATS
 
+from .coding import CODES, decoded, encoded, scale_count, scale_name
 from .entry import Entry, Group, State
-from .layout import dense, like, materialized
+from .layout import dense, like, materialized, same_layout
 from .memory import fault
 
 __all__ = [
+    "array_slots",
     "asked_dtype",
     "computed_in",
     "first_number",
@@ -43,7 +45,11 @@ def asked_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype | None:
     if slot.kind != "array":
         return None
     if slot.format is not None:
-        dtype: torch.dtype = getattr(torch, FORMATS[slot.format].dtype)
+        found = FORMATS[slot.format]
+        codes = found.positive if slot.positive else found.signed
+        if codes is not None and param.numel() < found.least:
+            return computed_in(param.dtype)
+        dtype: torch.dtype = getattr(torch, codes.dtype if codes is not None else str(found.dtype))
         return torch.complex64 if param.is_complex() else dtype
     # the square of a gradient below 2.4e-4 is none of float16's numbers
     return torch.float32 if slot.positive and slot.dtype is None and param.dtype == torch.float16 else None
@@ -73,15 +79,16 @@ def slot_bytes(slot: Slot, param: torch.Tensor, shape: Sequence[int], reduced: b
     if slot.kind == "scalar":
         return 8 if reduced else scalar_dtype().itemsize
     dtype, count = slot_dtype(slot, param), math.prod(slot.shape(shape))
-    if slot.kind == "array" and slot.format is not None:
-        return math.ceil(count * FORMATS[slot.format].bytes * (2 if dtype.is_complex else 1))
-    return count * dtype.itemsize
+    scales = scale_count(CODES[dtype], count) * torch.bfloat16.itemsize if dtype in CODES else 0
+    return count * dtype.itemsize + scales
 
 
 def kept_in(slot: Slot, entry: Entry) -> torch.dtype:
     """The dtype of a parameter's slot, be it there already or still to be made."""
     value, asked = entry.state.get(slot.name), asked_dtype(slot, entry.param)
-    return value.dtype if isinstance(value, torch.Tensor) and asked is None else slot_dtype(slot, entry.param)
+    if isinstance(value, torch.Tensor) and asked is None and value.dtype not in CODES:
+        return value.dtype
+    return slot_dtype(slot, entry.param)
 
 
 def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
@@ -91,6 +98,8 @@ def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
     if initial == "parameter":
         return param.detach().to(dtype, copy=True)
     like = param if slot.kind == "array" else param.detach().new_empty(slot.shape(param.shape))
+    if dtype in CODES and initial:
+        return torch.full_like(like, float(initial), dtype=torch.float32, requires_grad=False)
     if not initial:
         return torch.zeros_like(like, dtype=dtype, requires_grad=False)
     if initial == "identity":
@@ -132,6 +141,8 @@ def slot_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
     value = entry.found(slot)
     if value is None:
         value = fresh(slot, p, group)
+    elif isinstance(value, torch.Tensor) and value.dtype in CODES and value.shape == p.shape:
+        value = decoded(value, scales_found(slot, value, entry)).to(kept_in_full(slot, p))
     elif not isinstance(value, torch.Tensor) or value.shape != slot.shape(p.shape) or value.device != p.device:
         found = f"{tuple(value.shape)} on {value.device}" if isinstance(value, torch.Tensor) else repr(value)
         wanted = "like the parameter" if slot.kind == "array" else f"of shape {slot.shape(p.shape)}"
@@ -152,11 +163,70 @@ def slot_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
         )
     value = materialized(value)
     asked = asked_dtype(slot, p)
-    if asked is not None and value.dtype != asked:
+    if asked is not None and value.dtype != asked and asked not in CODES:
         value = value.to(asked)
     if slot.kind == "array" and p.layout == torch.strided and dense(p):
         value = like(value, p)
     return value
+
+
+def kept_in_full(slot: Slot, param: torch.Tensor) -> torch.dtype:
+    """What the numbers of codes are kept in where they are not to be codes."""
+    dtype = slot_dtype(slot, param)
+    return torch.float32 if dtype in CODES else dtype
+
+
+def scales_found(slot: Slot, codes: torch.Tensor, entry: Entry) -> torch.Tensor:
+    """The scales that stand in the state beside codes.
+
+    Raises:
+        RuntimeError: there are none that could be theirs.
+    """
+    scales: Any = entry.state.get(scale_name(slot.name))
+    count = scale_count(CODES[codes.dtype], codes.numel())
+    if not isinstance(scales, torch.Tensor) or (scales.shape, scales.dtype) != ((count,), torch.bfloat16):
+        found = f"{tuple(scales.shape)} of {scales.dtype}" if isinstance(scales, torch.Tensor) else repr(scales)
+        raise RuntimeError(
+            f"state {scale_name(slot.name)!r} of parameter {entry.name} is {found:.60}, but the codes need {count} "
+            "scales of torch.bfloat16; put both back, or delete both to start anew"
+        )
+    return scales
+
+
+def array_slots(slots: Sequence[Slot], entry: Entry, group: Group) -> tuple[list[str], list[torch.Tensor]]:
+    """A parameter's array slots, and behind them the scales of those that are held in codes, with their names.
+
+    Raises:
+        RuntimeError: what stands in the state can't be one of them.
+    """
+    names, tensors = [slot.name for slot in slots], []
+    scales: list[torch.Tensor] = []
+    for slot in slots:
+        dtype = kept_in(slot, entry)
+        if dtype not in CODES:
+            tensors.append(slot_tensor(slot, entry, group))
+            continue
+        names.append(scale_name(slot.name))
+        codes = entry.found(slot)
+        if isinstance(codes, torch.Tensor) and codes.dtype == dtype and as_laid(codes, entry.param):
+            pair = codes, scales_found(slot, codes, entry)
+        elif codes is None and not group.get(str(slot.initial), slot.initial):
+            pair = (
+                fresh(slot, entry.param, group),
+                entry.param.new_zeros(
+                    scale_count(CODES[dtype], entry.param.numel()), dtype=torch.bfloat16, requires_grad=False
+                ),
+            )
+        else:
+            pair = encoded(slot_tensor(slot, entry, group).to(torch.float32), dtype)
+        tensors.append(pair[0])
+        scales.append(pair[1])
+    return names, tensors + scales
+
+
+def as_laid(codes: torch.Tensor, param: torch.Tensor) -> bool:
+    """Whether codes stand where the parameter's elements do."""
+    return codes.shape == param.shape and codes.device == param.device and same_layout(codes, param)
 
 
 def lacks(state: State, names: Sequence[str]) -> bool:

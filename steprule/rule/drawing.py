@@ -49,8 +49,8 @@ def bits() -> Expression:
 
 
 def rounding_bits(tag: int) -> Expression:
-    """32 random bits for each element by which a value is rounded: those of :func:`bits` at half the price, for
-    elements whose places differ by 2**32 have the same.
+    """Random bits for each element by which a value is rounded: the upper 16 of 32 count. They cost a third of those of
+    :func:`bits`; elements whose places differ by 2**32 have the same.
 
     Args:
         tag: what tells these from others of the rule, below 2**32.
@@ -58,7 +58,8 @@ def rounding_bits(tag: int) -> Expression:
     if asking.draw is None:
         raise RuleError("random numbers are drawn only while a rule is traced")
     seed, step, _ = asking.draw()
-    return mixed(on_bits("iadd", place("low"), of_step(seed, step, tag)))
+    x = on_bits("imul", on_bits("ixor", place("low"), of_step(seed, step, tag)), detail=GOLDEN)
+    return on_bits("imul", on_bits("ixor", x, on_bits("ishr", x, detail=15)), detail=0x846CA68B)
 
 
 def of_step(seed: Any, step: Any, tag: Any) -> Expression:

@@ -24,14 +24,19 @@ class Hold(Link):
     Args:
         formats: of what the group says, the slots and the rule's name, the format of each slot that has one.
         noisy: the formats in which a slot that is never negative is rounded at random.
+        slow: that in which running means are, too, that change little in a step.
         name: what the rule is called.
     """
 
     def __init__(
-        self, formats: Callable[[Any, Mapping[str, Slot], str], dict[str, str]], noisy: frozenset[str], name: str
+        self,
+        formats: Callable[[Any, Mapping[str, Slot], str], dict[str, str]],
+        noisy: frozenset[str],
+        slow: str,
+        name: str,
     ) -> None:
         super().__init__()
-        self.formats, self.noisy, self.rule = formats, noisy, name
+        self.formats, self.noisy, self.slow, self.rule = formats, noisy, slow, name
 
     def weights(self, p: Any, new: Any, s: Any, h: Any) -> Any:
         slots = {name: known(slot) for name, slot in s._slots().items()}
@@ -45,9 +50,42 @@ class Hold(Link):
         s._held.update({name: (slot.positive, held.get(name)) for name, slot in slots.items() if slot.kind == "array"})
         for name, found in held.items():
             written = s._writes.get(name)
-            if found in self.noisy and slots[name].positive and written is not None:
+            if found not in self.noisy or written is None:
+                continue
+            if slots[name].positive or (found == self.slow and is_slow(written, name, h)):
                 s._writes[name] = rounded_at_random(written, name)
         return new
+
+
+SLOW = 0.05
+"""A running mean of which less than this changes in a step is slow: a code of 8 bits stands for some hundredths."""
+
+
+def is_slow(written: Expression, name: str, h: Any) -> bool:
+    """Whether a slot is a running mean that changes by less than a code in a step; hyperparameters are asked."""
+    for e in written.args[1:] if written.op == "where" else (written,):
+        weight = weight_of(e, name)
+        if weight is not None and weight.level is Level.SCALAR and not weight.varies:
+            return bool(h._ask(weight < SLOW))
+    return False
+
+
+def weight_of(e: Expression, name: str) -> Expression | None:
+    """How much of a running mean changes in a step, where an expression is one."""
+    if e.op != "add":
+        return None
+
+    def is_mean(x: Expression) -> bool:
+        return x.op == "slot" and x.detail == name
+
+    for mean, other in (e.args, e.args[::-1]):
+        pairs = [(x, y) for z in (mean, other) if z.op == "mul" for x, y in (z.args, z.args[::-1])]
+        if is_mean(mean):  # mean + weight * (x - mean)
+            return next((x for x, y in pairs if y.op == "sub" and is_mean(y.args[1])), None)
+        kept = next((x for x, y in pairs if is_mean(y)), None)
+        if kept is not None:
+            return 1 - kept
+    return None
 
 
 def known(slot: Slot) -> Slot:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 
@@ -23,7 +23,30 @@ Kind: TypeAlias = Literal["array", "scalar", "other"]
 Slots: TypeAlias = Mapping[str, Slot]
 Fresh: TypeAlias = Callable[[Slot, torch.Tensor, Mapping[str, Any]], torch.Tensor]
 
-Held: TypeAlias = Callable[[Slot, torch.Tensor], torch.dtype | None]
+
+class Held(Protocol):
+    """How slots are held here."""
+
+    def scale_name(self, slot: str) -> str:
+        """Under which name the scales of a slot stand that is held in codes."""
+        ...
+
+    def dtype(self, slot: Slot, param: torch.Tensor) -> torch.dtype | None:
+        """The dtype in which a slot must be held, whatever was saved; None where it need not."""
+        ...
+
+    def is_code(self, dtype: torch.dtype | None) -> bool:
+        """Whether tensors of a dtype hold codes."""
+        ...
+
+    def numbers(self, codes: torch.Tensor, scales: Any) -> torch.Tensor | None:
+        """What codes stand for; None where the scales are not theirs."""
+        ...
+
+    def encoded(self, numbers: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes and scales for numbers."""
+        ...
+
 
 Placed: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Slot | None, torch.dtype], torch.Tensor | None]
 
@@ -92,7 +115,7 @@ class WholeFit:
         numbers: how many numbers all parameters hold together.
         fresh: the value that a slot begins with, for the rows that a resized one gains; zeros where None.
         given: whether a saved tensor may be taken as it is; none where None.
-        held: the dtype in which a slot of a parameter must be held, whatever was saved; None where it need not.
+        held: how slots are held here; None where nobody asks.
         placed: of a saved tensor, the parameter, its slot and a dtype, a copy that is spread over processes as the
             parameter is; None where it need not be.
     """
@@ -101,7 +124,7 @@ class WholeFit:
     numbers: int
     fresh: Fresh | None
     given: Callable[[torch.Tensor], bool] | None
-    held: Held = lambda _, __: None
+    held: Held | None = None
     placed: Placed | None = None
 
 
@@ -135,26 +158,70 @@ class Fit:
         """The new state of the parameter; None where it does not fit, and ``result`` has the reasons."""
         # torch's older SGD keeps None where it has no momentum yet
         entry = {k: v for k, v in self.saved.entry.items() if v is not None or self.slots is None}
+        coded, misfits = self._decode(entry)
         missing, unexpected = self._differing_slots(frozenset(entry))
         misshapen = [*self._misshapen_parameter(), *(m for k, v in entry.items() for m in self._misshapen(k, v))]
+        misshapen += misfits
         result.missing.extend(f"{self.label}: {name}" for name in sorted(missing))
         result.unexpected.extend(f"{self.label}: {name}" for name in sorted(unexpected))
         result.misshapen.extend(misshapen)
         if missing or misshapen:
             return None
-        return {name: self._new(name, value) for name, value in entry.items() if name not in unexpected}
+        new = {name: self._new(name, value) for name, value in entry.items() if name not in unexpected}
+        return self._encode(new, coded)
+
+    # -- codes ---------------------------------------------------------------------------------------------------
+
+    def _decode(self, entry: dict[str, Any]) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], list[Misshapen]]:
+        """Put numbers in the place of codes; the codes that there were with their scales, and those that do not fit."""
+        held, coded = self.common.held, {}
+        misfits: list[Misshapen] = []
+        for name, codes in list(entry.items()):
+            if held is None or not isinstance(codes, torch.Tensor) or not held.is_code(codes.dtype):
+                continue
+            scales = entry.pop(held.scale_name(name), None)
+            numbers = held.numbers(codes, scales)
+            if numbers is None:
+                misfits.append(Misshapen(f"{self.label}: {held.scale_name(name)}", form(scales), "scales of its codes"))
+                del entry[name]
+            else:
+                entry[name], coded[name] = numbers, (codes, scales)
+        return coded, misfits
+
+    def _encode(self, new: dict[str, Any], coded: Mapping[str, Any]) -> dict[str, Any]:
+        """Put codes in the place of numbers where they are held so: those that were saved, if they fit."""
+        held, found = self.common.held, {}
+        for name, value in new.items():
+            slot = (self.slots or {}).get(name)
+            dtype = None if held is None or slot is None else held.dtype(slot, self.param)
+            if held is None or dtype is None or not held.is_code(dtype):
+                found[name] = value
+                continue
+            codes, scales = coded.get(name, (None, None))
+            if codes is not None and (codes.dtype, codes.stride()) == (dtype, value.stride()):
+                pair = codes.detach().to(self.param.device, copy=True), scales.detach().to(self.param.device, copy=True)
+            else:
+                pair = held.encoded(value, dtype)
+            found[name], found[held.scale_name(name)] = pair
+        return found
 
     # -- what does not fit ---------------------------------------------------------------------------------------
 
     def _differing_slots(self, mine: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
         """The slots that should be there and are not, and those that are there and should not be."""
         if self.saved.record is not None:
-            recorded = frozenset(self.saved.record.slots) | lbfgs_state.needed(self.saved.entry)
+            recorded = self._without_scales(self.saved.record.slots) | lbfgs_state.needed(self.saved.entry)
             return recorded - mine, mine - recorded
         if not mine:
             return mine, mine
-        fuller = min((peer for peer in self.peers if peer > mine), key=len, default=mine)
+        peers = map(self._without_scales, self.peers)
+        fuller = min((peer for peer in peers if peer > mine), key=len, default=mine)
         return fuller.union(self.needed, lbfgs_state.needed(self.saved.entry)) - mine, frozenset()
+
+    def _without_scales(self, names: Iterable[str]) -> frozenset[str]:
+        """Names of slots without those under which the scales of others stand."""
+        names = frozenset(names)
+        return names if self.common.held is None else names - set(map(self.common.held.scale_name, names))
 
     def _misshapen_parameter(self) -> list[Misshapen]:
         record, param = self.saved.record, self.param
@@ -239,7 +306,7 @@ class Fit:
 
     def _new_array(self, name: str, value: torch.Tensor) -> torch.Tensor:
         target, param, slot = self._target(name), self.param, (self.slots or {}).get(name)
-        dtype = (self.common.held(slot, param) if slot else None) or self._dtype(value)
+        dtype = self._held(slot, name) or self._dtype(value)
         with torch.no_grad():
             spread = None if self.common.placed is None else self.common.placed(value, param, slot, dtype)
             if spread is not None:
@@ -256,6 +323,15 @@ class Fit:
             overlap = tuple(slice(min(a, b)) for a, b in zip(value.shape, target, strict=True))
             new[overlap] = value[overlap].to(new)
             return new
+
+    def _held(self, slot: Slot | None, name: str) -> torch.dtype | None:
+        """The dtype in which a slot must be held; float32 where codes are to be made of it."""
+        held = self.common.held
+        dtype = None if held is None or slot is None else held.dtype(slot, self.param)
+        if held is not None and dtype is None:
+            before = self.saved.entry.get(name)
+            return self.param.dtype if isinstance(before, torch.Tensor) and held.is_code(before.dtype) else None
+        return torch.float32 if held is not None and held.is_code(dtype) else dtype
 
     def _dtype(self, value: torch.Tensor) -> torch.dtype:
         """The parameter's dtype, unless the state was kept in another one than the parameter on purpose."""

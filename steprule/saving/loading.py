@@ -43,7 +43,7 @@ class Receiver:
         slots: the slots that a parameter of a group has, where the optimizer knows them.
         fresh: the value with which a slot of a parameter in a group begins; zeros where left out.
         frozen: whether a parameter was frozen on purpose.
-        held: the dtypes in which slots must be held, see :class:`steprule.saving.fit.WholeFit`.
+        held: how slots are held here, see :class:`steprule.saving.fit.WholeFit`.
         placed: how saved tensors are spread over processes, see :class:`steprule.saving.fit.WholeFit`.
     """
 
@@ -55,7 +55,7 @@ class Receiver:
     slots: Callable[[Group, torch.Tensor], Slots] | None = None
     fresh: Fresh | None = None
     frozen: Callable[[torch.Tensor], bool] = lambda _: False
-    held: Held = lambda _, __: None
+    held: Held | None = None
     placed: Placed | None = None
 
 
@@ -168,7 +168,7 @@ def prepare(
     slots: Callable[[Group, torch.Tensor], Slots] | None = None,
     fresh: Fresh | None = None,
     frozen: Callable[[torch.Tensor], bool] = lambda _: False,
-    held: Held = lambda _, __: None,
+    held: Held | None = None,
     placed: Placed | None = None,
     **options: Any,
 ) -> Loading:

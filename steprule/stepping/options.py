@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from torch import nn
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
@@ -14,7 +15,7 @@ from steprule.grouping.hyperparameters import Choice, Declared, Range, check
 from steprule.kernels.choose import BACKENDS
 from steprule.kernels.entry import Entry
 from steprule.names import nearest
-from steprule.storage import check_state_dtype
+from steprule.storage import FORMATS, check_state_dtype
 
 __all__ = [
     "NOT_HYPER",
@@ -29,6 +30,7 @@ __all__ = [
     "check_fused",
     "check_nonfinite",
     "check_options",
+    "full_embeddings",
     "refuse_hyper",
     "refuse_options",
     "spell_out_options",
@@ -247,6 +249,23 @@ def refuse_with_fewer_bits(h: Mapping[str, Any]) -> None:
             )
         if h["capturable"] and name != "float32":
             raise ValueError(f"state_dtype={name!r} with capturable=True: its random numbers are counted on the host")
+
+
+def full_embeddings(params: Any, state_dtype: Any) -> dict[Any, dict[str, Any]]:
+    """Overrides that leave the state of a module's embeddings in float32, where the optimizer's is in codes: the rows
+    of a block see gradients of very different sizes, or none for long."""
+    if not isinstance(params, nn.Module):
+        return {}
+    value = state_dtype if isinstance(state_dtype, Mapping) else {None: state_dtype}
+    coded = {slot: name for slot, name in value.items() if name is not None and FORMATS[name].signed is not None}
+    if not coded:
+        return {}
+    full = {**value, **dict.fromkeys(coded, "float32")} if isinstance(state_dtype, Mapping) else "float32"
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    present = {
+        kind for kind in kinds for m in params.modules() if isinstance(m, kind) and any(True for _ in m.parameters())
+    }
+    return {kind: {"state_dtype": full} for kind in kinds if kind in present}
 
 
 def check_capturable(entry: Entry) -> None:

@@ -335,7 +335,7 @@ def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[
         *algorithm.modifiers,
         *([links.TakenOver(own)] if own else []),
         *([links.MeasureUpdate(after)] if after else []),
-        Hold(formats_of, NOISY, algorithm.name),
+        Hold(formats_of, NOISY, "8bit", algorithm.name),
     ]
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steprule.distributed.placing import placed
+from steprule.kernels.coding import CODES, decoded, encoded, in_full, scale_count, scale_name
+from steprule.kernels.layout import dense
 from steprule.kernels.slots import asked_dtype, fresh
 from steprule.rule.slot import Slot
 from steprule.saving.joined import joined
@@ -22,7 +24,30 @@ if TYPE_CHECKING:
 __all__ = ["install", "packed", "plan_load"]
 
 
-def packed(optimizer: Optimizer) -> StateDict:
+class Holding:
+    """How slots are held here, for what is loaded."""
+
+    scale_name = staticmethod(scale_name)
+    dtype = staticmethod(asked_dtype)
+    encoded = staticmethod(encoded)
+
+    @staticmethod
+    def is_code(dtype: torch.dtype | None) -> bool:
+        return dtype in CODES
+
+    @staticmethod
+    def numbers(codes: torch.Tensor, scales: Any) -> torch.Tensor | None:
+        """What codes stand for; None where the scales are not theirs."""
+        count = scale_count(CODES[codes.dtype], codes.numel())
+        if not isinstance(scales, torch.Tensor) or (scales.shape, scales.dtype) != ((count,), torch.bfloat16):
+            return None
+        return decoded(codes, scales.to(codes.device)) if dense(codes) else None
+
+
+HELD = Holding()
+
+
+def packed(optimizer: Optimizer, full: bool = False) -> StateDict:
     """The optimizer as a dictionary, between torch's hooks."""
     for pre_hook in optimizer._optimizer_state_dict_pre_hooks.values():
         pre_hook(optimizer)
@@ -34,7 +59,10 @@ def packed(optimizer: Optimizer) -> StateDict:
     differ = optimizer._evaluates or any(map(optimizer._roles.evaluated, groups))
     weights = ("evaluation" if optimizer._evaluates else "training") if differ else None
     done, frozen = optimizer.steps_taken, members.frozen
-    form = pack(groups, optimizer.state, algorithm=name, step=done, frozen=frozen, weights=weights)
+    state: Any = optimizer.state
+    if full:
+        state = {p: in_full(entry) if isinstance(entry, dict) else entry for p, entry in state.items()}
+    form = pack(groups, state, algorithm=name, step=done, frozen=frozen, weights=weights)
     for post_hook in optimizer._optimizer_state_dict_post_hooks.values():
         changed = post_hook(optimizer, form)
         form = form if changed is None else changed
@@ -61,7 +89,7 @@ def plan_load(optimizer: Optimizer, saved: Any, **options: Any) -> Loading:
         return planner.slots_of(roles.algorithm(group, optimizer), group, p)
 
     known: dict[str, Any] = dict(check=check, slots=slots if optimizer._has_rule else None, frozen=members.frozen)
-    known |= dict(fresh=fresh, held=asked_dtype, placed=placed)
+    known |= dict(fresh=fresh, held=HELD, placed=placed)
     return prepare(optimizer, saved, step=optimizer.steps_taken, **known, **options)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from steprule.rule.slot import Slot
 
 from .bfloat16 import BFLOAT16
+from .eight_bits import EIGHT_BITS
 from .float32 import FLOAT32
 from .format import Format
 
 __all__ = ["FORMATS", "check_state_dtype", "formats_of"]
 
-FORMATS: dict[str, Format] = {f.name: f for f in (FLOAT32, BFLOAT16)}
+FORMATS: dict[str, Format] = {f.name: f for f in (FLOAT32, BFLOAT16, EIGHT_BITS)}
 """The formats, by the names that ``state_dtype`` gives them."""
 
 

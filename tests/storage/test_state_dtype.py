@@ -3,12 +3,12 @@
 import copy
 import re
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from held_state import Make, gradients, hashed, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,23 +16,6 @@ import steprule
 from steprule import SGD, Adagrad, AdamW, Lamb, Lion, RMSprop
 from steprule.modifiers import EMA
 from steprule.rule import lerp, sqrt
-
-Make = Callable[..., torch.optim.Optimizer]
-
-
-def gradients(shape: tuple[int, ...], steps: int, dtype: torch.dtype, scale: float = 1e-2) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    return [(torch.randn(shape, generator=generator) * scale).to(dtype) for _ in range(steps)]
-
-
-def run(make: Make, start: torch.Tensor, grads: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any], Any]:
-    weight = start.clone().requires_grad_()
-    optimizer = make([weight])
-    for grad in grads:
-        weight.grad = grad.clone()
-        optimizer.step()
-    return weight.detach(), optimizer.state[weight], optimizer
-
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -62,27 +45,12 @@ def test_every_kernel_gives_the_same_bits(dtype: torch.dtype, asked: Any, shape:
 
 
 def stochastically_rounded(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """bfloat16 by the lower 16 of the given bits, written from the definition: of two neighbours the farther one is
+    """bfloat16 by the upper 16 of the given bits, written from the definition: of two neighbours the farther one is
     taken as often as it is near."""
     low = (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     high = (low.view(np.uint32) + np.uint32(0x10000)).view(np.float32)
     part = (x - low).astype(np.float64) / (high - low).astype(np.float64)
-    return np.where(part * 65536 + (noise & 0xFFFF) >= 65536, high, low)
-
-
-def hashed(index: np.ndarray, seed: int, tag: int, key: int, step: int) -> np.ndarray:
-    """The random bits as docs/rules.md says them."""
-
-    def mixed(x: Any) -> Any:
-        x = np.uint32(x)
-        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-            x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
-        return x ^ (x >> np.uint32(16))
-
-    with np.errstate(over="ignore"):
-        a = mixed(np.uint32(seed) + np.uint32(tag))
-        a = mixed(mixed(a + np.uint32(key)) + np.uint32(step))
-        return mixed(index.astype(np.uint32) + a)
+    return np.where(part * 65536 + (noise >> 16) >= 65536, high, low)
 
 
 def test_second_moments_are_rounded_by_the_random_bits_of_element_step_parameter_and_slot() -> None:

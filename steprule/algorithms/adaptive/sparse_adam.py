@@ -75,9 +75,9 @@ class SparseAdam(Optimizer):
         if complex_ := [[i, j] for i, j, p in places if p.is_complex()]:
             raise ValueError(f"Complex params at indices {complex_}: SparseAdam does not support complex parameters")
 
-    def state_dict(self) -> StateDict:
+    def state_dict(self, *, full: bool = False) -> StateDict:
         """The optimizer as a dictionary, in which ``step`` is an int, as torch has it here."""
-        packed = super().state_dict()
+        packed = super().state_dict(full=full)
         for key, entry in packed["state"].items():
             step = as_number(entry.get("step")) if type(key) is int and isinstance(entry, dict) else None
             if step is not None:

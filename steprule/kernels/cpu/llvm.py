@@ -31,6 +31,8 @@ NAMES = {
     torch.float16: "half",
     torch.complex64: "float",
     torch.complex128: "double",
+    torch.int8: "i8 int8",
+    torch.uint8: "i8 uint8",
 }
 
 LIMIT = 4 * CHUNK
@@ -62,10 +64,12 @@ class LLVMLaunch(Launch):
 
         self.code = compiled(program, self.types, kind)  # which must live for as long as it is run
         self.kernels = self.code.passes
-        self.pointers = np.zeros((program.operands, count), np.int64)
+        self.pointers = np.zeros((program.operands + len(self.scales), count), np.int64)
         self.pointers[0] = self.param_pointers
         for k, pointers in enumerate(self.slot_pointers):
             self.pointers[2 + k] = pointers
+        for k, scales in enumerate(self.scales, program.operands):
+            self.pointers[k] = list(map(torch.Tensor.data_ptr, scales))
         self.scalars = np.zeros((count, len(program.scalars)))
         self.table = np.zeros((program.table_rows, count))
         self.adopt_reduced(torch.from_numpy(self.table), groups)

@@ -7,7 +7,23 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Emitter", "accumulate", "compute", "convert", "integer", "literal", "load", "rounded", "store"]
+from steprule.storage import Formula
+
+__all__ = [
+    "Emitter",
+    "accumulate",
+    "compute",
+    "computed",
+    "convert",
+    "integer",
+    "literal",
+    "load",
+    "load_code",
+    "rounded",
+    "short",
+    "store",
+    "store_code",
+]
 
 # No fast-math flags: contract and arcp would round otherwise than the eager reference, nsz lose the sign of zero, nnan
 # and ninf what NaN and Inf are, and reassoc what a rule keeps that compensates its rounding errors.
@@ -82,11 +98,11 @@ def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: 
 
 
 def short(out: Emitter, value: str, kind: str, tame: bool, noise: str | None = None) -> str:
-    """The bits of a bfloat16; with random bits, the lower half of those carries into the upper half of the value's."""
+    """The bits of a bfloat16; with random bits, the upper half of those carries into the upper half of the value's."""
     value = convert(out, value, kind, "float")
     bits = out.let(f"bitcast float {value} to i32")
     if noise is not None:
-        rounded = out.let(f"add i32 {bits}, {out.let(f'and i32 {noise}, 65535')}")
+        rounded = out.let(f"add i32 {bits}, {out.let(f'lshr i32 {noise}, 16')}")
     else:
         odd = out.let(f"and i32 {out.let(f'lshr i32 {bits}, 16')}, 1")
         rounded = out.let(f"add i32 {out.let(f'add i32 {bits}, 32767')}, {odd}")
@@ -94,6 +110,29 @@ def short(out: Emitter, value: str, kind: str, tame: bool, noise: str | None = N
         isnan = out.let(f"fcmp uno float {value}, 0.0")
         rounded = out.let(f"select i1 {isnan}, i32 2143289344, i32 {rounded}")
     return out.let(f"trunc i32 {out.let(f'lshr i32 {rounded}, 16')} to i16")
+
+
+def computed(out: Emitter, formula: Formula, given: Sequence[str]) -> str:
+    """The result of a formula in float."""
+
+    def operation(op: str, args: list[tuple[str, str]], detail: Any) -> tuple[str, str]:
+        return (literal(float(detail), "float"), "float") if op == "constant" else compute(out, op, args, "float")
+
+    name: str = formula.compute([(number, "float") for number in given], operation)[0]
+    return name
+
+
+def load_code(out: Emitter, pointer: str, signed: bool) -> str:
+    """Load a code of 8 bits as a float."""
+    byte = out.let(f"load i8, ptr {pointer}, align 1")
+    whole = out.let(f"{'sext' if signed else 'zext'} i8 {byte} to i32")
+    return out.let(f"sitofp i32 {whole} to float")
+
+
+def store_code(out: Emitter, code: str, pointer: str) -> None:
+    """Store a float that is a code."""
+    whole = out.let(f"fptosi float {code} to i32")
+    out.do(f"store i8 {out.let(f'trunc i32 {whole} to i8')}, ptr {pointer}, align 1")
 
 
 def truth(out: Emitter, value: tuple[str, str]) -> str:
@@ -157,6 +196,9 @@ def integer(out: Emitter, op: str, detail: Any, names: Sequence[str], wide: str 
         number = out.let(f"fptoui {wide} {names[0]} to i64")
         return half(out, number, detail), "i32"
     if op == "index":
+        if detail == "low":  # in 32 bits from the start, for the sake of the loop's vectors
+            first, i = out.let("trunc i64 %first to i32"), out.let("trunc i64 %i to i32")
+            return out.let(f"add i32 {out.let(f'add i32 {first}, {names[0]}')}, {i}"), "i32"
         origin = out.let(f"or i64 {out.let(f'zext i32 {names[0]} to i64')}, {shifted(out, names[1])}")
         place = out.let(f"add i64 {out.let('add i64 %first, %i')}, {origin}")
         return half(out, place, detail), "i32"

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steprule.kernels.row_tables import PLACE
 from steprule.rule.expression import Level
 from steprule.rule.program import GRAD, WORDS, Operation, Program
+from steprule.storage import FORMATS, Codes
 
-from .operations import Emitter, accumulate, compute, convert, integer, literal, load, rounded, store
+from .operations import (
+    Emitter,
+    accumulate,
+    compute,
+    computed,
+    convert,
+    integer,
+    literal,
+    load,
+    load_code,
+    rounded,
+    short,
+    store,
+    store_code,
+)
 
 __all__ = ["TABLES", "assembly"]
 
+CODES: dict[str, Codes] = {
+    f"i8 {codes.dtype}": codes for f in FORMATS.values() for codes in (f.signed, f.positive) if codes is not None
+}
+"""What operands are that hold codes, by the names of their types here."""
+
 OPAQUE = {"float": "float", "double": "double", "half": "half", "bfloat": "i16"}
+OPAQUE |= dict.fromkeys(CODES, "i8")
 
 
 class Elements:
@@ -32,6 +53,8 @@ class Elements:
         self.head, self.row, self.body = Emitter(), Emitter(10000), Emitter(20000)
         self.values: list[tuple[str, str]] = []
         self.loaded: dict[int, str] = {}
+        self.scaled: dict[int, str] = {}
+        self.coded = [o for o in self.touched if operands[o] in CODES]
         wide: dict[int, tuple[str, str]] = {}
         for number, o in enumerate(self.phase.operations):
             self.values.append(self.value(program, number, o, wide))
@@ -47,7 +70,12 @@ class Elements:
         for index, value in self.phase.sums:
             if program.sums[index].level is Level.COLUMN:
                 self.add_to_column(index, program.sums[index].kind, value)
+        self.encoded: list[tuple[int, bool]] = []
+        """The operands that get codes, each with whether they are rounded at random."""
         for operand, value in self.phase.stores:
+            if operands[operand] in CODES:
+                self.keep_for_encoding(operand, value)
+                continue
             o = self.phase.operations[value]
             noise = self.values[o.args[1]][0] if o.op == "noisy" else None
             store(self.body, self.number(value), self.place(operand), operands[operand], kind, tame, noise)
@@ -62,6 +90,30 @@ class Elements:
             self.loaded[operand] = self.body.let(f"getelementptr inbounds {element}, ptr %o{operand}, i64 %i")
         return self.loaded[operand]
 
+    def keep_for_encoding(self, operand: int, value: int) -> None:
+        """Keep the root of a value, and the bits by which it is rounded, until the largest of its block is known."""
+        o = self.phase.operations[value]
+        self.encoded.append((operand, o.op == "noisy"))
+        name = computed(self.body, CODES[self.operands[operand]].root, [self.number(value)])
+        place = self.body.let(f"getelementptr inbounds float, ptr %roots{operand}, i64 %c")
+        self.body.do(f"store float {name}, ptr {place}, align 4")
+        if o.op == "noisy":
+            place = self.body.let(f"getelementptr inbounds i32, ptr %noise{operand}, i64 %c")
+            self.body.do(f"store i32 {self.values[o.args[1]][0]}, ptr {place}, align 4")
+        bits = self.body.let(f"bitcast float {name} to i32")
+        size = self.body.let(f"and i32 {bits}, 2147483647")
+        self.body.declared.add("declare i32 @llvm.umax.i32(i32, i32)")
+        self.body.do(f"%larger{operand} = call i32 @llvm.umax.i32(i32 %largest{operand}, i32 {size})")
+
+    def read_codes(self, operand: int) -> str:
+        """What a code stands for; its block's scale is loaded where the block begins."""
+        if operand not in self.scaled:
+            place = self.row.let(f"getelementptr inbounds i16, ptr %s{operand}, i64 %block")
+            self.scaled[operand] = load(self.row, place, "bfloat", "float")
+        codes = CODES[self.operands[operand]]
+        code = load_code(self.body, self.place(operand), codes.dtype == "int8")
+        return computed(self.body, codes.decode, [code, self.scaled[operand]])
+
     def number(self, value: int) -> str:
         name, t = self.values[value]
         return name if t != "i1" else self.body.let(f"uitofp i1 {name} to {self.kind}")
@@ -72,6 +124,8 @@ class Elements:
     def value(self, program: Program, number: int, o: Operation, wide: dict[int, tuple[str, str]]) -> tuple[str, str]:
         if o.op == "line":
             return self.line(o.detail, o.level), self.kind
+        if o.op == "read" and self.operands[o.detail] in CODES:
+            return self.read_codes(o.detail), self.kind
         if o.level is Level.ARRAY:
             return array_operation(self.body, o, self.values, self.place, self.operands, self.kind)
         if o.op == "constant":
@@ -125,6 +179,9 @@ def chunk_function(program: Program, index: int, operands: Sequence[str], kind: 
         arguments += [f"ptr noalias nocapture %sum{k}" for k, _ in code.phase.sums]
         arguments += [f"i64 %{name}" for name in PLACE]
         loop = loop_over_rows(program, code)
+    elif code.coded:
+        arguments += [f"ptr noalias nocapture %s{o}" for o in code.coded]
+        loop = loop_over_blocks(code)
     else:
         loop = loop_over_elements(code)
     lines = [
@@ -167,6 +224,88 @@ def loop_over_elements(code: Elements) -> list[str]:
         "done:",
         *stored_partials(code.totals),
     ]
+
+
+def loop_over_blocks(code: Elements) -> list[str]:
+    """The loop over the blocks of a chunk: over the elements of one, then over each of its slots to encode it."""
+    sizes = {CODES[code.operands[o]].block for o in code.coded}
+    size = min(sizes)
+    assert len(sizes) == 1, "the formats of a launch share their blocks"
+    buffers = [(f"%roots{o}", "float") for o, _ in code.encoded]
+    buffers += [(f"%noise{o}", "i32") for o, noisy in code.encoded if noisy]
+    lines = [f"  {name} = alloca [{size} x {kind}], align 64" for name, kind in buffers]
+    lines += [
+        "  br label %blocks",
+        "blocks:",
+        "  %start = phi i64 [ 0, %entry ], [ %end, %ended ]",
+        "  %block = phi i64 [ 0, %entry ], [ %nextblock, %ended ]",
+        *(f"  %before{k} = phi double [ 0.0, %entry ], [ {total}, %ended ]" for k, total in enumerate(code.totals)),
+        "  %left = sub i64 %n, %start",
+        f"  %part = icmp slt i64 %left, {size}",
+        f"  %width = select i1 %part, i64 %left, i64 {size}",
+        *code.row.lines,
+        "  br label %loop",
+        "loop:",
+        "  %c = phi i64 [ 0, %blocks ], [ %next, %loop ]",
+        *(f"  %acc{k} = phi double [ %before{k}, %blocks ], [ {total}, %loop ]" for k, total in enumerate(code.totals)),
+        *(f"  %largest{o} = phi i32 [ 0, %blocks ], [ %larger{o}, %loop ]" for o, _ in code.encoded),
+        "  %i = add nuw nsw i64 %start, %c",
+        *code.body.lines,
+        "  %next = add nuw nsw i64 %c, 1",
+        "  %last = icmp eq i64 %next, %width",
+        f"  br i1 %last, label %encode, label %loop{vectors(code)}",
+        "encode:",
+    ]
+    out = Emitter(40000)
+    inverses = {o: written_scale(out, o, CODES[code.operands[o]]) for o, _ in code.encoded}
+    if code.encoded:
+        encode_blocks(out, code, inverses)
+    else:
+        out.do("br label %ended")
+    code.body.declared |= out.declared
+    return [
+        *lines,
+        *out.lines,
+        "ended:",
+        "  %end = add nuw nsw i64 %start, %width",
+        "  %nextblock = add nuw nsw i64 %block, 1",
+        "  %over = icmp eq i64 %end, %n",
+        "  br i1 %over, label %done, label %blocks",
+        "done:",
+        *stored_partials(code.totals),
+    ]
+
+
+def written_scale(out: Emitter, operand: int, codes: Codes) -> str:
+    """Store the scale of a block, whose largest root is known by its bits; what numbers are multiplied by."""
+    largest = out.let(f"bitcast i32 %larger{operand} to float")
+    held = short(out, computed(out, codes.scale, [largest]), "float", False)
+    place = out.let(f"getelementptr inbounds i16, ptr %s{operand}, i64 %block")
+    out.do(f"store i16 {held}, ptr {place}, align 1")
+    bits = out.let(f"shl i32 {out.let(f'zext i16 {held} to i32')}, 16")
+    return computed(out, codes.inverse, [out.let(f"bitcast i32 {bits} to float")])
+
+
+def encode_blocks(out: Emitter, code: Elements, inverses: Mapping[int, str]) -> None:
+    """The loop that encodes the roots of a block, of every slot."""
+    out.do("br label %codes")
+    out.label("codes")
+    out.do("%e = phi i64 [ 0, %encode ], [ %nexte, %codes ]")
+    at = out.let("add nuw nsw i64 %start, %e")
+    for o, noisy in code.encoded:
+        codes = CODES[code.operands[o]]
+        place = out.let(f"getelementptr inbounds float, ptr %roots{o}, i64 %e")
+        given = [out.let(f"load float, ptr {place}, align 4"), inverses[o]]
+        formula = codes.encode
+        if noisy and codes.at_random is not None:
+            place = out.let(f"getelementptr inbounds i32, ptr %noise{o}, i64 %e")
+            upper = out.let(f"lshr i32 {out.let(f'load i32, ptr {place}, align 4')}, 16")
+            given.append(out.let(f"sitofp i32 {upper} to float"))
+            formula = codes.at_random
+        store_code(out, computed(out, formula, given), out.let(f"getelementptr inbounds i8, ptr %o{o}, i64 {at}"))
+    out.do("%nexte = add nuw nsw i64 %e, 1")
+    out.do("%laste = icmp eq i64 %nexte, %width")
+    out.do("br i1 %laste, label %ended, label %codes")
 
 
 def loop_over_rows(program: Program, code: Elements) -> list[str]:
@@ -320,6 +459,16 @@ def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
     if program.phases[index].by_lines:
         arguments += [f"ptr {line}" for line in lines]
         arguments += [f"i64 {number}" for number in table_row(out, frame["places"], len(PLACE))]
+    coded = [o for o, kind in enumerate(operands) if kind in CODES]
+    for k, o in enumerate(coded):
+        if o in touched:
+            line = out.let(f"mul i64 {frame['tensors']}, {program.operands + k}")
+            pointer = out.let(
+                f"getelementptr inbounds ptr, ptr {frame['pointers']}, i64 {out.let(f'add i64 {line}, {tensor}')}"
+            )
+            base = out.let(f"load ptr, ptr {pointer}")
+            block = out.let(f"udiv i64 {offset}, {CODES[operands[o]].block}")
+            arguments.append("ptr " + out.let(f"getelementptr inbounds i16, ptr {base}, i64 {block}"))
     out.do(f"call void @chunk{index}({', '.join(arguments)})")
     out.do("%following = add nsw i64 %c, 1")
     out.do(f"%more = icmp slt i64 %following, {stop}")

@@ -353,8 +353,8 @@ def stores(
 def carried(text: Text, number: str, noise: str, kind: str) -> str:
     """A number of which the lower half of its bits is rounded away, up or down by random bits."""
     short = text.let(f"{number}.to(tl.float32)")
-    low, high = (f"tl.full((), {mask}, tl.uint32)" for mask in (0xFFFF, 0xFFFF0000))
-    bits = text.let(f"({short}.to(tl.uint32, bitcast=True) + ({noise} & {low})) & {high}")
+    half, high = (f"tl.full((), {number}, tl.uint32)" for number in (16, 0xFFFF0000))
+    bits = text.let(f"({short}.to(tl.uint32, bitcast=True) + ({noise} >> {half})) & {high}")
     rounded = f"tl.where({short} != {short}, {short}, {bits}.to(tl.float32, bitcast=True))"
     return text.let(rounded if kind == "float32" else f"{rounded}.to(tl.{kind})")
 

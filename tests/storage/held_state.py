@@ -1,0 +1,39 @@
+"""Training by given gradients, and the random bits by which state is rounded."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+Make = Callable[..., torch.optim.Optimizer]
+
+
+def gradients(shape: tuple[int, ...], steps: int, dtype: torch.dtype, scale: float = 1e-2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [(torch.randn(shape, generator=generator) * scale).to(dtype) for _ in range(steps)]
+
+
+def run(make: Make, start: torch.Tensor, grads: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any], Any]:
+    weight = start.clone().requires_grad_()
+    optimizer = make([weight])
+    for grad in grads:
+        weight.grad = grad.clone()
+        optimizer.step()
+    return weight.detach(), optimizer.state[weight], optimizer
+
+
+def hashed(index: np.ndarray, seed: int, tag: int, key: int, step: int) -> np.ndarray:
+    """The random bits as docs/rules.md says them."""
+
+    def mixed(x: Any) -> Any:
+        x = np.uint32(x)
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+        return x ^ (x >> np.uint32(16))
+
+    with np.errstate(over="ignore"):
+        a = mixed(np.uint32(seed) + np.uint32(tag))
+        a = mixed(mixed(a + np.uint32(key)) + np.uint32(step))
+        x = (index.astype(np.uint32) ^ a) * np.uint32(0x9E3779B9)
+        return (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
