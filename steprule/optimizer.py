@@ -108,6 +108,10 @@ class Optimizer(torch.optim.Optimizer):
     ranges: ClassVar[Mapping[str, Declared]] = {}
     """What hyperparameters may be, as :class:`steprule.Range` declares it, in the order in which they are checked."""
 
+    parts: ClassVar[tuple[Modifier, ...]] = ()
+    """Modifiers that the algorithm is made of, as :meth:`steprule.rule.modifier.Modifier.within` gives them: they go
+    around its rule, inside of those that a person gives."""
+
     switches: ClassVar[frozenset[str]] = SWITCHES
     """Those of torch's switches that the constructor takes; it refuses the others, as torch does."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .expression import Expression, Level, RuleError, as_expression
 from .functions import where
-from .modifier import Modifier, Scoped, Wrapped
+from .modifier import Modifier, Reading, Scoped, Wrapped
 
 __all__ = ["ascended", "chained", "evaluated", "split"]
 
@@ -79,11 +79,13 @@ Link = tuple[Modifier, Any, Any]
 
 
 def scoped(m: Modifier, s: Any, h: Any) -> Link:
+    if m.reads is not None:
+        return m, s, Reading(s, h, m.reads)
     return (m, Scoped(s, m.name), Scoped(h, m.name, m.defaults)) if m.name else (m, s, h)
 
 
 def switched_on(m: Modifier, h: Any) -> bool:
-    """A built-in link has no name, and no switch."""
+    """A built-in link, or a part of an algorithm, has no name, and no switch."""
     return not m.name or bool(getattr(h, m.name))
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from inspect import Parameter, Signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from .expression import Expression
 from .slot import Slot
 
-__all__ = ["Modifier", "Scoped", "Wrapped", "declared", "hyperparameters"]
+__all__ = ["Modifier", "Reading", "Scoped", "Wrapped", "declared", "hyperparameters"]
+
+M = TypeVar("M", bound="Modifier")
 
 
 class Wrapped:
@@ -56,6 +59,9 @@ class Modifier:
     excludes: ClassVar[frozenset[str]] = frozenset()
     """Names of the classes of modifiers that it does not go together with; its own, where it can't stand twice."""
 
+    reads: Mapping[str, Callable[[Any, Any], Any]] | None = None
+    """Of a part of an algorithm: hyperparameters that the algorithm has no names for, made of its ``(s, h)``."""
+
     points: ClassVar[int] = 1
     """At how many points a step needs gradients; two make :meth:`ascent` the first half of a step."""
 
@@ -81,6 +87,22 @@ class Modifier:
         if not self.name.isidentifier():
             raise ValueError(f"name={name!r} of {kind}: its state and hyperparameters are called so; give a word")
         self.values = {**self.defaults, **placed, **given}
+
+    def within(self: M, **reads: Callable[[Any, Any], Any]) -> M:
+        """This modifier as a part of an algorithm: its state has no prefix, and its hyperparameters are the
+        algorithm's, under the same names.
+
+        Args:
+            **reads: hyperparameters that the algorithm calls otherwise, as functions of ``(s, h)``.
+
+        Example:
+            >>> from steprule.modifiers import Mars
+            >>> Mars().within(beta1=lambda s, h: h.betas[0]).name
+            ''
+        """
+        part = copy.copy(self)
+        part.name, part.reads = "", reads
+        return part
 
     def __repr__(self) -> str:
         own = [f"{name}={value!r}" for name, value in self.values.items()]
@@ -157,8 +179,10 @@ def declared(modifiers: Iterable[Modifier]) -> dict[str, Slot]:
     found = {}
     for m in modifiers:
         for name, slot in m.slots.items():
-            own = isinstance(slot.initial, str) and slot.initial in m.defaults
-            found[f"{m.name}_{name}"] = replace(slot, initial=f"{m.name}_{slot.initial}") if own else slot
+            own = m.name and isinstance(slot.initial, str) and slot.initial in m.defaults
+            found[f"{m.name}_{name}" if m.name else name] = (
+                replace(slot, initial=f"{m.name}_{slot.initial}") if own else slot
+            )
     return found
 
 
@@ -192,3 +216,19 @@ class Scoped:
 
     def __contains__(self, name: object) -> bool:
         return name in self._of
+
+
+class Reading:
+    """The hyperparameters of an algorithm, as a modifier sees them that is a part of it.
+
+    Args:
+        s: the state of the rule.
+        h: its hyperparameters.
+        reads: what is not under the modifier's own names among them.
+    """
+
+    def __init__(self, s: Any, h: Any, reads: Mapping[str, Callable[[Any, Any], Any]]) -> None:
+        self._s, self._h, self._reads = s, h, reads
+
+    def __getattr__(self, name: str) -> Any:
+        return self._reads[name](self._s, self._h) if name in self._reads else getattr(self._h, name)

@@ -29,6 +29,8 @@ class Roles:
 
     def __init__(self, own: Any) -> None:
         self.own = type(own).__name__
+        self.parts: tuple[Modifier, ...] = type(own).parts
+        """The modifiers that the optimizer's own algorithm is made of."""
         self.players: dict[str, Any] = {}
         """An optimizer for each other algorithm, of whose parameters it has none: for its rule, defaults and checks."""
         self.required: dict[str, dict[str, Any]] = {}
@@ -177,12 +179,21 @@ class Roles:
         return self.players.get(group.get("algorithm", self.own), own)
 
     def around(self, group: Hyper) -> tuple[Modifier, ...]:
-        """The modifiers of a group, in order."""
+        """The modifiers of a group, in order: those that its algorithm is made of, then those that were given."""
+        return *self.parts_of(group), *self.given(group)
+
+    def parts_of(self, group: Hyper) -> tuple[Modifier, ...]:
+        """The modifiers that a group's algorithm is made of."""
+        name = group.get("algorithm", self.own)
+        return self.parts if name == self.own else self.players[name].parts
+
+    def given(self, group: Hyper) -> tuple[Modifier, ...]:
+        """The modifiers that were given to a group."""
         return tuple(self.modifiers[name] for name in group.get("modifiers", ()))
 
     def active(self, group: Hyper) -> list[Modifier]:
         """Those that are not switched off."""
-        return [m for m in self.around(group) if group[m.name]]
+        return [m for m in self.around(group) if not m.name or group[m.name]]
 
     def evaluated(self, group: Hyper) -> Modifier | None:
         """The modifier whose weights a group is evaluated with: the last that has any."""
@@ -207,7 +218,9 @@ class Roles:
         """
         name = group.get("algorithm", self.own)
         (own if name == self.own else self.players[name].validate)(group)
-        for m in self.around(group):
+        for m in self.given(group):
+            for part in self.parts_of(group):
+                refuse_together(part, m)
             check({f"{m.name}_{key}": declared for key, declared in m.ranges.items()}, group)
             m.validate({key: group[f"{m.name}_{key}"] for key in m.defaults})
 
