@@ -63,16 +63,16 @@ $(CLIENTS)/.ready: pyproject.toml constraints.txt
 	$(CLIENTS)/bin/pip install --quiet --constraint constraints.txt --editable '.[clients]'
 	touch $@
 
-$(DOCS)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(DOCS)
-	$(DOCS)/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(DOCS)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	touch $@
-
 $(REFERENCES)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(REFERENCES)
 	$(REFERENCES)/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(REFERENCES)/bin/pip install --quiet --constraint constraints.txt --editable '.[references]'
+	touch $@
+
+$(DOCS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(DOCS)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:

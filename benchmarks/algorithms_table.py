@@ -46,6 +46,9 @@ of its own part with them.
 Written by `python benchmarks/algorithms_table.py`.
 """
 
+KEPT = "## Parity"
+"""The section that scripts/parity_table.py writes."""
+
 
 class Row(NamedTuple):
     """A line of the table."""
@@ -102,9 +105,9 @@ def main(
     rows = [row(*algorithm, shapes, Pace(repeats)) for algorithm in algorithms()]
     where = " ".join(filter(None, [f"Measured on {describe(about)}.", disturbed(about)]))
     lines = [str(line) for line in sorted(rows, key=lambda line: (round(line.state, 2), line.name))]
-    output.write_text(
-        HEAD.format(what=f"those of {shapes}" if shapes else USUAL, where=where) + "\n".join(lines) + "\n" + TAIL
-    )
+    page = HEAD.format(what=f"those of {shapes}" if shapes else USUAL, where=where) + "\n".join(lines) + "\n" + TAIL
+    _, heading, kept = (PAGE.read_text(encoding="utf-8") if PAGE.exists() else "").partition(KEPT)
+    output.write_text(page + ("\n" + heading + kept if heading else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,11 @@ import pytest
 import torch
 from distributed.layouts import LAYOUTS, MATRICES, Layout, plain, spread, train_spread, whole
 from distributed.processes import on_ranks
-from every_algorithm import MATRIX, RULES
+from every_algorithm import MATRIX, REDUCING, RULES
 
 import steprule
 
 OPTIONS: list[dict[str, Any]] = [{}, {"clip_norm": 0.3}]
-REDUCING = {"Lamb", "Adafactor"}
-"""Whose numbers for one parameter are sums, which several processes add up in another order than one."""
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor, exact: bool) -> str | None:

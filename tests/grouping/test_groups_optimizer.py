@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_close
-from every_algorithm import ALGORITHMS, ONLY_MATRICES
+from every_algorithm import ALGORITHMS, MOVING, ONLY_MATRICES
 from torch import Tensor, nn
 from torch.optim import lr_scheduler as peers
 from torch.optim.optimizer import required
@@ -24,7 +24,13 @@ from steprule import biases, by_ndim, norms, scale
 from steprule.schedules import cosine, exponential, linear, plateau, warmup
 
 ONE_GROUP = {"LBFGS"}  # it has no parameter groups
-OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.5}, "LBFGS": {"max_iter": 2}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.9},
+    "RMSprop": {"momentum": 0.5},
+    "LBFGS": {"max_iter": 2},
+    **MOVING,
+    **{name: {"d0": 0.1, "growth_rate": 16.0} for name in ("DAdaptAdam", "DAdaptSGD", "Prodigy")},
+}
 
 
 class Net(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from every_algorithm import CLASSES, ONLY_MATRICES, RULES
+from every_algorithm import CLASSES, MOVING, ONLY_MATRICES, OVER_ALL, RULES
 from tensors import give_gradients, grad_of, parameters
 from torch import Tensor, nn
 from training import take_steps
@@ -314,15 +314,18 @@ def test_sam_takes_the_gradient_at_the_worst_point() -> None:
 @pytest.mark.parametrize("name", [name for name in RULES if name != "SparseAdam"])
 def test_every_modifier_goes_around(name: str) -> None:
     """All of one algorithm at once: one group for each modifier, by torch operations and, for some, machine code."""
-    shapes = [(3, 2)] if name in ONLY_MATRICES else [(3, 2), (3,)]
-    one_point = [m for m in ALL if m.points == 1]
+    shapes = [(3, 2)] if name in ONLY_MATRICES | OVER_ALL else [(3, 2), (3,)]
+    parts = CLASSES[name].parts
+    allowed = [m for m in ALL if not any(m.__name__ in p.excludes or type(p).__name__ in m.excludes for p in parts)]
+    one_point = [m for m in allowed if m.points == 1]
     found = []
-    for backend in ("eager", "auto") if name in ("Adafactor", "Lamb", "Muon") else ("eager",):
+    for backend in ("eager", "auto") if name in ("Adafactor", "Lamb", "Muon", "ScheduleFreeAdamW") else ("eager",):
         groups = [{"params": parameters(shapes), "modifiers": [m()]} for m in one_point]
         params = [p for group in groups for p in group["params"]]
         before = [p.detach().clone() for p in params]
-        optimizer = CLASSES[name](groups, lr=0.01, backend=backend)
-        take_steps(optimizer, params, 3)
+        for some in [[group] for group in groups] if name in OVER_ALL else [groups]:
+            optimizer = CLASSES[name](some, lr=0.01, backend=backend, **MOVING.get(name, {}))
+            take_steps(optimizer, [p for group in some for p in group["params"]], 3)
         found.append([p.detach() for p in params])
         assert all(p.isfinite().all() and not torch.equal(p, q) for p, q in zip(params, before, strict=True))
     close(found[0], found[-1], tolerance=1e-5)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import same
-from every_algorithm import ALGORITHMS, MATRIX, ONLY_MATRICES
+from every_algorithm import ALGORITHMS, MATRIX, ONLY_MATRICES, REDUCING
 from tensors import give_gradients
 from torch import nn
 from training import train
@@ -19,7 +19,7 @@ from steprule.checkpoint import load, save
 from steprule.schedules import cosine, linear, warmup
 
 DENSE = [name for name in ALGORITHMS if name not in {"SparseAdam", "LBFGS"} | ONLY_MATRICES]
-SPARSE = [name for name in ALGORITHMS if name not in {"LBFGS", "Adafactor", "Lamb"} | MATRIX]
+SPARSE = [name for name in ALGORITHMS if name not in {"LBFGS"} | REDUCING | MATRIX]
 OPTIONS = {
     "SGD": [{"momentum": 0.9, "nesterov": True}],
     "RMSprop": [{"momentum": 0.9, "centered": True}],
@@ -131,7 +131,7 @@ def test_with_sparse_gradients(tmp_path: Path, algorithm: str) -> None:
     assert same(optimizer.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("algorithm", ["Adafactor", "Lamb", "LBFGS", *sorted(MATRIX)])
+@pytest.mark.parametrize("algorithm", ["LBFGS", *sorted(REDUCING | MATRIX)])
 @pytest.mark.parametrize("form", ["file", "dictionary"])
 def test_those_that_are_not_elementwise(tmp_path: Path, algorithm: str, form: str) -> None:
     known: dict[str, dict[str, Any]] = {

@@ -3,10 +3,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Ranges, Unpack, usually
-from steprule.algorithms.moments import mean_of, mean_square_of
+from steprule.algorithms.moments import radam_step
 from steprule.algorithms.weight_decay import decayed
 from steprule.optimizer import SWITCHES, Optimizer
-from steprule.rule import sqrt, where
 
 __all__ = ["RAdam"]
 
@@ -72,13 +71,5 @@ class RAdam(Optimizer):
         super().__init__(params, dict(defaults, decoupled_weight_decay=decoupled_weight_decay), **options)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
-        beta1, beta2 = h.betas
         p, g = decayed(p, g, h)
-        s.exp_avg = mean_of(s.exp_avg, g, beta1)
-        s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
-        correction = 1 - beta2**s.step
-        longest = 2 / (1 - beta2) - 1
-        length = longest - 2 * s.step * beta2**s.step / correction
-        rectified = sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
-        adapted = rectified * sqrt(correction) / (sqrt(s.exp_avg_sq) + h.eps)
-        return p - h.lr / (1 - beta1**s.step) * s.exp_avg * where(length > 5, adapted, 1.0)
+        return p - radam_step(g, s, h)

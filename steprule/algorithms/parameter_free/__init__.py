@@ -1,0 +1,1 @@
+"""A rate that is found on the way."""

@@ -1,0 +1,1 @@
+"""Averages in place of momentum and of a schedule."""

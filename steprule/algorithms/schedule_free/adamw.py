@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.moments import corrected_root, mean_square_of
+from steprule.modifiers.schedule_free import ScheduleFree
+from steprule.optimizer import Optimizer
+
+__all__ = ["ScheduleFreeAdamW"]
+
+
+class ScheduleFreeAdamW(Optimizer):
+    r"""AdamW that averages in place of momentum and of a schedule.
+
+    .. math::
+        y_t &= (1 - \beta_1) z_t + \beta_1 x_t, \qquad g_t = \nabla f(y_t) \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        z_{t+1} &= z_t - \gamma \left(\frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} + \lambda y_t\right) \\
+        x_{t+1} &= (1 - c_{t+1}) x_t + c_{t+1} z_{t+1}, \qquad
+        c_t = \frac{t^r \gamma_t^p}{\sum_{i \le t} i^r \gamma_i^p}
+
+    with :math:`\gamma_t` the largest rate so far: :class:`steprule.modifiers.ScheduleFree` around Adam without
+    momentum. The parameter is :math:`y`; ``with optimizer.evaluating():`` brings :math:`x` into the model. `The
+    Road Less Scheduled <https://arxiv.org/abs/2405.15682>`_, Defazio et al., 2024.
+
+    Choose it in place of AdamW with a schedule where the length of a training is not known. Its rate is one to ten
+    times that of AdamW; ``lr=warmup(...)`` warms it up, and a model with batch normalization needs some batches in
+    training mode before it is evaluated.
+
+    Args:
+        params: see :class:`steprule.Optimizer`.
+        lr (float, Tensor or Schedule): the rate: the size of a step in the parameter's own unit; usually 1e-4
+            to 2e-2.
+        betas (tuple of two floats): how much of the mean there is in the parameter, and how much of the running
+            mean of the gradient's square is kept from step to step, without unit; usually 0.9 to 0.98 and 0.95
+            to 0.999.
+        eps (float): added to the denominator, in the gradient's unit; usually 1e-10 to 1e-6.
+        weight_decay (float): the part of the parameter lost at each step, over the rate: in units of one over
+            the rate; usually 0 to 0.3.
+        r (float): the power of the step in the weights of the mean; usually 0.
+        weight_lr_power (float): the power of the rate in them; usually 2.
+        options: what every algorithm takes.
+
+    Raises:
+        ValueError: if a hyperparameter is out of range.
+
+    Example:
+        >>> import torch
+        >>> from steprule import ScheduleFreeAdamW
+        >>> weight = torch.tensor([1.0, -200.0], requires_grad=True)
+        >>> optimizer = ScheduleFreeAdamW([weight], lr=0.25)
+        >>> for _ in range(2):
+        ...     optimizer.zero_grad()
+        ...     weight.square().sum().backward()
+        ...     optimizer.step()
+        >>> with optimizer.evaluating():
+        ...     weight.detach()
+        tensor([   0.6439, -199.6251])
+    """
+
+    ranges: ClassVar[Ranges] = usually(
+        lr="1e-4 to 2e-2",
+        betas=(Range(above=0, below=1, called="beta parameter at index 0", usual="0.9 to 0.98"), "0.95 to 0.999"),
+        eps="1e-10 to 1e-6",
+        weight_decay="0 to 0.3",
+        r="0",
+        weight_lr_power="2",
+    )
+    parts: ClassVar = (
+        ScheduleFree().within(momentum=lambda s, h: h.betas[0], lr_power=lambda s, h: h.weight_lr_power),
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = 2.5e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0,
+        r: Number = 0.0,
+        weight_lr_power: Number = 2.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, r=r, weight_lr_power=weight_lr_power),
+            **options,
+        )
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+        beta2 = h.betas[1]
+        s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
+        return p * (1 - h.lr * h.weight_decay) - h.lr * g / corrected_root(s.exp_avg_sq, beta2, s, h)
