@@ -25,7 +25,7 @@ from .state_files import StateFile, StoredTensor, open_state
 __all__ = ["convert"]
 
 _OURS = {"schedules": {}, "l1": 0.0, "clip_norm": None, "seed": 0, "modifiers": (), "backend": "auto"}
-_OURS |= {"state_dtype": None}
+_OURS |= {"state_dtype": None, "rounding": "nearest"}
 """What groups of torch do not have, and the values of which nothing is lost."""
 
 

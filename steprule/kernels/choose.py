@@ -217,6 +217,11 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
                 f"state_dtype={slot.format!r} can't hold {slot.name} of parameter {entry.name}, which is {p.dtype}; "
                 "give its group state_dtype=None"
             )
+    if group.get("rounding") == "stochastic" and p.dtype not in (torch.bfloat16, torch.float32, torch.float64):
+        raise RuntimeError(
+            f"rounding='stochastic' is for bfloat16 weights, but parameter {entry.name} is {p.dtype}; give its group "
+            "rounding='nearest'"
+        )
     if entry.part is not None and group.get("differentiable"):
         raise RuntimeError(
             f"differentiable=True: autograd can't follow the step over parameter {entry.name}, {entry.part.where}, of "

@@ -15,6 +15,8 @@ from .slot import Slot
 
 __all__ = ["Hold", "rounded_at_random"]
 
+PARAMETER = "the parameter"
+"""What tells the rounding of weights from that of slots, which are words."""
 BEGINS_AS_PARAMETER = "it begins as the weights, and is an average or an anchor of them, which moves less than a code"
 
 
@@ -54,7 +56,7 @@ class Hold(Link):
                 continue
             if slots[name].positive or (found == self.slow and is_slow(written, name, h)):
                 s._writes[name] = rounded_at_random(written, name)
-        return new
+        return rounded_at_random(new, PARAMETER) if h.rounding == "stochastic" else new
 
 
 SLOW = 0.05

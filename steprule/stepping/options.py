@@ -44,6 +44,7 @@ OPTIONS: dict[str, Any] = {
     "backend": "auto",
     "modifiers": (),
     "state_dtype": None,
+    "rounding": "nearest",
     "foreach": None,
     "fused": None,
     "capturable": False,
@@ -62,6 +63,7 @@ class CommonOptions(TypedDict, total=False):
     backend: str
     modifiers: Sequence[Any]
     state_dtype: Any
+    rounding: str
 
 
 class MatrixOptions(CommonOptions, total=False):
@@ -96,6 +98,7 @@ RANGES: dict[str, Declared] = {
     "clip_norm": Range(least=0, optional=True),
     "seed": Range(least=0, below=2**53),
     "backend": Choice(choices=BACKENDS),
+    "rounding": Choice(choices=("nearest", "stochastic")),
 }
 """What options may be."""
 
@@ -235,11 +238,14 @@ def check_options(h: Mapping[str, Any], own: Container[str]) -> None:
 
 
 def refuse_with_fewer_bits(h: Mapping[str, Any]) -> None:
-    """Refuse to hold state otherwise than the rule says where nothing would.
+    """Refuse to hold state, or to round weights, otherwise than the rule says where nothing would.
 
     Raises:
         ValueError: naming what does not go together.
     """
+    for name in ("differentiable", "capturable"):
+        if h["rounding"] == "stochastic" and h[name]:
+            raise ValueError(f"rounding='stochastic' with {name}=True: its random numbers are drawn on the host")
     asked = h["state_dtype"]
     names = set(asked.values()) if isinstance(asked, Mapping) else {asked}
     for name in sorted(names - {None}):

@@ -37,3 +37,12 @@ def hashed(index: np.ndarray, seed: int, tag: int, key: int, step: int) -> np.nd
         a = mixed(mixed(a + np.uint32(key)) + np.uint32(step))
         x = (index.astype(np.uint32) ^ a) * np.uint32(0x9E3779B9)
         return (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+
+
+def stochastically_rounded(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """bfloat16 by the upper 16 of the given bits, written from the definition: of two neighbours the farther one is
+    taken as often as it is near."""
+    low = (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    high = (low.view(np.uint32) + np.uint32(0x10000)).view(np.float32)
+    part = (x - low).astype(np.float64) / (high - low).astype(np.float64)
+    return np.where(part * 65536 + (noise >> 16) >= 65536, high, low)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from held_state import Make, gradients, hashed, run
+from held_state import Make, gradients, hashed, run, stochastically_rounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,15 +42,6 @@ def test_every_kernel_gives_the_same_bits(dtype: torch.dtype, asked: Any, shape:
         assert value.dtype == wanted
     if kind is AdamW:
         assert torch.equal(ones[0][0], ones[1][0])
-
-
-def stochastically_rounded(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """bfloat16 by the upper 16 of the given bits, written from the definition: of two neighbours the farther one is
-    taken as often as it is near."""
-    low = (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    high = (low.view(np.uint32) + np.uint32(0x10000)).view(np.float32)
-    part = (x - low).astype(np.float64) / (high - low).astype(np.float64)
-    return np.where(part * 65536 + (noise >> 16) >= 65536, high, low)
 
 
 def test_second_moments_are_rounded_by_the_random_bits_of_element_step_parameter_and_slot() -> None:
