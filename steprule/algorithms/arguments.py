@@ -9,6 +9,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from steprule.grouping.hyperparameters import Choice, Declared, Number, Range
+from steprule.rule.slot import Slot
 from steprule.stepping.options import KeywordOptions, MatrixOptions, Options, PlacedOptions
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PlacedOptions",
     "Range",
     "Ranges",
+    "Slots",
     "Unpack",
     "should_be",
     "usually",
@@ -29,6 +31,7 @@ __all__ = [
 
 Params: TypeAlias = nn.Module | Iterable[Any]
 Ranges: TypeAlias = Mapping[str, Declared]
+Slots: TypeAlias = Mapping[str, Slot]
 
 PENALTY = "0, or 1e-6 to 1e-2"
 """What is usual of the strength of an L2 penalty."""

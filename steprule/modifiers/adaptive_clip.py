@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.grouping.hyperparameters import Range
@@ -39,8 +40,8 @@ class AdaptiveClip(Modifier):
                 [ 1.0000, -0.2500]])
     """
 
-    defaults: ClassVar = {"clip": 0.01}
-    ranges: ClassVar = {"clip": Range(above=0, usual="0.01 to 0.16")}
+    defaults: ClassVar[Mapping[str, Any]] = {"clip": 0.01}
+    ranges: ClassVar[Mapping[str, Any]] = {"clip": Range(above=0, usual="0.01 to 0.16")}
 
     def gradient(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         row: Any = {"scope": "channel"} if ndim(p) > 1 else {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.grouping.hyperparameters import Range
@@ -36,8 +37,8 @@ class ClipStep(Modifier):
         tensor([-0.5000,  0.5000])
     """
 
-    defaults: ClassVar = {"rms": 1.0}
-    ranges: ClassVar = {"rms": Range(above=0, usual="1")}
+    defaults: ClassVar[Mapping[str, Any]] = {"rms": 1.0}
+    ranges: ClassVar[Mapping[str, Any]] = {"rms": Range(above=0, usual="1")}
 
     def step(self, p: Any, g: Any, u: Any, s: Any, h: Any) -> Any:
         size, most = sqrt(mean(square(u))), h.lr * h.rms

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.grouping.hyperparameters import Range
 from steprule.rule import array, lerp
 from steprule.rule.modifier import Modifier
+from steprule.rule.slot import Slot
 
 __all__ = ["EMA"]
 
@@ -41,9 +43,9 @@ class EMA(Modifier):
         -1.0
     """
 
-    defaults: ClassVar = {"decay": 0.999}
-    ranges: ClassVar = {"decay": Range(least=0, most=1, usual="0.99 to 0.9999")}
-    slots: ClassVar = {"mean": array("parameter")}
+    defaults: ClassVar[Mapping[str, Any]] = {"decay": 0.999}
+    ranges: ClassVar[Mapping[str, Any]] = {"decay": Range(least=0, most=1, usual="0.99 to 0.9999")}
+    slots: ClassVar[Mapping[str, Slot]] = {"mean": array("parameter")}
 
     def weights(self, p: Any, new: Any, s: Any, h: Any) -> Any:
         s.mean = lerp(s.mean, new, 1 - h.decay)

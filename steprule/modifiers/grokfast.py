@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.grouping.hyperparameters import Range
@@ -36,8 +37,8 @@ class Grokfast(Modifier):
         tensor([-3.])
     """
 
-    defaults: ClassVar = {"alpha": 0.98, "amplification": 2.0}
-    ranges: ClassVar = {
+    defaults: ClassVar[Mapping[str, Any]] = {"alpha": 0.98, "amplification": 2.0}
+    ranges: ClassVar[Mapping[str, Any]] = {
         "alpha": Range(least=0, below=1, usual="0.8 to 0.99"),
         "amplification": Range(least=0, usual="0.1 to 5"),
     }

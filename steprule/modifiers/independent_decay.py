@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.grouping.hyperparameters import Range
@@ -36,8 +37,8 @@ class IndependentDecay(Modifier):
         tensor([98.5000])
     """
 
-    defaults: ClassVar = {"rate": 1e-4}
-    ranges: ClassVar = {"rate": Range(least=0, usual="1e-5 to 1e-3")}
+    defaults: ClassVar[Mapping[str, Any]] = {"rate": 1e-4}
+    ranges: ClassVar[Mapping[str, Any]] = {"rate": Range(least=0, usual="1e-5 to 1e-3")}
 
     def decay(self, p: Any, lost: Any, u: Any, s: Any, h: Any) -> Any:
         return lost + h.rate * p

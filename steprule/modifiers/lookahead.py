@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from steprule.grouping.hyperparameters import Range
 from steprule.rule import array, lerp, where
 from steprule.rule.modifier import Modifier
+from steprule.rule.slot import Slot
 
 __all__ = ["Lookahead"]
 
@@ -41,10 +42,13 @@ class Lookahead(Modifier):
         -1.5
     """
 
-    defaults: ClassVar = {"k": 5, "alpha": 0.5}
-    ranges: ClassVar = {"k": Range(least=1, usual="5 to 10"), "alpha": Range(above=0, most=1, usual="0.5 to 0.8")}
-    slots: ClassVar = {"slow": array("parameter")}
-    excludes: ClassVar = frozenset({"Lookahead"})
+    defaults: ClassVar[Mapping[str, Any]] = {"k": 5, "alpha": 0.5}
+    ranges: ClassVar[Mapping[str, Any]] = {
+        "k": Range(least=1, usual="5 to 10"),
+        "alpha": Range(above=0, most=1, usual="0.5 to 0.8"),
+    }
+    slots: ClassVar[Mapping[str, Slot]] = {"slow": array("parameter")}
+    excludes: ClassVar[frozenset[str]] = frozenset({"Lookahead"})
 
     def validate(self, h: Mapping[str, Any]) -> None:
         if h["k"] != int(h["k"]):

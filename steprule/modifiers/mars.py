@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.grouping.hyperparameters import Range
@@ -38,8 +39,8 @@ class Mars(Modifier):
         tensor([-0.7500])
     """
 
-    defaults: ClassVar = {"gamma": 0.025, "beta1": 0.95}
-    ranges: ClassVar = {
+    defaults: ClassVar[Mapping[str, Any]] = {"gamma": 0.025, "beta1": 0.95}
+    ranges: ClassVar[Mapping[str, Any]] = {
         "gamma": Range(least=0, usual="0.01 to 0.05"),
         "beta1": Range(least=0, below=1, usual="0.95"),
     }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.grouping.hyperparameters import Range
@@ -35,8 +36,8 @@ class MatchRMS(Modifier):
         tensor([-0.2500,  0.2500])
     """
 
-    defaults: ClassVar = {"rms": 0.2}
-    ranges: ClassVar = {"rms": Range(above=0, usual="0.2 to 0.4")}
+    defaults: ClassVar[Mapping[str, Any]] = {"rms": 0.2}
+    ranges: ClassVar[Mapping[str, Any]] = {"rms": Range(above=0, usual="0.2 to 0.4")}
 
     def step(self, p: Any, g: Any, u: Any, s: Any, h: Any) -> Any:
         size = sqrt(mean(square(u)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.grouping.hyperparameters import Range
@@ -43,9 +44,9 @@ class SAM(Modifier):
         (1.0, 0.25)
     """
 
-    defaults: ClassVar = {"rho": 0.05}
-    ranges: ClassVar = {"rho": Range(least=0, usual="0.01 to 0.1")}
-    excludes: ClassVar = frozenset({"SAM", "ASAM"})
+    defaults: ClassVar[Mapping[str, Any]] = {"rho": 0.05}
+    ranges: ClassVar[Mapping[str, Any]] = {"rho": Range(least=0, usual="0.01 to 0.1")}
+    excludes: ClassVar[frozenset[str]] = frozenset({"SAM", "ASAM"})
     points: ClassVar = 2
 
     def ascent(self, p: Any, g: Any, s: Any, h: Any) -> Any:
@@ -81,8 +82,8 @@ class ASAM(SAM):
         0.25
     """
 
-    defaults: ClassVar = {"rho": 0.5}
-    ranges: ClassVar = {"rho": Range(least=0, usual="0.5 to 2")}
+    defaults: ClassVar[Mapping[str, Any]] = {"rho": 0.5}
+    ranges: ClassVar[Mapping[str, Any]] = {"rho": Range(least=0, usual="0.5 to 2")}
 
     def ascent(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         return p + h.rho / (norm(abs(p) * g, scope="all") + 1e-12) * square(p) * g

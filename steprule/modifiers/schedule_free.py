@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.grouping.hyperparameters import Range
 from steprule.rule import array, lerp, maximum, scalar, stored, where
 from steprule.rule.modifier import Modifier, Wrapped
+from steprule.rule.slot import Slot
 
 __all__ = ["ScheduleFree"]
 
@@ -48,14 +50,14 @@ class ScheduleFree(Modifier):
         -1.5
     """
 
-    defaults: ClassVar = {"momentum": 0.9, "r": 0.0, "lr_power": 2.0}
-    ranges: ClassVar = {
+    defaults: ClassVar[Mapping[str, Any]] = {"momentum": 0.9, "r": 0.0, "lr_power": 2.0}
+    ranges: ClassVar[Mapping[str, Any]] = {
         "momentum": Range(above=0, below=1, usual="0.9 to 0.98"),
         "r": Range(least=0, usual="0"),
         "lr_power": Range(least=0, usual="2"),
     }
-    slots: ClassVar = {"z": array("parameter"), "lr_max": scalar(), "weight_sum": scalar()}
-    excludes: ClassVar = frozenset({"ScheduleFree", "Lookahead"})
+    slots: ClassVar[Mapping[str, Slot]] = {"z": array("parameter"), "lr_max": scalar(), "weight_sum": scalar()}
+    excludes: ClassVar[frozenset[str]] = frozenset({"ScheduleFree", "Lookahead"})
 
     def around(self, rule: Wrapped, p: Any, g: Any, s: Any, h: Any) -> Any:
         u = rule.step(p, g)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, KeywordOptions, Number, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, KeywordOptions, Number, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_square_of
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
@@ -50,7 +50,7 @@ class Adadelta(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    slots: ClassVar = {"step": scalar()}
+    slots: ClassVar[Slots] = {"step": scalar()}
     ranges: ClassVar[Ranges] = usually(
         lr="1", rho=Range(least=0, most=1, usual="0.9 to 0.99"), eps="1e-8 to 1e-4", weight_decay=PENALTY
     )

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Options, Params, Ranges, Unpack, should_be
+from steprule.algorithms.arguments import Number, Options, Params, Ranges, Slots, Unpack, should_be
 from steprule.optimizer import Optimizer
 from steprule.rule import (
     column,
@@ -74,7 +74,7 @@ class Adafactor(Optimizer):
     """
 
     switches = frozenset({"foreach"})
-    slots: ClassVar = {"row_var": row(), "col_var": column()}
+    slots: ClassVar[Slots] = {"row_var": row(), "col_var": column()}
     ranges: ClassVar[Ranges] = {
         "lr": should_be("Learning rate", "1e-3 to 1e-2", least=0),
         "beta2_decay": should_be("beta2_decay", "-0.8", most=0),

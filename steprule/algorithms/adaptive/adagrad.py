@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import PENALTY, KeywordOptions, Number, Params, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, KeywordOptions, Number, Params, Ranges, Slots, Unpack, usually
 from steprule.algorithms.weight_decay import penalized
 from steprule.kernels.slots import fresh, scalar_dtype
 from steprule.optimizer import SWITCHES, Optimizer
@@ -56,7 +56,7 @@ class Adagrad(Optimizer):
     """
 
     switches = SWITCHES - {"capturable"}
-    slots: ClassVar = {"sum": array("initial_accumulator_value")}
+    slots: ClassVar[Slots] = {"sum": array("initial_accumulator_value")}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 1", lr_decay="0", weight_decay=PENALTY, initial_accumulator_value="0 to 0.1", eps="1e-10 to 1e-7"
     )

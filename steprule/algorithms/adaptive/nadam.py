@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.algorithms.weight_decay import decayed
 from steprule.optimizer import SWITCHES, Optimizer
@@ -55,7 +55,7 @@ class NAdam(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    slots: ClassVar = {"mu_product": scalar(1.0)}
+    slots: ClassVar[Slots] = {"mu_product": scalar(1.0)}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-5 to 1e-2",
         eps="1e-10 to 1e-6",

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Params, PlacedOptions, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, Number, Params, PlacedOptions, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
@@ -56,7 +56,7 @@ class RMSprop(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    slots: ClassVar = {"step": scalar()}
+    slots: ClassVar[Slots] = {"step": scalar()}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-5 to 1e-2", eps="1e-8 to 1e-3", momentum="0, or 0.5 to 0.95", weight_decay=PENALTY, alpha="0.9 to 0.999"
     )

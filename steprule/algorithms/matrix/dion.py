@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from steprule.algorithms.adaptive.adamw import AdamW
-from steprule.algorithms.arguments import MatrixOptions, Number, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import MatrixOptions, Number, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.rule import fraction, matrix, size, sqrt, table, where
 
 from .drawn import normal_like
@@ -67,7 +67,7 @@ class Dion(_HiddenMatrices):
     """
 
     flag = "use_dion"
-    slots: ClassVar = {"Q": table("columns", fraction("rank_fraction"))}
+    slots: ClassVar[Slots] = {"Q": table("columns", fraction("rank_fraction"))}
     ranges: ClassVar[Ranges] = usually(
         lr="0.001 to 0.05",
         mu=Range(least=0, below=1, usual="0.9 to 0.98"),

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import matrix, ndim, rank, sqrt, table
@@ -63,7 +63,7 @@ class GaLore(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    slots: ClassVar = {
+    slots: ClassVar[Slots] = {
         "projection": table("shorter", rank("rank")),
         "projected_exp_avg": table("longer", rank("rank")),
         "projected_exp_avg_sq": table("longer", rank("rank")),

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import (
@@ -86,7 +86,7 @@ class Kron(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    slots: ClassVar = {
+    slots: ClassVar[Slots] = {
         "Q_rows": table("rows", "rows", "identity", most="max_size_triangular"),
         "Q_columns": table("columns", "columns", "identity", most="max_size_triangular"),
         "Q": array(1.0),

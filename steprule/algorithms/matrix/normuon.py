@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from steprule.algorithms.adaptive.adamw import AdamW
-from steprule.algorithms.arguments import Choice, MatrixOptions, Number, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Choice, MatrixOptions, Number, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of
 from steprule.rule import channel, mean, norm, size, sqrt, square
 
@@ -70,7 +70,7 @@ class NorMuon(_HiddenMatrices):
                 [-0.2828,  0.0000]])
     """
 
-    slots: ClassVar = {"second_momentum_buffer": channel()}
+    slots: ClassVar[Slots] = {"second_momentum_buffer": channel()}
     ranges: ClassVar[Ranges] = usually(
         lr="0.001 to 0.05",
         momentum=Range(least=0, below=1, usual="0.9 to 0.98"),

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Choice, Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Choice, Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import lerp, matrix, ndim, norm, sign, sqrt, square, table, where
@@ -74,7 +74,7 @@ class Shampoo(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    slots: ClassVar = {
+    slots: ClassVar[Slots] = {
         "left": table("rows", "rows", block="block_size"),
         "right": table("columns", "columns", block="block_size"),
         "left_root": table("rows", "rows", "identity", block="block_size"),

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import matrix, mean, ndim, sqrt, square, table, where
@@ -67,7 +67,7 @@ class SOAP(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    slots: ClassVar = {
+    slots: ClassVar[Slots] = {
         name: table(*sides, initial="identity" if name.startswith("Q") else 0.0, most="max_precond_dim")
         for sides in (("rows", "rows"), ("columns", "columns"))
         for name in (f"GG_{sides[0]}", f"Q_{sides[0]}")

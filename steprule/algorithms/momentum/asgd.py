@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Params, PlacedOptions, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, Number, Params, PlacedOptions, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, isnan, maximum, power, scalar, where
@@ -53,7 +53,7 @@ class ASGD(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    slots: ClassVar = {
+    slots: ClassVar[Slots] = {
         "eta": scalar("lr"),
         "mu": scalar(1.0),
         "ax": array(exact="it is an average of the weights, which moves less and less"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.optimizer import SWITCHES, Optimizer
 from steprule.rule import array, clip, scalar, sign, where
 
@@ -55,7 +55,7 @@ class Rprop(Optimizer):
     """
 
     switches = SWITCHES - {"fused"}
-    slots: ClassVar = {
+    slots: ClassVar[Slots] = {
         "step": scalar(),
         "step_size": array("lr", exact="step sizes span more than the codes of a block, and are multiplied on and on"),
         "prev": array(exact="what is rounded to zero has lost its sign, which is all that is asked of it"),
