@@ -220,7 +220,8 @@ class Plan:
             if not launch.installed:
                 launch.install(state)
             launch.let_go()
-        self.common.finish(self.params, state)
+        if self.common.places or not self.common.installed:
+            self.common.finish(self.params, state)
         if self.known is None:
             self.known = list(state.values())
         self.torn = False

@@ -185,7 +185,7 @@ class _Source:
         if e.op == "constant":
             return f"({e.detail!r})"
         if e.op == "hyper":
-            return self.assign(f"_number({subscript(e.detail)})")
+            return self.assign(f"x if type(x := {subscript(e.detail)}) is float else _number(x)")  # which saves a call
         if e.op in ("step", "is_new"):
             return e.op
         if e.op == "slot":

@@ -323,9 +323,11 @@ def cases() -> list[Case]:
     return [
         Steps("sgd-momentum", "gpt2", momentum, momentum_peers, [fused, Target(MEMORY, 1.08)]),
         Steps("adamw", "resnet50", steprule.AdamW, adamw, [Target("fused", 0.95)]),
-        Steps("adamw", "lenet", steprule.AdamW, adamw, [Target("fused", 0.5), Target("default", 0.2)]),
-        Steps("sgd", "lenet", steprule.SGD, sgd, [Target("fused", 0.5)]),
-        Steps("sgd-momentum", "lenet", momentum, momentum_peers, [Target("fused", 0.5)]),
+        Steps("adamw", "lenet", steprule.AdamW, adamw, [Target("fused", 0.4), Target("default", 0.2)]),
+        Steps("sgd", "lenet", steprule.SGD, sgd, [Target("fused", 0.4)]),
+        Steps("sgd-momentum", "lenet", momentum, momentum_peers, [Target("fused", 0.4)]),
+        Steps("adamw", "one", steprule.AdamW, adamw, [Target("fused", 0.4)]),
+        Steps("sgd", "one", steprule.SGD, sgd, [Target("fused", 0.4)]),
         Steps("adamw", "small", steprule.AdamW, adamw, [Target("fused", 0.7)]),
         Steps("adamw-bf16", "gpt2", steprule.AdamW, adamw, [Target("fused", 0.65)], dtype=torch.bfloat16),
         Steps(

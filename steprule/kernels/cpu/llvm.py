@@ -48,6 +48,7 @@ class LLVMLaunch(Launch):
 
     def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
         super().__init__(program, entries, groups, reason)
+        self.reduces = any(phase.reductions or phase.sums for phase in program.phases)
         self.patient = program.elementwise and not (self.sparse or self.shares)
         count = len(entries)
         self.arithmetic = computed_in(self.params[0].dtype)
@@ -204,7 +205,7 @@ class LLVMLaunch(Launch):
         self.lay(np.concatenate(tables))
 
     def run(self, stage: int) -> None:
-        if self.temporaries:
+        if self.matrices.operands:
             for k, tensors in enumerate(self.temporaries):
                 self.pointers[2 + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
         self.counter[0] = 0
@@ -212,6 +213,8 @@ class LLVMLaunch(Launch):
             self.kernels[stage](self.addresses[stage])
         else:
             run_on_threads(self.kernels[stage], self.addresses[stage], -(-len(self.chunks) // self.batch))
+        if not self.reduces:
+            return
         for k, (row, _) in enumerate(self.program.phases[stage].reductions):
             self.gather(row, self.partials[stage][:, k])
         for k, _ in self.program.phases[stage].sums:
