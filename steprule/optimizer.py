@@ -174,6 +174,7 @@ class Optimizer(torch.optim.Optimizer):
         elif isinstance(params, nn.Module):
             params = list(params.named_parameters())
         super().__init__(params, defaults)
+        self.__dict__.setdefault("_amp_scaling", self._step_supports_amp_scaling)  # wrappers copy what stands here
         self._members.note(self.param_groups)
 
     @classmethod

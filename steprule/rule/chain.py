@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from .expression import Expression, Level, RuleError, as_expression
+from .expression import Expression, RuleError, as_expression
 from .functions import where
 from .modifier import Modifier, Reading, Scoped, Wrapped
 
@@ -140,13 +140,10 @@ class Innermost(Wrapped):
     def new(self, p: Any, g: Any) -> Expression:
         refuse_signature(self.update, self.name)
         new = self.update(p, g, self.s, self.h)
-        if isinstance(new, Expression) and new.level not in (Level.SCALAR, Level.REDUCED):
-            return new
-        what = f"{new!r:.40}"
         if isinstance(new, Expression):
-            what = f"({what}), one number for the whole parameter"
+            return new
         raise RuleError(
-            f"{self.name}.update returns {what}; it must return the parameter's new value (return p - h.lr * g)"
+            f"{self.name}.update returns {new!r:.40}; it must return the parameter's new value (return p - h.lr * g)"
         )
 
     def parts(self, p: Any, g: Any) -> tuple[Expression, Expression, Expression | None]:

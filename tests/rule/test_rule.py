@@ -305,12 +305,6 @@ def test_a_rule_with_other_arguments_says_how_it_is_called() -> None:
     traced(lambda p, g, *others: p - g)
 
 
-@pytest.mark.parametrize("rule", [lambda h, g: h.lr, lambda h, g: norm(g), lambda h, g: mean(g) * h.lr])
-def test_one_number_is_not_the_value_of_a_parameter(rule: Callable[[Any, Any], Any]) -> None:
-    with pytest.raises(RuleError, match=r"returns \(.*\), one number for the whole parameter"):
-        traced(lambda p, g, s, h: rule(h, g))
-
-
 def test_a_remainder_has_the_sign_of_the_divisor_as_in_python() -> None:
     for a, b in [(7.0, 3.0), (-7.0, 3.0), (7.0, -3.0), (6.0, 3.0), (0.5, 2.0)]:
         program = traced(lambda p, g, s, h: p - (h.lr % h.other) * (s.step % 3) * g, lr=a, other=b)
