@@ -98,6 +98,13 @@ class AnswersOfOne(Answers):
         return self.asked[0] == asked_of(group) and self.program.serves(group)
 
 
+def fixed(value: Any) -> bool:
+    """Whether what stands in a group stays what it is for as long as it stands there."""
+    return (
+        all(map(fixed, value)) if type(value) is tuple else type(value) in PLAIN or value is None or type(value) is str
+    )
+
+
 class Questions:
     """What some Programs read of a group.
 
@@ -125,7 +132,9 @@ class Questions:
 
     def plain(self, group: Group) -> bool:
         """Whether a group has all that is read, and what stands there changes by being replaced alone."""
-        return all(key in group for key in self.keys) and all(type(value) in PLAIN for value in self.values(group))
+        return all(key in group and fixed(group[key]) for key in self.keys) and all(
+            type(value) in PLAIN for value in self.values(group)
+        )
 
     def values(self, group: Group) -> Iterator[Any]:
         for path in self.paths:

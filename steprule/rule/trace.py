@@ -63,6 +63,7 @@ def trace(
                 f"{name}.update draws a random number: it runs once, and every step would use that one; uniform() "
                 "and normal() from steprule.rule are drawn in each step"
             )
+        refuse_misspelt(name, s)
         found = s._given_reductions()
         if found <= reduced:
             program = Phases(name, s, h, reduced).program(new, s._measured, s._left)
@@ -82,6 +83,17 @@ GENERATORS: dict[str, Callable[[Any], Any]] = {
 def drawn() -> list[Any]:
     """How far those generators are whose modules are in use."""
     return [state(sys.modules[name]) for name, state in GENERATORS.items() if name in sys.modules]
+
+
+def refuse_misspelt(name: str, s: State) -> None:
+    """A slot that is read and never written stays as it began; if one of nearly its name is written, it was meant."""
+    for slot in s._reads:
+        if slot not in s._writes and slot not in s._declared:
+            for near in difflib.get_close_matches(slot, s._writes.keys() - s._reads.keys(), 1, 0.8):
+                raise RuleError(
+                    f"{name}.update reads s.{slot} and never writes it, and writes s.{near} without having read it; if two "
+                    f"slots are meant, declare {slot!r} in slots"
+                )
 
 
 def refuse_slot(name: str, slot: Any, hyper: Mapping[str, Any]) -> None:

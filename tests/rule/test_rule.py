@@ -305,6 +305,16 @@ def test_a_rule_with_other_arguments_says_how_it_is_called() -> None:
     traced(lambda p, g, *others: p - g)
 
 
+def test_a_misspelt_slot_is_refused() -> None:
+    def rule(p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.buf = 0.9 * s.buff + g
+        return p - s.buf
+
+    with pytest.raises(RuleError, match=r"reads s\.buff and never writes it, and writes s\.buf without having read it"):
+        traced(rule)
+    traced(rule, slots={"buff": array()})
+
+
 def test_a_remainder_has_the_sign_of_the_divisor_as_in_python() -> None:
     for a, b in [(7.0, 3.0), (-7.0, 3.0), (7.0, -3.0), (6.0, 3.0), (0.5, 2.0)]:
         program = traced(lambda p, g, s, h: p - (h.lr % h.other) * (s.step % 3) * g, lr=a, other=b)
@@ -522,6 +532,19 @@ def test_a_flag_that_is_changed_in_place_is_asked_again() -> None:
     optimizer.step()
     assert p[0].item() == -3.0
     assert optimizer.calls == 2
+
+
+def test_a_number_in_a_table_that_is_changed_in_place_is_read_again() -> None:
+    class Rule(Counted):
+        def rule(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return p - h.table["rate"] * g
+
+    p, table = weight(value=0.0), {"rate": 1.0}
+    optimizer = Rule([p], table=table)
+    optimizer.step()
+    table["rate"] = 2.0
+    optimizer.step()
+    assert p[0].item() == -3.0
 
 
 def test_betas_as_a_list_and_a_rate_tensor_changed_in_place() -> None:
@@ -780,7 +803,7 @@ def test_old_and_new_values_of_slots_over_several_passes(backend: str) -> None:
 # A Program as text.
 
 SGD_TEXT = """\
-SGD  [maximize is False, l1 = 0, weight_decay ≠ 0, momentum ≠ 0, nesterov is True]
+SGD  [maximize is False, l1 = 0, weight_decay ≠ 0, momentum ≠ 0, nesterov is True, rounding is 'nearest']
   host     c4 = 1 - dampening
   pass 1   t0 = g + weight_decay * p
   pass 1   t1 = where(is_new, t0, momentum * momentum_buffer + c4 * t0)
