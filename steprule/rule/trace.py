@@ -91,8 +91,8 @@ def refuse_misspelt(name: str, s: State) -> None:
         if slot not in s._writes and slot not in s._declared:
             for near in difflib.get_close_matches(slot, s._writes.keys() - s._reads.keys(), 1, 0.8):
                 raise RuleError(
-                    f"{name}.update reads s.{slot} and never writes it, and writes s.{near} without having read it; if two "
-                    f"slots are meant, declare {slot!r} in slots"
+                    f"{name}.update reads s.{slot} and never writes it, and writes s.{near} without having read it; if "
+                    f"two slots are meant, declare {slot!r} in slots"
                 )
 
 
