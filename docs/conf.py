@@ -11,6 +11,7 @@ project = "steprule"
 author = "the steprule authors"
 release = version = steprule.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode", "myst_parser"]
+extensions.append("sphinx-mathjax-offline")  # formulas are rendered without a network
 html_theme = "furo"
 html_title = f"steprule {release}"
 html_static_path: list[str] = []
