@@ -61,8 +61,9 @@ def explained(optimizer: Optimizer, source: bool) -> str:
     from steprule.display.notebook import Shown
     from steprule.display.table import encodable
 
-    plan = optimizer._planner.plan or made_plan(optimizer, asked_now(optimizer))
-    text = "\n".join([explain(plan.launches, source), *(left_out(optimizer) if plan.launches else ())])
+    planner = optimizer._planner
+    launches = planner.beside or (planner.plan or made_plan(optimizer, asked_now(optimizer))).launches
+    text = "\n".join([explain(launches, source), *(left_out(optimizer) if launches else ())])
     return Shown(encodable(text))
 
 

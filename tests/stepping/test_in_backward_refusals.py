@@ -5,13 +5,18 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from comparing import same
 from tensors import normal
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 import steprule
@@ -188,6 +193,38 @@ def test_two_on_the_same_parameters(model: nn.Module) -> None:
             with pytest.raises(RuntimeError, match="stepped in backward already"):
                 other.step_in_backward(model)
     optimizer.step_in_backward(model).remove()
+
+
+@pytest.fixture
+def _alone(tmp_path: Path) -> Iterator[None]:
+    """A process group of one."""
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_alone")
+def test_what_several_processes_hold_or_add_up(model: nn.Sequential) -> None:
+    optimizer = steprule.AdamW(model)
+    handle = optimizer.step_in_backward(model)
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    before = frozen_copy(model, optimizer)
+    with pytest.raises(RuntimeError, match="DistributedDataParallel adds up gradients"):
+        loss(wrapped).backward()
+    assert same(frozen_copy(model, optimizer), before)
+    handle.remove()
+    for given in (model, wrapped):
+        with pytest.raises(RuntimeError, match="DistributedDataParallel adds up gradients"):
+            optimizer.step_in_backward(given)
+    del wrapped
+    gc.collect()
+    mesh = init_device_mesh("cpu", (1,))
+    sharded = nn.Linear(4, 4)
+    for name, p in list(sharded.named_parameters()):
+        sharded.register_parameter(name, nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])))
+    with pytest.raises(RuntimeError, match="parameter 'weight' is sharded"):
+        steprule.AdamW(sharded).step_in_backward(sharded)
 
 
 # -- errors half way -------------------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from steprule.cli.console import console, fail, say
+from steprule.display.bytes import readable
 from steprule.replacing import replacing
 
 from .cases import Case, Result, Settings, Steps, cases
 from .files import measure_files
 from .gpu_cases import gpu_cases
+from .memory import measure_memory
 from .picture import draw
 from .ranks import measure_ranks
 from .shapes import SHAPES
@@ -58,11 +60,17 @@ def bench(
     ranks: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Measure steps on N processes that hold parameters together.")
     ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Measure the memory of training, plain and in backward, instead of steps.")
+    ] = False,
     names: Annotated[bool, typer.Option("--list", help="Print the names of the cases, and measure nothing.")] = False,
 ) -> None:
     """Measure the time of a step, in turns with torch's optimizers and with the machine's memory."""
     if files:
         measure_and_show_files(size, repeats, json_file)
+        return
+    if memory:
+        measure_and_show_memory(repeats, quick, json_file)
         return
     if ranks is not None:
         measure_and_show_ranks(ranks, repeats, json_file)
@@ -106,6 +114,21 @@ def measure_and_show_files(size: int, repeats: int, json_file: Path | None) -> N
     for result in measure_files(size, repeats):
         say(result.line)
         results.append({**asdict(result), "ratio": result.ratio})
+    if json_file:
+        write(json_file, json.dumps({**about, "results": results}))
+
+
+def measure_and_show_memory(repeats: int, quick: bool, json_file: Path | None) -> None:
+    """What training takes above the weights, plain and in backward, beside torch's."""
+    check_writable(json_file)
+    about, results = machine("cpu"), []
+    say(describe(about))
+    say("bytes above the weights: said by memory(), by torch's own count, resident; time of a training step")
+    for result in measure_memory(repeats, quick):
+        sizes = [readable(size) if size is not None else "" for size in (result.said, result.counted, result.resident)]
+        said, counted, resident = sizes
+        say(f"{result.name:50} {said:>8} {counted:>8} {resident:>8} {1000 * result.median:8.1f} ms")
+        results.append(asdict(result))
     if json_file:
         write(json_file, json.dumps({**about, "results": results}))
 
