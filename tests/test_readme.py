@@ -19,7 +19,7 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = torch.nn.Linear(2, 1, bias=False)
     start = model.weight.detach().clone()
-    names: dict[str, Any] = {"steprule": steprule, "model": model}
+    names: dict[str, Any] = {"optim": steprule, "model": model}
     own_rule, *others = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "=" in block]
     exec(own_rule, names)
     names["optimizer"] = names["ElasticSGD"](model.named_parameters(), lr=0.5, l1=0.1, l2=0.2)
