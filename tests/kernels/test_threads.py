@@ -164,13 +164,13 @@ def test_a_fork_while_another_thread_compiles() -> None:
         small = leaf(torch.ones(3), torch.ones(3))
         try:
             while not stop.is_set():
-                machine.compiled.cache_clear()
+                machine.forget()
                 AdamW([small]).step()
         except BaseException as error:
             errors.append(error)
 
     def in_child() -> list[float]:
-        machine.compiled.cache_clear()
+        machine.forget()
         p.grad = None
         optimizer.step()
         go_on(optimizer, p, range(1, 2))
@@ -216,8 +216,7 @@ def test_a_data_loader_with_workers_before_between_and_after_steps() -> None:
 @pytest.mark.parametrize("algorithm", [AdamW, Lamb])
 def test_optimizers_in_several_python_threads_get_the_bits_of_one_after_another(algorithm: Any) -> None:
     expected = [after(3, seed, algorithm)[1] for seed in range(4)]
-    machine.compiled.cache_clear()
-    machine.machine.cache_clear()
+    machine.forget()
     found: dict[int, Tensor] = {}
     ready = threading.Barrier(4)
 
@@ -235,7 +234,7 @@ def test_optimizers_in_several_python_threads_get_the_bits_of_one_after_another(
         assert torch.equal(found[seed], p)
 
 
-def test_one_engine_is_made_however_many_threads_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_compiler_is_made_however_many_threads_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
     class Slow(machine.Machine):
@@ -245,17 +244,12 @@ def test_one_engine_is_made_however_many_threads_come_first(monkeypatch: pytest.
             super().__init__()
 
     monkeypatch.setattr(machine, "Machine", Slow)
-    known = machine.machine()
-    machine.machine.cache_clear()
-    machine.compiled.cache_clear()
-    try:
-        threads = [threading.Thread(target=after, args=(1, seed)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        machine.kept = [known, *made]  # code of theirs may still be held by optimizers elsewhere
+    machine.forget()
+    threads = [threading.Thread(target=after, args=(1, seed)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(made) == 1
 
 

@@ -63,7 +63,8 @@ class LLVMLaunch(Launch):
         self.types = tuple(NAMES[d] for d in dtypes)
         from .machine import compiled  # not before there is something to compile: LLVM takes a while to load
 
-        self.kernels = compiled(program, self.types, kind)
+        self.code = compiled(program, self.types, kind)  # which must live for as long as it is run
+        self.kernels = self.code.passes
         self.pointers = np.zeros((program.operands + len(self.scales), count), np.int64)
         self.pointers[0] = self.param_pointers
         for k, pointers in enumerate(self.slot_pointers):

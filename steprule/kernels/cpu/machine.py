@@ -1,11 +1,13 @@
-"""Machine code of Programs, compiled once for each combination of dtypes."""
+"""Machine code of Programs: compiled once for each combination of dtypes, and freed with the last that runs it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import threading
-from collections.abc import Sequence
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,24 +17,59 @@ from steprule.rule.program import Program
 
 from .source import assembly
 
-__all__ = ["COMPILING", "Machine", "compiled", "machine"]
+__all__ = ["COMPILING", "RECENT", "Code", "Machine", "compiled", "forget", "living", "machine"]
 
 COMPILING = threading.RLock()
 # a child that is forked by another thread meanwhile would find the compiler half way through something; one that a
 # signal's handler forks in the thread that compiles goes on where that thread was
 os.register_at_fork(before=COMPILING.acquire, after_in_parent=COMPILING.release, after_in_child=COMPILING.release)
 
+RECENT = 32
+"""How much code is kept that nobody runs any more: as many Programs may come in turns."""
+
+Key = tuple[Program, tuple[str, ...], str]
+
+
+class Code:
+    """What was compiled of a Program, with the engine that owns it: whoever runs a pass holds this.
+
+    Attributes:
+        passes: a function of a frame's address for each pass.
+    """
+
+    def __init__(self, engine: Any, addresses: Sequence[int]) -> None:
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self.passes: list[Callable[[int], None]] = [prototype(address) for address in addresses]
+        weakref.finalize(self, retire, engine).atexit = False
+
+
+LEFT: list[Any] = []
+"""Engines whose code nobody runs, to be closed."""
+
+
+def retire(engine: Any) -> None:
+    """Close an engine; where another thread compiles it is left for later, for a child forked meanwhile would find LLVM
+    half way through it."""
+    LEFT.append(engine)
+    if COMPILING.acquire(blocking=False):
+        try:
+            close_left()
+        finally:
+            COMPILING.release()
+
+
+def close_left() -> None:
+    while LEFT:
+        LEFT.pop().close()
+
 
 class Machine:
-    """The one engine that owns all machine code of the process. Its owner holds :data:`COMPILING`."""
+    """The compiler for this processor. Its owner holds :data:`COMPILING`."""
 
     def __init__(self) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self.target = self.target_machine()
-        backing = llvm.parse_assembly("")
-        self.engine = llvm.create_mcjit_compiler(backing, self.target_machine())
-        self.count = 0
 
     @staticmethod
     def target_machine() -> Any:
@@ -40,11 +77,9 @@ class Machine:
         features = llvm.get_host_cpu_features().flatten()
         return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
 
-    def compile(self, program: Program, operands: Sequence[str], kind: str) -> list[Any]:
-        """Callable addresses, one for each pass."""
-        self.count += 1
-        name = f"steprule{self.count}_"
-        module = llvm.parse_assembly(assembly(program, operands, kind, name))
+    def compile(self, program: Program, operands: Sequence[str], kind: str) -> Code:
+        """A Program's machine code, in an engine of its own: engines are freed whole."""
+        module = llvm.parse_assembly(assembly(program, operands, kind, "steprule"), llvm.create_context())
         module.triple = llvm.get_process_triple()
         module.data_layout = str(self.target.target_data)
         module.verify()
@@ -53,10 +88,9 @@ class Machine:
         options.loop_interleaving = True
         builder = llvm.create_pass_builder(self.target, options)
         builder.getModulePassManager().run(module, builder)
-        self.engine.add_module(module)
-        self.engine.finalize_object()
-        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        return [prototype(self.engine.get_function_address(f"{name}{index}")) for index in range(len(program.phases))]
+        engine = llvm.create_mcjit_compiler(module, self.target_machine())  # two engines on one would crash
+        engine.finalize_object()
+        return Code(engine, [engine.get_function_address(f"steprule{i}") for i in range(len(program.phases))])
 
 
 @lru_cache(maxsize=1)
@@ -64,7 +98,34 @@ def machine() -> Machine:
     return Machine()
 
 
-@lru_cache(maxsize=256)
-def compiled(program: Program, operands: tuple[str, ...], kind: str) -> list[Any]:
+KNOWN: weakref.WeakValueDictionary[Key, Code] = weakref.WeakValueDictionary()
+LAST: OrderedDict[Key, Code] = OrderedDict()
+"""The last that were asked for, the latest at the end."""
+
+
+def compiled(program: Program, operands: tuple[str, ...], kind: str) -> Code:
+    """The code of a Program for operands of some types and an arithmetic."""
+    key = program, operands, kind
     with COMPILING:
-        return machine().compile(program, operands, kind)
+        close_left()
+        code = KNOWN.get(key)
+        if code is None:
+            KNOWN[key] = code = machine().compile(*key)
+        LAST[key] = code
+        LAST.move_to_end(key)
+        if len(LAST) > RECENT:
+            LAST.popitem(last=False)
+        return code
+
+
+def living() -> int:
+    """How many Programs' code is in memory."""
+    return len(KNOWN)
+
+
+def forget() -> None:
+    """Keep nothing that nobody runs, and compile anew what is asked for next."""
+    with COMPILING:
+        LAST.clear()
+        KNOWN.clear()
+        machine.cache_clear()
