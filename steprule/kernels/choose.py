@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from .fake import FakeLaunch, is_fake
 from .launch import Launch
 from .layout import dense
 from .memory import fault, plain, reach, tangled
-from .slots import kept_in, scalar_dtype
+from .slots import kept_in
 
 __all__ = ["BACKENDS", "choose", "launches"]
 
@@ -93,10 +92,7 @@ def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[ty
 
 
 def launches(
-    programs: Sequence[Program],
-    entries: Sequence[Entry],
-    groups: Sequence[Mapping[str, Any]],
-    resting: Sequence[tuple[int, Entry, Program]] = (),
+    programs: Sequence[Program], entries: Sequence[Entry], groups: Sequence[Mapping[str, Any]]
 ) -> list[Launch]:
     """Sort the parameters of a step into as few launches as possible.
 
@@ -104,8 +100,6 @@ def launches(
         programs: what is to run for each entry.
         entries: the parameters.
         groups: the parameter groups.
-        resting: those that have had gradients and have none now, behind how many of the others each stands, with what
-            would run for it. Where all is as it was they join a launch that can leave them out.
     """
     # equal Programs are told by the first of them, which is hashed once for many parameters
     firsts: dict[Program, Program] = {}
@@ -113,7 +107,6 @@ def launches(
     known = {number: firsts.setdefault(program, program) for number, program in known.items()}
     seen: dict[int, int] = {}
     kinds: dict[tuple[tuple[Any, ...], int], list[Entry]] = {}
-    places: dict[int, tuple[int, int]] = {}
     asked = [asked_of(group) for group in groups]
     overlapping = overlaps(entries)
     for entry, program in zip(entries, map(known.__getitem__, map(id, programs)), strict=True):
@@ -132,40 +125,7 @@ def launches(
         # a parameter that stands twice in a group is updated twice, one after the other
         times = seen[id(entry.param)] = seen.get(id(entry.param), 0) + 1
         kinds.setdefault((entry.kind, times), []).append(entry)
-    if resting:
-        overlapping = overlaps([*entries, *(entry for _, entry, _ in resting)])
-        like = {kind: members for (kind, _), members in kinds.items() if kind[0] is LLVMLaunch}
-        for place, entry, program in resting:
-            members = like.get(entry.kind, [])
-            rests = id(entry.param) not in overlapping and members and members[0].program.elementwise
-            if rests and may_rest(entry, firsts.get(program, program), asked[entry.group]):
-                members.append(entry)
-                places[id(entry)] = place, 0
-        places |= {id(entry): (i, 1) for i, entry in enumerate(entries)} if places else {}
-        for members in kinds.values() if places else ():
-            members.sort(key=lambda entry: places[id(entry)])
     return [kind[0](members[0].program, members, groups, kind[1]) for (kind, _), members in kinds.items()]
-
-
-def may_rest(entry: Entry, program: Program, options: tuple[Any, ...]) -> bool:
-    """Whether what was found out of a parameter holds, and is enough to update it when a gradient comes again."""
-    numbers = [*(["step"] if program.uses_step else []), *(slot.name for slot in program.scalar_slots)]
-    return (
-        entry.slots is not None
-        and entry.part is None
-        and entry.program is program
-        and entry.options == options
-        and not entry.tangled
-        and not (program.uses_step and entry.uncounted)
-        and all(counts(entry.state.get(name)) for name in numbers)
-        and all(map(operator.is_, map(entry.state.get, entry.names), entry.kept))
-        and list(map(torch.Tensor.data_ptr, (entry.param, *entry.slots))) == entry.pointers
-    )
-
-
-def counts(value: Any) -> bool:
-    """Whether a number of a state is one as launches keep it."""
-    return type(value) is torch.Tensor and value.ndim == 0 and value.dtype == scalar_dtype() and value.is_cpu
 
 
 def overlaps(entries: Sequence[Entry]) -> set[int]:

@@ -64,8 +64,6 @@ class Entry:
     """Whether the gradient lies in memory in another way than the parameter."""
     implicit: bool = field(init=False, repr=False, compare=False)
     """Whether the gradient may be a view that says otherwise than its memory: conjugated, negative or zero."""
-    grad_look: tuple[tuple[int, ...], tuple[int, ...], torch.dtype] = field(init=False, repr=False, compare=False)
-    """Sizes, strides and dtype of a gradient that is not sparse."""
     slots: list[torch.Tensor] | None = field(default=None, init=False)
     """The array slots, once they are adopted."""
     names: Sequence[str] = field(init=False, repr=False, compare=False)
@@ -111,8 +109,6 @@ class Entry:
         self.kept = slots if self.part is None else [self.state.get(name) for name in names]
         self.pointers = list(map(torch.Tensor.data_ptr, (self.param, *slots)))
         self.still = still([self.param, self.grad, *slots])
-        if self.grad.layout == torch.strided:
-            self.grad_look = tuple(self.grad.shape), self.grad.stride(), self.grad.dtype
 
     def holds(self, program: Program, options: tuple[Any, ...]) -> bool:
         """Whether what was found out still holds."""

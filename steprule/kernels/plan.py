@@ -19,7 +19,6 @@ from steprule.rule.program import Program
 from .answers import Answers
 from .between_passes import between
 from .common import Common
-from .cpu.awake import part_of
 from .gradients import leave_unscaled
 from .launch import Launch
 from .part import Exchanger
@@ -53,18 +52,15 @@ class Plan:
                 f"the rules of {launches[0].program.name} reduce different things over all parameters: {found}; make "
                 "the reductions for every group and every shape, before what differs between them"
             )
-        self.launches = self.whole = launches
-        """Those of the step, and all; they differ where parameters have no gradient that had one before."""
+        self.launches = launches
         self.params = [p for group in groups for p in group["params"]]
         self.lengths = [len(group["params"]) for group in groups]
         self.programs = programs
         self.answers = Answers(groups, programs)
         self.exchange = exchange
         served = {id(p) for launch in launches for p in launch.owners}
-        self.updated = self.ever_updated = [
-            *(p for launch in launches for p in launch.owners),
-            *(p for launch in launches if launch.shares for p in launch.params),
-        ]
+        self.updated = [p for launch in launches for p in launch.owners]
+        self.updated += [p for launch in launches if launch.shares for p in launch.params]
         self.idle = [p for p in self.params if id(p) not in served]
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
         if exchange is not None:
@@ -81,8 +77,6 @@ class Plan:
                 for x in launches
             )
         )
-        self.patient = exchange is None and bool(launches) and all(x.patient for x in launches)
-        """Whether parameters may be left out of a step."""
         programs_here = [*(x.program for x in launches), *(exchange.programs if exchange is not None else ())]
         self.awaits = any("awaited" in dict(program.tracked) for program in programs_here)
         """Whether the step is left, once the first pass has found that gradients are not finite."""
@@ -103,39 +97,7 @@ class Plan:
         state: Mapping[torch.Tensor, Any],
     ) -> bool:
         """Whether the plan still fits: same parameters, same state, same kind of gradients, same answers."""
-        if not self.fits(groups, state):
-            return False
-        if self.launches is not self.whole:
-            return self.wake() or (self.gather() and all([x.refresh() for x in self.launches]))  # noqa: C419 (faster)
-        return all([x.refresh() for x in self.launches]) or (self.patient and self.wake())  # noqa: C419
-
-    def gather(self) -> bool:
-        """Let all launches be those of the step, with all of their parameters."""
-        self.launches, self.updated = self.whole, self.ever_updated
-        return True
-
-    def wake(self) -> bool:
-        """Let the step be over those parameters that have a gradient now; False if all or none have, or more has
-        changed than that."""
-        alike, parts = self.answers.alike, []
-        for launch in self.whole:
-            if alike is not launch.alike:
-                launch.share_numbers(alike)
-            if (part := part_of(launch, self.known is not None)) is None:  # type: ignore[arg-type]
-                return False
-            parts += [part] if part.entries else []
-        if not parts or sum(len(x.entries) for x in parts) == sum(len(x.entries) for x in self.whole):
-            return False
-        for part in parts:
-            part.begin()
-        self.launches = sorted(parts, key=lambda part: self.order[id(part.params[0])]) if len(parts) > 1 else parts
-        self.updated = [p for part in parts for p in part.params]
-        return True
-
-    @functools.cached_property
-    def order(self) -> dict[int, int]:
-        """Where each parameter stands among all."""
-        return {id(p): i for i, p in enumerate(self.params)}
+        return self.fits(groups, state) and all([launch.refresh() for launch in self.launches])  # noqa: C419 (faster)
 
     def known_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What a step is given, as its Programs call it.
@@ -160,8 +122,7 @@ class Plan:
             state: that of the parameters.
             before: the plan of the step before.
         """
-        ran = {id(launch.entries[0]): launch for launch in before.whole} if before is not None else {}
-        self.gather()
+        ran = {id(launch.entries[0]): launch for launch in before.launches} if before is not None else {}
         if self.torn or not self.fits(groups, state):
             return False
         for launch in self.launches:
@@ -181,7 +142,7 @@ class Plan:
             and known is not None
             and len(state) == len(known)
             and all(map(operator.is_, state.values(), known))
-            and all(launch.arrays_are_kept() for launch in self.whole)
+            and all(launch.arrays_are_kept() for launch in self.launches)
         )
 
     def fits(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:

@@ -49,14 +49,13 @@ class LLVMLaunch(Launch):
     def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
         super().__init__(program, entries, groups, reason)
         self.reduces = any(phase.reductions or phase.sums for phase in program.phases)
-        self.patient = program.elementwise and not (self.sparse or self.shares)
         count = len(entries)
         self.arithmetic = computed_in(self.params[0].dtype)
         kind = NAMES[self.arithmetic]
         temporaries = [getattr(torch, name) if name else self.arithmetic for name in program.temporary_dtypes]
         dtypes = [
             self.params[0].dtype,
-            self.grad_dtype,
+            entries[0].grad.dtype,
             *(slot[0].dtype for slot in self.slots),
             *temporaries,
         ]
@@ -80,7 +79,6 @@ class LLVMLaunch(Launch):
         self.counter = np.zeros(1, np.int64)
         self.strange = self.strange_grads()
         self.grads_at: list[int] = []
-        self.stands_in: list[torch.Tensor] | None = None
         self.sort_rows()
         self.frames: list[Any] = []
         self.places = self.line_pointers = self.sum_pointers = np.zeros(0, np.int64)
@@ -104,15 +102,6 @@ class LLVMLaunch(Launch):
         self.adopt_reduced(torch.from_numpy(self.table), groups)
         return True
 
-    def wake(self) -> None:
-        """Some will be updated and some not, from here on: whose numbers are the same is found out at each step."""
-        if self.fresh is None:
-            self.fresh = np.zeros(len(self.entries), bool)
-            self.fresh[[i for row in self.rows if row.is_new for i in row.members]] = True
-        if self.missed is None:
-            self.missed = np.zeros(len(self.entries), np.int64)
-        self.written, self.grads_at = None, []
-
     @property
     def source(self) -> str:
         """The LLVM IR, before LLVM has optimized it."""
@@ -124,8 +113,7 @@ class LLVMLaunch(Launch):
         count = len(self.chunks)
         self.elements = int(self.chunks[:, 3].sum())
         present, self.starts = np.unique(self.chunks[:, 0], return_index=True)
-        tensors = self.pointers.shape[1]
-        self.present = slice(None) if len(present) == tensors else present
+        self.present = slice(None) if len(present) == len(self.params) else present
         self.partials = [np.zeros((count, len(phase.reductions))) for phase in self.program.phases]
         self.batch = max(1, min(count // 32, 8))
         self.frames = []
@@ -141,7 +129,7 @@ class LLVMLaunch(Launch):
                 "lines": self.line_pointers,
                 "sums": self.sum_pointers,
             }
-            numbers = (tensors, count, self.batch)
+            numbers = (len(self.params), count, self.batch)
             self.frames.append(np.asarray([*(tables[name].ctypes.data for name in TABLES), *numbers], np.int64))
         self.addresses = [frame.ctypes.data for frame in self.frames]
 
@@ -161,10 +149,9 @@ class LLVMLaunch(Launch):
         if len(rows) > 1:
             shape = len(rows), len(self.program.scalars)
             numbers = np.fromiter(chain.from_iterable([row.scalars for row in rows]), np.float64, math.prod(shape))
-            self.send_numbers(numbers.reshape(shape)[self.row_of])
+            self.scalars[:] = numbers.reshape(shape)[self.row_of]
         elif rows[0].scalars != self.written:
-            self.send_numbers(rows[0].scalars)
-            self.written = rows[0].scalars
+            self.scalars[:] = self.written = rows[0].scalars
         for k, name in enumerate(self.program.inputs):
             if name not in OF_ITS_OWN:
                 self.table[k] = float(self.inputs[name])
@@ -175,16 +162,7 @@ class LLVMLaunch(Launch):
         if pointers != self.grads_at:
             if 0 in pointers:
                 self.refuse_grads_without_memory()
-            self.send_gradients(pointers)
-            self.grads_at = pointers
-
-    def send_numbers(self, table: Any) -> None:
-        """Write the scalars of all tensors into their table."""
-        self.scalars[:] = table
-
-    def send_gradients(self, pointers: list[int]) -> None:
-        """Write where the gradients lie into the table of operands."""
-        self.pointers[GRAD] = pointers
+            self.pointers[GRAD] = self.grads_at = pointers
 
     def take_rows(self) -> None:
         """Lay chunks over the rows that sparse gradients hold."""
