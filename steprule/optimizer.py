@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from steprule.grouping.hyperparameters import Declared, check
 from steprule.grouping.membership import Members
-from steprule.grouping.overrides import groups
+from steprule.grouping.overrides import check_mapping, groups
 from steprule.grouping.selectors import guesses
 from steprule.kernels.tracking import total_norm
 from steprule.rule.modifier import Modifier
@@ -168,7 +168,9 @@ class Optimizer(torch.optim.Optimizer):
         self._evaluates = False
         self._moved: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         self._guesses = guesses(overrides or (), params)
-        overrides = {**full_embeddings(params, defaults["state_dtype"]), **(overrides or {})}
+        if full := full_embeddings(params, defaults["state_dtype"]):
+            check_mapping(overrides or {})
+            overrides = {**full, **(overrides or {})}
         if overrides:
             params = groups(params, defaults, overrides, lay=self._roles.lay)
         elif isinstance(params, nn.Module):

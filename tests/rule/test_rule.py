@@ -811,7 +811,7 @@ SGD  [maximize is False, l1 = 0, weight_decay ≠ 0, momentum ≠ 0, nesterov is
   pass 1   momentum_buffer ← t1"""
 
 ADAMW_TEXT = """\
-AdamW  [maximize is False, l1 = 0, decoupled_weight_decay is True, amsgrad is False]
+AdamW  [maximize is False, l1 = 0, decoupled_weight_decay is True, amsgrad is False, rounding is 'nearest']
   host     c0 = 1 - lr * weight_decay
   host     c1 = lr / (1 - betas[0] ** step)
   host     c2 = 1 - betas[0]

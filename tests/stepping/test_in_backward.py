@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import same
-from every_algorithm import MATRIX, RULES
+from every_algorithm import MATRIX, PARAMETER_FREE, RULES
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tensors import normal
@@ -37,7 +37,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "Adam": [{"amsgrad": True}],
 }
 CASES = [(name, options) for name in RULES for options in OPTIONS.get(name, [{}])]
-DENSE = [case for case in CASES if case[0] not in {"SparseAdam"} | MATRIX]
+DENSE = [case for case in CASES if case[0] not in {"SparseAdam", "AdaGC"} | MATRIX | PARAMETER_FREE]
 
 
 @pytest.fixture(autouse=True)
