@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from enum import Enum
 from itertools import islice
 from pathlib import Path
@@ -14,9 +15,10 @@ import typer
 import steprule
 from steprule.algorithms import create, names
 from steprule.checkpoint import CheckpointError, read, write_parts
+from steprule.kernels.coding import CODES, in_full
 from steprule.names import nearest
 from steprule.replacing import replacing
-from steprule.saving.saved import VERSION, highest_count
+from steprule.saving.saved import VERSION, Parameter, highest_count
 from steprule.saving.state_dict import StateDict
 
 from .console import fail, say
@@ -72,7 +74,7 @@ def convert(
                 target, {**content, "optimizer": _described(state, file, algorithm), "extra": content["extra"] or {}}
             )
         else:
-            state, lost = _plain(state, to is Form.torch_by_name)
+            state, lost = _plain(state, to is Form.torch_by_name, file.saved.parameters)
             left += lost
             with replacing(target) as opened:
                 torch.save(_together({**content, "optimizer": state}) if whole else state, opened)
@@ -167,11 +169,19 @@ def _described(state: StateDict, file: StateFile, algorithm: str | None) -> Stat
     return {**state, "steprule": known}
 
 
-def _plain(state: StateDict, by_name: bool) -> tuple[StateDict, list[str]]:
+def _plain(state: StateDict, by_name: bool, parameters: Sequence[Parameter]) -> tuple[StateDict, list[str]]:
     """What torch's optimizer itself would give, and what is lost on the way."""
     if by_name and not all("param_names" in group for group in state["param_groups"]):
         raise ValueError("the source has no names; give them with --names")
     dropped = [*_OURS, *([] if by_name else ["param_names"])]
     groups = [{key: v for key, v in group.items() if key not in dropped} for group in state["param_groups"]]
     lost = [key for key, none in _OURS.items() if any(group.get(key, none) != none for group in state["param_groups"])]
-    return {"state": state["state"], "param_groups": groups}, lost
+    ids = [key for group in groups for key in group["params"]]
+    known = dict(zip(ids, parameters, strict=True))
+    numbers = {k: _in_full(entry, known[k]) if k in known else entry for k, entry in state["state"].items()}
+    return {"state": numbers, "param_groups": groups}, lost
+
+
+def _in_full(entry: dict[str, Any], parameter: Parameter) -> dict[str, Any]:
+    coded = {k: parameter.as_it_lay(v) for k, v in entry.items() if isinstance(v, torch.Tensor) and v.dtype in CODES}
+    return in_full({**entry, **coded})

@@ -13,7 +13,7 @@ import torch
 from steprule.names import match
 from steprule.saving.saved import Parameter, as_number
 
-from .state_files import StateFile, StoredTensor
+from .state_files import StateFile, StoredTensor, in_numbers
 
 __all__ = [
     "Difference",
@@ -304,13 +304,13 @@ def _tensors(name: str, parameter: Parameter, file: StateFile, other: StateFile)
 
 
 def _arrays(parameter: Parameter) -> dict[str, StoredTensor]:
-    found = {slot: value for slot, value in parameter.entry.items() if isinstance(value, StoredTensor)}
+    found = {slot: value for slot, value in in_numbers(parameter).items() if isinstance(value, StoredTensor)}
     return {slot: tensor for slot, tensor in found.items() if tensor.shape}
 
 
 def _values(parameter: Parameter) -> dict[str, Any]:
     arrays = _arrays(parameter)
-    return {slot: jsonable(value) for slot, value in parameter.entry.items() if slot not in arrays}
+    return {slot: jsonable(value) for slot, value in in_numbers(parameter).items() if slot not in arrays}
 
 
 def _difference(name: str, slot: str, a: StoredTensor, b: StoredTensor) -> Difference | None:

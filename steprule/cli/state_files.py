@@ -7,7 +7,7 @@ import math
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from steprule.checkpoint import CheckpointError
+from steprule.kernels.coding import CODES, decoded, flat, scale_count, scale_name
 from steprule.saving.encoding import as_complex, decode
 from steprule.saving.header import Header, read_header
-from steprule.saving.saved import Saved, read
+from steprule.saving.saved import Parameter, Saved, read
 from steprule.saving.tensor_file import opened
 
-__all__ = ["StateFile", "StoredTensor", "open_state"]
+__all__ = ["StateFile", "StoredTensor", "in_numbers", "open_state"]
 
 _PIECE = 1 << 22  # numbers read at a time
 
@@ -36,6 +37,7 @@ class StoredTensor:
         offset: where its first byte is in the file.
         stride: its strides, which leave no number out that lies between the first and the last.
         inside: the tensor itself, where it is in memory.
+        scales: those of codes of 8 bits that are to be read as the numbers that they stand for.
     """
 
     dtype: torch.dtype
@@ -44,6 +46,7 @@ class StoredTensor:
     offset: int
     stride: tuple[int, ...]
     inside: torch.Tensor | None = None
+    scales: StoredTensor | None = None
 
     @property
     def numel(self) -> int:
@@ -55,9 +58,19 @@ class StoredTensor:
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """The numbers in the order in which they lie, at most 4 Mi at a time."""
+        if self.scales is None:
+            yield from self.raw_pieces()
+            return
+        scales, codes = self.scales.tensor(), CODES[self.dtype]
+        for first, piece in zip(range(0, self.numel, _PIECE), self.raw_pieces(), strict=True):
+            begin = first // codes.block
+            yield decoded(piece, scales[begin : begin + scale_count(codes, len(piece))])
+
+    def raw_pieces(self) -> Iterator[torch.Tensor]:
+        """What is stored, codes as codes."""
         if self.inside is not None:
-            flat = self.inside.detach().reshape(-1)
-            yield from (flat[i : i + _PIECE] for i in range(0, self.numel, _PIECE))
+            line = self.inside.detach().reshape(-1) if self.scales is None else flat(self.inside)
+            yield from (line[i : i + _PIECE] for i in range(0, self.numel, _PIECE))
             return
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self.offset)
@@ -73,10 +86,27 @@ class StoredTensor:
 
     def tensor(self) -> torch.Tensor:
         """All of it."""
-        if self.inside is not None:
+        if self.inside is not None and self.scales is None:
             return self.inside
         pieces = [*self.pieces()] or [torch.empty(0, dtype=self.dtype)]
         return torch.cat(pieces).as_strided(self.shape, self.stride)
+
+
+def in_numbers(parameter: Parameter) -> dict[str, Any]:
+    """A parameter's state in which codes are read as the numbers that they stand for, and their scales are no slots."""
+    entry = parameter.entry
+    names = {n for n, v in entry.items() if isinstance(v, StoredTensor) and v.dtype in CODES and scale_name(n) in entry}
+    read_as = {name: replace(_lying(entry[name], parameter), scales=entry[scale_name(name)]) for name in names}
+    return {name: read_as.get(name, value) for name, value in entry.items() if name not in map(scale_name, names)}
+
+
+def _lying(codes: StoredTensor, parameter: Parameter) -> StoredTensor:
+    """Codes in the order of memory of their scales; in memory, where the file has another."""
+    record = parameter.record
+    if record is None or sorted(record.order) == list(record.order):
+        return codes
+    inside = parameter.as_it_lay(codes.tensor())
+    return replace(codes, stride=inside.stride(), inside=inside)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from steprule.rule.slot import Slot
 
 from . import lbfgs_state
 from .lbfgs_state import is_of_lbfgs
-from .saved import Parameter, Shape, as_number, described, form
+from .saved import Parameter, Shape, as_number, described, form, memory_order
 
 __all__ = ["Fit", "Fresh", "Held", "Kind", "LoadResult", "Misshapen", "Placed", "Slots", "WholeFit", "kinds"]
 
@@ -180,6 +180,7 @@ class Fit:
             if held is None or not isinstance(codes, torch.Tensor) or not held.is_code(codes.dtype):
                 continue
             scales = entry.pop(held.scale_name(name), None)
+            codes = self.saved.as_it_lay(codes)
             numbers = held.numbers(codes, scales)
             if numbers is None:
                 misfits.append(Misshapen(f"{self.label}: {held.scale_name(name)}", form(scales), "scales of its codes"))
@@ -198,7 +199,7 @@ class Fit:
                 found[name] = value
                 continue
             codes, scales = coded.get(name, (None, None))
-            if codes is not None and (codes.dtype, codes.stride()) == (dtype, value.stride()):
+            if codes is not None and (codes.dtype, memory_order(codes)) == (dtype, memory_order(value)):
                 pair = codes.detach().to(self.param.device, copy=True), scales.detach().to(self.param.device, copy=True)
             else:
                 pair = held.encoded(value, dtype)

@@ -20,6 +20,7 @@ __all__ = [
     "described",
     "form",
     "highest_count",
+    "memory_order",
     "read",
 ]
 
@@ -33,11 +34,13 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Record:
-    """What a dictionary of steprule says about one parameter; a slot that is no tensor has the shape None."""
+    """What a dictionary of steprule says about one parameter; a slot that is no tensor has the shape None, ``order`` is
+    its :func:`memory_order`."""
 
     shape: Shape
     dtype: torch.dtype
     slots: dict[str, Shape | None]
+    order: Shape
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,15 @@ class Parameter:
     group: int
     entry: dict[str, Any]
     record: Record | None
+
+    def as_it_lay(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes in the order of memory that they were made in, as far as the dictionary says it: files are in that of
+        indices, and a scale is that of codes which lay beside each other."""
+        if self.record is None or codes.shape != self.record.shape:
+            return codes
+        small = [d for d in range(codes.ndim) if d not in self.record.order]
+        outward = [*small, *self.record.order]
+        return codes.permute(outward).contiguous().permute([outward.index(d) for d in range(codes.ndim)])
 
 
 @dataclass(frozen=True)
@@ -227,11 +239,22 @@ def _record(entry: Any, i: int) -> Record:
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{what} has dtype {entry['dtype']!r}, which torch does not have")
     slots = _expect(entry["slots"], Mapping, f"'slots' in {what}")
+    large = [d for d, size in enumerate(shape) if size > 1]
+    order = _sizes(entry.get("order", large), what) or ()
+    if sorted(order) != large:
+        raise ValueError(f"{what} has 'order' {list(order)!r:.60}; it must name the dimensions {large} once each")
     return Record(
         shape,
         dtype,
         {_expect(slot, str, f"a slot in {what}"): _sizes(sizes, what) for slot, sizes in slots.items()},
+        order,
     )
+
+
+def memory_order(tensor: torch.Tensor) -> Shape:
+    """The dimensions of more than one element, the one whose neighbours lie farthest apart first."""
+    stride = tensor.stride()
+    return tuple(sorted((d for d, size in enumerate(tensor.shape) if size > 1), key=lambda d: -stride[d]))
 
 
 def _sizes(sizes: Any, what: str) -> Shape | None:

@@ -9,7 +9,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from .groups import Group, params_of
-from .saved import STEPS_TAKEN, VERSION
+from .saved import STEPS_TAKEN, VERSION, memory_order
 
 __all__ = ["StateDict", "describe", "pack"]
 
@@ -86,7 +86,9 @@ def describe(
 
 def _described(param: torch.Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
     slots = {slot: list(v.shape) if isinstance(v, torch.Tensor) else None for slot, v in entry.items()}
-    return {"shape": list(param.shape), "dtype": str(param.dtype).removeprefix("torch."), "slots": slots}
+    found = {"shape": list(param.shape), "dtype": str(param.dtype).removeprefix("torch."), "slots": slots}
+    order = list(memory_order(param)) if param.layout == torch.strided else []
+    return found if order == sorted(order) else {**found, "order": order}
 
 
 def _packed_entry(key: Any, entry: Any, index: Mapping[int, int]) -> tuple[Any, Any]:

@@ -399,3 +399,31 @@ def test_a_filter_that_matches_nothing_names_the_nearest(files: dict[str, Path])
     assert "no parameter is called '0.wieght'; did you mean '0.weight'" in output_of(
         "inspect", files["ours"], "--filter", "0.wieght", status=1
     )
+
+
+@pytest.mark.parametrize("form", ["ours", "torch's", "torch's old one"])
+def test_codes_of_8_bits_are_read_as_the_numbers_that_they_stand_for(tmp_path: Path, form: str) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(60, 100).t().requires_grad_()  # which lies in memory in another order than it is read
+    optimizer = steprule.AdamW([("weight", weight)], state_dtype="8bit")
+    for _ in range(2):
+        weight.grad = torch.randn(60, 100).t()
+        optimizer.step()
+    coded, source, plain = optimizer.state_dict(), tmp_path / "8bit", tmp_path / "plain"
+    if form == "ours":
+        save(source, optimizer)
+    else:
+        torch.save(coded, source, _use_new_zipfile_serialization=form == "torch's")
+    numbers = optimizer.state_dict(full=True)["state"][0]
+    assert coded["state"][0]["exp_avg"].dtype == torch.int8
+    [row] = parsed(source)["table"]
+    assert set(row["slots"]) == {"exp_avg", "exp_avg_sq"}
+    assert set(row["values"]) == {"step"}
+    for slot, found in row["slots"].items():
+        assert found["norm"] == pytest.approx(numbers[slot].norm().item(), rel=1e-6)
+    output_of("convert", source, plain, "--to", "torch")
+    entry = torch.load(plain, weights_only=True)["state"][0]
+    assert entry.keys() == numbers.keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert all(torch.equal(entry[slot], numbers[slot]) for slot in entry)
+    found = parsed(source, plain)
+    assert (found["tensors"], found["compared"]) == ([], 2)

@@ -201,3 +201,14 @@ def test_a_second_point_whose_gradient_overflows_is_left_again() -> None:
         scaler.update()
         assert p.item() == pytest.approx(1.0 if overflows else 0.9)
     assert (optimizer.steps_taken, optimizer.skipped) == (1, 1)
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_wrapper_that_copies_attributes_says_of_scaling_what_it_wraps_says(fused: bool | None) -> None:
+    """As Lightning's and Fabric's do: a class of the moment, derived from the optimizer's, with a step of its own."""
+    for library in (steprule, torch.optim):
+        optimizer = library.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, fused=fused)
+        kind: Any = type("Wrapping", (type(optimizer),), {"step": lambda self, closure=None: None})
+        wrapper = kind.__new__(kind)
+        wrapper.__dict__.update(optimizer.__dict__)
+        assert getattr(wrapper, "_step_supports_amp_scaling", False) is bool(fused)

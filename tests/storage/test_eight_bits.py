@@ -352,3 +352,35 @@ def test_parameters_that_have_no_blocks_are_refused_by_name(make: Make, weight: 
     with pytest.raises(RuntimeError, match=f"of parameter 'w'.*{words}"):
         optimizer.step()
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("into", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("saved", ["channels_last", "contiguous"])
+def test_a_file_of_weights_that_lie_otherwise_in_memory_stands_for_the_same_numbers(
+    saved: str, into: str, tmp_path: Any
+) -> None:
+    """A scale is that of codes beside each other in memory; a file is in the order of indices."""
+
+    def made(layout: str) -> tuple[torch.Tensor, AdamW]:
+        format_ = getattr(torch, f"{layout}_format", torch.channels_last)
+        weight = torch.zeros(16, 32, 3, 3).to(memory_format=format_).requires_grad_()
+        return weight, AdamW([("weight", weight)], state_dtype="8bit")
+
+    (first, one), (_, other) = made(saved), made(into)
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.logspace(-3, 0, 32).view(1, 32, 1, 1)
+    for _ in range(2):
+        first.grad = torch.randn(16, 32, 3, 3, generator=generator) * scales
+        one.step()
+    steprule.save(tmp_path / "file", one)
+    steprule.load(tmp_path / "file", other)
+    here, there = (o.state_dict(full=True)["state"][0] for o in (one, other))
+    for slot in ("exp_avg", "exp_avg_sq"):
+        if saved == into:
+            assert torch.equal(here[slot], there[slot])
+        apart = (here[slot] - there[slot]).norm() / here[slot].norm()
+        assert apart < 0.02
+    form = one.state_dict()
+    form["steprule"]["parameters"][0]["order"] = [0, 1, 2, 2]
+    with pytest.raises(ValueError, match="must name the dimensions"):
+        other.load_state_dict(form)

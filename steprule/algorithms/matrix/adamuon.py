@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 from steprule.algorithms.adaptive.adamw import AdamW
 from steprule.algorithms.arguments import MatrixOptions, Number, Params, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import mean_square_of
-from steprule.rule import norm, sign, size, sqrt
+from steprule.rule import sign, sqrt
 
 from .hidden import _HiddenMatrices
-from .muon import momentum
+from .muon import matched, momentum
 from .newton_schulz import PRODUCTS, STEPS, Coefficients, check_coefficients, orthogonal
 
 __all__ = ["AdaMuon"]
@@ -107,5 +107,4 @@ class AdaMuon(_HiddenMatrices):
         x = momentum(g, s, h)
         o = orthogonal(sign(x) if h.sign_stabilized else x, h)
         s.v_buffer = mean_square_of(s.v_buffer, o, h.momentum)
-        scaled = o / (sqrt(s.v_buffer) + h.eps)
-        return 0.2 * sqrt(size(p)) / (norm(scaled) + h.eps) * scaled
+        return matched(p, o / (sqrt(s.v_buffer) + h.eps), h.eps)

@@ -5,12 +5,11 @@ from typing import Any, ClassVar
 import torch
 
 from steprule.algorithms.arguments import Choice, Number, Options, Params, Range, Ranges, Slots, Unpack, usually
-from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
-from steprule.rule import ceil, matrix, maximum, ndim, norm, rank, scalar, sqrt, table, where
+from steprule.rule import ceil, matrix, maximum, ndim, norm, scalar, sqrt, where
 
 from .drawn import normal_like
-from .galore import moments, tall
+from .projected import PROJECTED, moments, moved, tall, unprojected
 
 __all__ = ["Apollo"]
 
@@ -66,12 +65,7 @@ class Apollo(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    slots: ClassVar[Slots] = {
-        "projection": table("shorter", rank("rank")),
-        "projected_exp_avg": table("longer", rank("rank")),
-        "projected_exp_avg_sq": table("longer", rank("rank")),
-        "length": scalar(),
-    }
+    slots: ClassVar[Slots] = {**PROJECTED, "length": scalar()}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 1e-2",
         betas=("0.9", "0.999"),
@@ -101,15 +95,9 @@ class Apollo(Optimizer):
         super().__init__(params, defaults, **options)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
-        beta1, beta2 = h.betas
-        if ndim(p) == 2 and h.rank is not None:
-            u = sqrt(h.scale) * self.scaled(g, s, h)
-        else:
-            s.exp_avg = mean_of(s.exp_avg, g, beta1)
-            s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
-            u = s.exp_avg / (sqrt(s.exp_avg_sq) + h.eps)
-        rate = h.lr * sqrt(1 - beta2**s.step) / (1 - beta1**s.step)
-        return (p - rate * u) * (1 - h.lr * h.weight_decay)
+        projects = ndim(p) == 2 and h.rank is not None
+        u = sqrt(h.scale) * self.scaled(g, s, h) if projects else unprojected(g, s, h)
+        return moved(p, u, s, h)
 
     def scaled(self, g: Any, s: Any, h: Any) -> Any:
         """The gradient with each channel, or all of it, scaled; and not much longer than the time before."""

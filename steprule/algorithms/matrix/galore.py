@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 import torch
 
 from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
-from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
-from steprule.rule import matrix, ndim, rank, sqrt, table
+from steprule.rule import matrix, ndim
 
+from .projected import PROJECTED, moments, moved, tall, unprojected
 from .tables import sound
 
 __all__ = ["GaLore", "moments", "tall"]
@@ -63,11 +63,7 @@ class GaLore(Optimizer):
     """
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    slots: ClassVar[Slots] = {
-        "projection": table("shorter", rank("rank")),
-        "projected_exp_avg": table("longer", rank("rank")),
-        "projected_exp_avg_sq": table("longer", rank("rank")),
-    }
+    slots: ClassVar[Slots] = PROJECTED
     ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 1e-2",
         betas=("0.9", "0.999"),
@@ -95,26 +91,17 @@ class GaLore(Optimizer):
         super().__init__(params, defaults, **options)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
-        beta1, beta2 = h.betas
         if ndim(p) == 2 and h.rank is not None:
             known = s.projection
             s.projection = matrix(directions, known, g, returns=known, every=h.update_proj_gap)
             averages = s.projected_exp_avg, s.projected_exp_avg_sq
             u, s.projected_exp_avg, s.projected_exp_avg_sq = matrix(
-                projected_step, g, s.projection, *averages, beta1, beta2, h.eps, returns=(g, *averages)
+                projected_step, g, s.projection, *averages, *h.betas, h.eps, returns=(g, *averages)
             )
             u = h.scale * u
         else:
-            s.exp_avg = mean_of(s.exp_avg, g, beta1)
-            s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
-            u = s.exp_avg / (sqrt(s.exp_avg_sq) + h.eps)
-        rate = h.lr * sqrt(1 - beta2**s.step) / (1 - beta1**s.step)
-        return (p - rate * u) * (1 - h.lr * h.weight_decay)
-
-
-def tall(g: torch.Tensor) -> torch.Tensor:
-    """Matrices, or their transposes, that have at least as many rows as columns."""
-    return g if g.shape[-2] >= g.shape[-1] else g.mT
+            u = unprojected(g, s, h)
+        return moved(p, u, s, h)
 
 
 def directions(projection: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
@@ -125,13 +112,6 @@ def directions(projection: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     found = torch.linalg.svd(g, full_matrices=False)
     vectors: torch.Tensor = found.Vh.mT if g.shape[-2] >= g.shape[-1] else found.U
     return vectors[..., : projection.shape[-1]] + mark
-
-
-def moments(low: torch.Tensor, m: torch.Tensor, v: torch.Tensor, beta1: float, beta2: float, eps: float) -> Any:
-    """Adam's direction of a projected gradient, without correction; the running means are updated in place."""
-    m.lerp_(low, 1 - beta1)
-    v.mul_(beta2).addcmul_(low, low, value=1 - beta2)
-    return m / (v.sqrt() + eps)
 
 
 def projected_step(

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 from steprule.algorithms.adaptive.adamw import AdamW
 from steprule.algorithms.arguments import Choice, MatrixOptions, Number, Params, Range, Ranges, Unpack, should_be
 from steprule.algorithms.moments import mean_of
-from steprule.rule import lerp, maximum, size, sqrt
+from steprule.rule import lerp, maximum, norm, size, sqrt
 
 from .hidden import _HiddenMatrices
 from .newton_schulz import PRODUCTS, STEPS, Coefficients, check_coefficients, orthogonal
 
-__all__ = ["ADJUST", "Muon", "momentum", "rate_for"]
+__all__ = ["ADJUST", "Muon", "matched", "momentum", "rate_for"]
 
 ADJUST = Choice(
     choices=(None, "original", "match_rms_adamw"),
@@ -128,6 +128,11 @@ def momentum(g: Any, s: Any, h: Any) -> Any:
     """The running mean of the gradient, and with nesterov a look ahead along it."""
     s.momentum_buffer = mean_of(s.momentum_buffer, g, h.momentum)
     return lerp(g, s.momentum_buffer, h.momentum) if h.nesterov else s.momentum_buffer
+
+
+def matched(p: Any, x: Any, eps: Any) -> Any:
+    """A matrix with AdamW's usual root mean square of 0.2."""
+    return 0.2 * sqrt(size(p)) / (norm(x) + eps) * x
 
 
 def rate_for(p: Any, adjust: str | None) -> Any:

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 from steprule.algorithms.adaptive.adamw import AdamW
 from steprule.algorithms.arguments import Choice, MatrixOptions, Number, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of
-from steprule.rule import channel, mean, norm, size, sqrt, square
+from steprule.rule import channel, mean, norm, sqrt, square
 
 from .hidden import _HiddenMatrices
-from .muon import ADJUST, momentum, rate_for
+from .muon import ADJUST, matched, momentum, rate_for
 from .newton_schulz import PRODUCTS, STEPS, Coefficients, check_coefficients, orthogonal
 
 __all__ = ["NorMuon"]
@@ -117,7 +117,6 @@ class NorMuon(_HiddenMatrices):
         o = orthogonal(momentum(g, s, h), h)
         s.second_momentum_buffer = mean_of(s.second_momentum_buffer, mean(square(o), scope="channel"), h.beta2)
         scaled = o / (sqrt(s.second_momentum_buffer) + h.eps)
-        length = norm(scaled) + h.eps
         if h.update_scale == "match_rms":
-            return 0.2 * sqrt(size(p)) / length * scaled
-        return rate_for(p, h.adjust_lr_fn) * (norm(o) / length) * scaled
+            return matched(p, scaled, h.eps)
+        return rate_for(p, h.adjust_lr_fn) * (norm(o) / (norm(scaled) + h.eps)) * scaled
