@@ -169,3 +169,33 @@ def test_every_algorithm_has_the_bits_of_plain_steps(
         assert one.optimizer.steps_taken == other.optimizer.steps_taken
     if one.handle is not None:
         one.turn()
+
+
+@pytest.mark.parametrize("algorithm", ["AdamW", "Lion"])
+@pytest.mark.parametrize(
+    ("held", "dtype"),
+    [
+        ({"state_dtype": "bfloat16"}, torch.float32),
+        ({"state_dtype": "8bit"}, torch.float32),
+        ({"state_dtype": "8bit", "rounding": "stochastic"}, torch.bfloat16),
+    ],
+)
+def test_state_in_fewer_bits_has_the_bits_of_plain_steps(
+    algorithm: str, held: dict[str, Any], dtype: torch.dtype
+) -> None:
+    found = []
+    for in_backward in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(70, 70), nn.Tanh(), nn.Linear(70, 70), nn.Tanh(), nn.Linear(70, 3)).to(dtype)
+        optimizer = getattr(steprule, algorithm)(model, lr=0.01 * schedules.cosine(9), **held)
+        for step in range(6):
+            if in_backward and step in (0, 4):
+                handle = optimizer.step_in_backward(model)
+            model[2].requires_grad_(step % 3 != 1)  # whose gradients come and go
+            model(normal(5, 70, seed=step).to(dtype)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if in_backward and step == 2:
+                handle.remove()
+        found.append((list(model.parameters()), optimizer.state_dict()["state"]))
+    assert same(*found)

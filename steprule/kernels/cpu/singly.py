@@ -44,7 +44,7 @@ class SinglyLaunch(LLVMLaunch):
         super().__init__(program, entries, groups, reason)
         self.taken: list[int] = []
         """The tensors that were updated since the last commit."""
-        self.looks = [still([p, *slots]) for p, *slots in zip(self.params, *self.slots, strict=True)]
+        self.looks = [still([p, *slots]) for p, *slots in zip(self.params, *self.slots, *self.scales, strict=True)]
         self.grad_row = self.pointers[GRAD]
         own = np.unique(self.chunks[:, 0], return_index=True, return_counts=True)
         self.frames_of_one = np.zeros((len(entries), len(FRAME)), np.int64)
