@@ -4,16 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CLIENTS := .venv-clients
+SPREAD := -n auto --maxprocesses 4 --dist worksteal
 REFERENCES := .venv-references
 DOCS := .venv-docs
 
-.PHONY: fuzz soak demo test distributed clients parity bench lint clean docs
+.PHONY: fuzz soak demo test slow distributed clients parity bench lint clean docs
 
 demo: $(READY)
 	$(BIN)/steprule demo
 
 test: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal --ignore=tests/distributed
+	OMP_WAIT_POLICY=passive $(BIN)/pytest $(SPREAD) --ignore=tests/distributed -m "not slow"
+
+# What takes long and rarely breaks.
+slow: $(READY)
+	OMP_WAIT_POLICY=passive $(BIN)/pytest $(SPREAD) --ignore=tests/distributed -m slow
 
 distributed: $(READY)
 	$(BIN)/pytest tests/distributed

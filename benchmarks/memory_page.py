@@ -53,7 +53,8 @@ name the parameters that were updated.
 
 {depth} layers of {width} x {width} in float32 ({weights}), a batch of {rows}, each way in a process of its own. Bytes
 are above those of the weights: **said** by `memory()` of gradients and state; **torch's count** of what its allocator
-had given out at once; **resident** memory of the process at its peak. **Time** is of a whole training step.
+had given out at once; **resident** memory of the process at its peak. **Time** is of a whole training step, the
+median in its process; processes differ by a quarter from run to run, and `steprule bench` is what compares steps.
 
 On Linux, glibc keeps blocks of up to 32 MB that are freed, in pieces that seldom serve again: without
 `MALLOC_MMAP_THRESHOLD_=1048576` in the environment, with which all of these ran, a process holds about as much after a

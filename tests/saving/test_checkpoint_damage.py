@@ -206,6 +206,7 @@ print(json.dumps({"advanced": advanced, "torn": torn}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_200_random_moments_the_file_is_the_old_one_or_the_new(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path), "200", str(random.randrange(10**6))]

@@ -1103,6 +1103,7 @@ class EveryLine(Optimizer):
         return p + 1e-3 * g / (1.0 + rule.norm(g)) + 1e-3 * rule.mean(rule.mean(g, dim=-1), dim=-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("tile", "span", "narrow"), [(4, 4, 2), (16, 32, 4), (64, 64, 8), (2048, 2**14, 64)])
 def test_rows_and_columns_in_tiles_of_any_size(
@@ -1175,6 +1176,7 @@ def run_for_gpu(script: str, cache: Path) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_gpus_with_vector_loads_and_exact_arithmetic(tmp_path: Path) -> None:
     found = run_for_gpu("compile_for_gpu.py", tmp_path)
     assert [len(passes) for passes in found.values()] == [2, 2, 2, *[3] * 6, 1, 1, 1, 1]
@@ -1202,6 +1204,7 @@ def test_kernels_compile_for_gpus_with_vector_loads_and_exact_arithmetic(tmp_pat
     assert {name for name in everything if ".ftz" in name} <= {"ex2.approx.ftz.f32", "rcp.approx.ftz.f64"}
 
 
+@pytest.mark.slow
 def test_the_launcher_takes_every_launch_and_compiles_each_kernel_once(tmp_path: Path) -> None:
     first, second = (run_for_gpu("launch_for_gpu.py", tmp_path) for _ in range(2))
     assert {name: found["compiled"] for name, found in first["results"].items()} == {
