@@ -634,7 +634,9 @@ class Looking(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("where", ["on the host", "on the device", "scaled"])
+@pytest.mark.parametrize(
+    "where", ["on the device", *(pytest.param(w, marks=pytest.mark.slow) for w in ("on the host", "scaled"))]
+)
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in TIMED])
 def test_no_algorithm_asks_a_tensor_for_its_value(name: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "on_gpu", lambda value: isinstance(value, Tensor) and where == "on the device")
