@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from steprule.cli.bench import describe, disturbed, machine
-from steprule.cli.bench.memory import DEPTH, QUICK, ROWS, WIDTH, MemoryResult, measure_memory
+from steprule.cli.bench.peak_memory import DEPTH, QUICK, ROWS, WIDTH, MemoryResult, measure_memory
 from steprule.display.bytes import readable
 
 PAGE = Path(__file__).parent.parent / "docs" / "memory.md"

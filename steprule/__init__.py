@@ -13,8 +13,8 @@ from steprule.grouping.selectors import biases, by_ndim, embeddings, hidden_matr
 from . import algorithms, modifiers, report, schedules
 from .checkpoint import CheckpointError, load, save
 from .optimizer import Optimizer
-from .rate_test import find_lr
 from .report import memory
+from .tuning.rate_test import find_lr
 
 __version__ = "0.1.0"
 

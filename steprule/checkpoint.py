@@ -16,6 +16,7 @@ from torch import nn
 
 from steprule.distributed.files import Company, company
 from steprule.distributed.placing import is_spread, placed, placed_like, whole
+from steprule.saving import saved as saved_state
 from steprule.saving.encoding import Encoder, as_complex, decode
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters, refuse_choice
@@ -30,7 +31,6 @@ from steprule.stepping.state_dicts import install, plan_load
 from .names import Rename, part_for, refuse_unknown, unwrapped
 from .optimizer import Optimizer
 from .replacing import replacing
-from .saving import saved as saved_state
 
 __all__ = ["CheckpointError", "Loaded", "load", "save"]
 

@@ -21,7 +21,7 @@ from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
 from steprule.saving.state_dict import StateDict
 from steprule.schedules import separate
-from steprule.stepping import changing, evaluation, idle, in_backward, measuring, memory, two_points
+from steprule.stepping import changing, evaluation, idle, in_backward, measuring, memory_ahead, two_points
 from steprule.stepping.applying import count_skipped, update_all, update_all_fake
 from steprule.stepping.hooks import counted, hooked, not_compiled
 from steprule.stepping.new_groups import fill, filling_defaults, take_in
@@ -387,7 +387,7 @@ class Optimizer(torch.optim.Optimizer):
 
     first_step, second_step = two_points.first_step, two_points.second_step
     eval, train, evaluating = evaluation.eval, evaluation.train, evaluation.evaluating
-    step_in_backward, memory = in_backward.step_in_backward, memory.memory
+    step_in_backward, memory = in_backward.step_in_backward, memory_ahead.memory
     freeze, unfreeze, add = changing.freeze, changing.unfreeze, changing.add
     check, follow, report_metric = changing.check, changing.follow, changing.report_metric
     track, tracked, untrained = measuring.track, measuring.tracked, idle.untrained

@@ -29,10 +29,10 @@ import torch
 from torch import nn
 
 from steprule.display.style import COLOURS, INK, STYLE
+from steprule.schedules import Schedule
+from steprule.stepping.memory_ahead import Memory
 
 from .optimizer import Optimizer
-from .schedules import Schedule
-from .stepping.memory import Memory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,7 +163,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         OSError: the file can't be read.
     """
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), 1):
+    for at, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
@@ -173,7 +173,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             while records and records[-1]["step"] >= step:
                 records.pop()
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"line {number} of {path} is not a record of numbers with a step: {line:.80}") from error
+            raise ValueError(f"line {at} of {path} is not a record of numbers with a step: {line:.80}") from error
         records.append(found)
     return records
 
@@ -206,10 +206,10 @@ def plot_schedules(optimizer: Optimizer, steps: int | None = None) -> Figure:
         for path, axes in zip(paths, all_axes, strict=True):
             key, index = (path, None) if isinstance(path, str) else path
             lines: dict[str, Line] = {}
-            for number, (group, own) in enumerate(zip(groups, scheduled, strict=True)):
+            for place, (group, own) in enumerate(zip(groups, scheduled, strict=True)):
                 now = group[key] if index is None else group[key][index]
                 values = [own[path](int(step)) if path in own else float(now) for step in at]
-                lines[f"{number}: {names[number]}"] = (at, values)
+                lines[f"{place}: {names[place]}"] = (at, values)
             draw_lines(axes, joined(lines))
             axes.set_title(key if index is None else f"{key}[{index}]")
             if 0 < optimizer.steps_taken <= last:
@@ -312,9 +312,9 @@ def draw_lines(axes: Axes, lines: Mapping[str, Line], window: int = 1) -> None:
 
     many = len(lines) > len(COLOURS)
     fan = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(lines)))
-    for number, (label, (at, values)) in enumerate(lines.items()):
-        colour: Any = fan[number] if many else COLOURS[number]
-        shown = short_label(label) if not many or number in (0, len(lines) - 1) else None
+    for index, (label, (at, values)) in enumerate(lines.items()):
+        colour: Any = fan[index] if many else COLOURS[index]
+        shown = short_label(label) if not many or index in (0, len(lines) - 1) else None
         if window > 1:
             axes.plot(at, values, color=colour, linewidth=0.6, alpha=0.3)
         places, means = averaged(np.asarray(at), np.asarray(values, float), window)

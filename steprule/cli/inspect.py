@@ -209,8 +209,8 @@ def _groups(file: StateFile, groups: Sequence[dict[str, Any]]) -> None:
         "names": ["\n".join(map(printable, globs)) for globs in named],
     }
     notes = [f"{'in all groups: ' if len(groups) > 1 else ''}{common}"]
-    followed = [(path, plain) for group in groups for path, plain in group["schedules"].items()]
-    notes += dict.fromkeys(f"* {path} follows {_schedule(plain)}" for path, plain in followed)
+    followed = [(path, described) for group in groups for path, described in group["schedules"].items()]
+    notes += dict.fromkeys(f"* {path} follows {_schedule(described)}" for path, described in followed)
     _print_table(columns, "names", notes, ("hyperparameters", list(differing)))
 
 
@@ -219,9 +219,9 @@ def _shown(group: dict[str, Any], key: str) -> str:
     return shown(group["hyperparameters"].get(key, "-")) + ("*" if scheduled else "")
 
 
-def _schedule(plain: Any) -> str:
+def _schedule(described: Any) -> str:
     try:
-        return repr(from_dict(plain))
+        return repr(from_dict(described))
     except ValueError:
         return "a function, which is not in the file"
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import steprule
 from steprule.display.table import encodable
-from steprule.stepping.memory import Memory
+from steprule.stepping.memory_ahead import Memory
 
 from .console import fail
 

@@ -171,7 +171,7 @@ def _our_file(path: Path) -> StateFile:
     def find(name: str, is_complex: bool) -> StoredTensor:
         return _stored(header, name, is_complex, path)
 
-    document = {part: decode(plain, find) for part, plain in header.document.items()}
+    document = {part: decode(encoded, find) for part, encoded in header.document.items()}
     state = document.get("optimizer")
     if state is None:
         raise CheckpointError(f"{path}: holds no optimizer; it was saved without one")

@@ -227,7 +227,7 @@ class Exchange:
                 self.agreed.add(text)
             self.unknown = False
 
-    def between(self, stage: int | None, launches: Sequence[Launch]) -> None:
+    def add_up_lines(self, stage: int | None, launches: Sequence[Launch]) -> None:
         """Reduce what is known of rows or columns over the whole matrices, before a pass or (None) after the last."""
         number = END if stage is None else stage
         for turn in range(self.depth and max(len(small_reduces(m.program, number)) for m in self.members)):

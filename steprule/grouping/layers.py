@@ -192,12 +192,12 @@ def block_classes(model: nn.Module) -> Classes:
     children = [child for container in containers for child in container.children()]
     if blocks := repeated(child for child in children if is_composite(child)):
         return blocks
-    plain = all(isinstance(child, CONTAINERS) or not is_composite(child) for child in model.children())
-    return repeated(child for child in children if has_matrix(child)) if plain else set()
+    flat = all(isinstance(child, CONTAINERS) or not is_composite(child) for child in model.children())
+    return repeated(child for child in children if has_matrix(child)) if flat else set()
 
 
 def repeated(modules: Iterable[nn.Module]) -> Classes:
-    return {kind for kind, number in Counter(map(type, modules)).items() if number > 1}
+    return {kind for kind, count in Counter(map(type, modules)).items() if count > 1}
 
 
 def is_composite(module: nn.Module) -> bool:

@@ -235,7 +235,7 @@ def outer_weights(model: nn.Module) -> tuple[dict[int, str], str | None]:
     own = [entry for entry in own if not is_lazy(entry[-1])]
     full = {id(p): f"{path}.{name}".lstrip(".") for path, _, name, p in reversed(own)}
     tables = {id(p) for _, m, _, p in own if isinstance(m, TABLES)}
-    plain = [
+    by_name = [
         id(p) for _, m, name, p in own if not isinstance(m, TABLES) and name != "weight" and TABLE_NAME.search(name)
     ]
     layers = [p for _, m, name, p in own if name == "weight" and p.ndim > 1 and not isinstance(m, TABLES)]
@@ -243,8 +243,8 @@ def outer_weights(model: nn.Module) -> tuple[dict[int, str], str | None]:
     said = ask() if ask is not None else None
     last = [said.weight] if said is not None else [p for p in layers if id(p) in tables]
     guessed = [] if last else layers[-1:]
-    words = [f"{full[id(p)]} for the last layer" for p in guessed] + [f"{full[key]} for a table" for key in plain]
-    found = {*tables, *plain, *map(id, last), *map(id, guessed)}
+    words = [f"{full[id(p)]} for the last layer" for p in guessed] + [f"{full[key]} for a table" for key in by_name]
+    found = {*tables, *by_name, *map(id, last), *map(id, guessed)}
     return {key: full[key] for key in found if key in full}, ", ".join(words) or None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steprule.rule.expression import Expression, ordered
-from steprule.rule.host import NUMBER, number
+from steprule.rule.host import NUMBER, as_float
 from steprule.rule.program import Program
 
 from .entry import Group, asked_of
@@ -49,10 +49,10 @@ class Answers:
         """The groups that are asked one by one, for what stands in them may change without being replaced."""
         for places in kinds.values():
             questions = Questions(self.programs[places[0]])
-            plain = [i for i in places if questions.plain(groups[i])]
-            self.open += [i for i in places if i not in set(plain)] if len(plain) < len(places) else []
-            if plain:
-                self.bands.append(Band(questions, plain, groups))
+            replaced = [i for i in places if questions.changes_by_replacement(groups[i])]
+            self.open += [i for i in places if i not in set(replaced)] if len(replaced) < len(places) else []
+            if replaced:
+                self.bands.append(Band(questions, replaced, groups))
         self.note_alike(len(groups))
 
     def note_alike(self, count: int) -> None:
@@ -130,7 +130,7 @@ class Questions:
         self.settled = len(settled)
         self.numbers = frozenset(self.keys.index(path[0]) for path in self.paths)
 
-    def plain(self, group: Group) -> bool:
+    def changes_by_replacement(self, group: Group) -> bool:
         """Whether a group has all that is read, and what stands there changes by being replaced alone."""
         return all(key in group and fixed(group[key]) for key in self.keys) and all(
             type(value) in PLAIN for value in self.values(group)
@@ -148,7 +148,7 @@ class Questions:
 
     def bits(self, group: Group) -> bytes:
         """The numbers of a plain group."""
-        found = [number(value) for value in self.values(group)]
+        found = [as_float(value) for value in self.values(group)]
         return struct.pack(f"{len(found)}d", *found)
 
 

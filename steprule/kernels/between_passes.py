@@ -14,10 +14,10 @@ from steprule.rule.program import Operation, Program, Store
 from .launch import Launch
 from .operations import apply
 
-__all__ = ["between", "expanded", "reduces_before"]
+__all__ = ["compute_between", "expanded", "reduces_before"]
 
 
-def between(launch: Launch, stage: int) -> None:
+def compute_between(launch: Launch, stage: int) -> None:
     """Compute what the pass ``stage`` reads of such numbers or, after the last pass, what is kept of them."""
     stores = launch.program.between[stage]
     if stores:
@@ -38,20 +38,20 @@ def reduces_before(program: Program, stage: int) -> tuple[int, ...]:
         found: set[int] = set()
         open_ones = [s.value for s in stores]
         while open_ones:
-            number = open_ones.pop()
-            if number not in found:
-                found.add(number)
-                open_ones += program.small[number].args
+            index = open_ones.pop()
+            if index not in found:
+                found.add(index)
+                open_ones += program.small[index].args
         return found
 
     before = list(map(needed, program.between[: stage + 1]))
     new = before[-1].difference(*before[:-1])
-    return tuple(sorted(number for number in new if program.small[number].op == "reduce"))
+    return tuple(sorted(index for index in new if program.small[index].op == "reduce"))
 
 
-def value(launch: Launch, number: int) -> Any:
+def value(launch: Launch, index: int) -> Any:
     """A value of the Program's small work: a plain number, or a float64 tensor with one for each tensor or line."""
-    known, under_way = launch.small, [] if number in launch.small else [number]
+    known, under_way = launch.small, [] if index in launch.small else [index]
     while under_way:  # and no recursion: a rule may be thousands of operations deep
         at = under_way[-1]
         o = launch.program.small[at]
@@ -61,7 +61,7 @@ def value(launch: Launch, number: int) -> Any:
         if at not in known:
             known[at] = leaf(launch, o) if not o.args else computed(launch, o)
         under_way.pop()
-    return known[number]
+    return known[index]
 
 
 def leaf(launch: Launch, o: Operation) -> Any:
@@ -80,19 +80,19 @@ def computed(launch: Launch, o: Operation) -> Any:
     if o.op == "reduce":
         lines = launch.lines.sides[launch.program.small[o.args[0]].level]
         return lines.reduce(o.detail, value(launch, o.args[0]), o.level)
-    args = [expanded(launch, number, o.level) for number in o.args]
+    args = [expanded(launch, index, o.level) for index in o.args]
     if o.op == "rows":
         return args[0]
     return apply(o.op, args, torch.float64)
 
 
-def expanded(launch: Launch, number: int, level: Level) -> Any:
+def expanded(launch: Launch, index: int, level: Level) -> Any:
     """A value as one number for each line, where such are computed with."""
-    found = value(launch, number)
-    own = launch.program.small[number].level
+    found = value(launch, index)
+    own = launch.program.small[index].level
     if level not in LINES or own is level or not isinstance(found, torch.Tensor):
         return found
-    key = (number, level)
+    key = (index, level)
     if key not in launch.small:
         launch.small[key] = launch.lines.sides[level].expand(found, own)
     return launch.small[key]

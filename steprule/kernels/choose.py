@@ -19,7 +19,7 @@ from .entry import Entry, asked_of
 from .fake import FakeLaunch, is_fake
 from .launch import Launch
 from .layout import dense
-from .memory import fault, plain, reach, tangled
+from .overlaps import fault, has_own_memory, reach, tangled
 from .slots import kept_in
 
 __all__ = ["BACKENDS", "choose", "launches"]
@@ -104,7 +104,7 @@ def launches(
     # equal Programs are told by the first of them, which is hashed once for many parameters
     firsts: dict[Program, Program] = {}
     known = {id(program): program for program in programs}
-    known = {number: firsts.setdefault(program, program) for number, program in known.items()}
+    known = {key: firsts.setdefault(program, program) for key, program in known.items()}
     seen: dict[int, int] = {}
     kinds: dict[tuple[tuple[Any, ...], int], list[Entry]] = {}
     asked = [asked_of(group) for group in groups]
@@ -132,7 +132,7 @@ def overlaps(entries: Sequence[Entry]) -> set[int]:
     """The identities of the parameters whose memory overlaps that of another, or of a gradient."""
     tensors = [e.param for e in entries] + [e.grad for e in entries]
     owners, count = [id(e.param) for e in entries] * 2, len(entries)
-    found = [i for i, t in enumerate(tensors) if plain(t)]
+    found = [i for i, t in enumerate(tensors) if has_own_memory(t)]
     places = [(tensors[i].data_ptr(), reach(tensors[i])) for i in found]
     return tangled(places, [owners[i] for i in found], [i < count for i in found])
 

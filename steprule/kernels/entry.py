@@ -68,6 +68,8 @@ class Entry:
     """The array slots, once they are adopted."""
     names: Sequence[str] = field(init=False, repr=False, compare=False)
     """What the adopted slots are called in the state."""
+    kept: list[Any] = field(init=False, repr=False, compare=False)
+    """What stands in the state under these names: the slots, or the tensors that these are parts of."""
     pointers: list[int] = field(init=False, repr=False, compare=False)
     """Where the parameter and the adopted slots lie in memory."""
 

@@ -17,7 +17,7 @@ from .coding import CODES, scale_name
 from .entry import NO_GRAD, Entry, Group, State
 from .layout import like, materialized
 from .matrices import Matrices
-from .memory import fault
+from .overlaps import fault
 from .row_tables import Lines
 from .shared_numbers import SharedNumbers
 from .slots import array_slots, computed_in, first_number, kept_in, lacks, scalar_dtype, slot_tensor

@@ -40,8 +40,8 @@ def root(x: torch.Tensor) -> torch.Tensor:
     """
     if x.dtype == torch.float32:
         return x.double().sqrt().to(torch.float32)
-    plain = type(x).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-    if not plain or x.device.type != "cpu":
+    is_torchs = type(x).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+    if not is_torchs or x.device.type != "cpu":
         return torch.sqrt(x)
     found: torch.Tensor = _WideRoot.apply(x)  # type: ignore[no-untyped-call]
     return found

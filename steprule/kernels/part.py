@@ -66,7 +66,7 @@ class Exchanger(Protocol):
         """Make sure that the others are about to do the same; all is prepared."""
         ...
 
-    def between(self, stage: int | None, launches: Sequence[Any]) -> None:
+    def add_up_lines(self, stage: int | None, launches: Sequence[Any]) -> None:
         """Compute what launches need of reductions over rows or columns before a pass or, with None, after the last."""
         ...
 

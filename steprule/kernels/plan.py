@@ -17,7 +17,7 @@ from steprule.rule.functions import input_key
 from steprule.rule.program import Program
 
 from .answers import Answers
-from .between_passes import between
+from .between_passes import compute_between
 from .common import Common
 from .gradients import leave_unscaled
 from .launch import Launch
@@ -235,9 +235,9 @@ class Plan:
                     return found
             self.common.agree(self.stages)
             if self.exchange is not None:
-                self.exchange.between(None, self.launches)
+                self.exchange.add_up_lines(None, self.launches)
             for launch in self.launches:
-                between(launch, len(launch.program.phases))
+                compute_between(launch, len(launch.program.phases))
         return []
 
     def not_finite(self) -> list[str]:
@@ -301,10 +301,10 @@ class Plan:
         shared: dict[int, list[tuple[Launch, int]]] = {}
         running = [launch for launch in self.launches if stage < len(launch.program.phases)]
         if self.exchange is not None:
-            self.exchange.between(stage, running)
+            self.exchange.add_up_lines(stage, running)
         # what a person's function of matrices raises, it raises before anything is written
         for launch in sorted(running, key=lambda launch: launch.changes[stage]):
-            between(launch, stage)
+            compute_between(launch, stage)
             self.torn = self.torn or launch.changes[stage]
             launch.run_stage(stage)
         if self.exchange is not None:

@@ -14,7 +14,7 @@ from steprule.storage import FORMATS
 from .coding import CODES, decoded, encoded, scale_count, scale_name
 from .entry import Entry, Group, State
 from .layout import dense, like, materialized, same_layout
-from .memory import fault
+from .overlaps import fault
 
 __all__ = [
     "array_slots",
@@ -60,8 +60,8 @@ def slot_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype:
     asked = asked_dtype(slot, param)
     if asked is not None:
         return asked
-    plain = computed_in(param.dtype) if slot.kind == "table" else param.dtype
-    dtype: torch.dtype = getattr(torch, slot.dtype) if slot.dtype else plain
+    undeclared = computed_in(param.dtype) if slot.kind == "table" else param.dtype
+    dtype: torch.dtype = getattr(torch, slot.dtype) if slot.dtype else undeclared
     if param.is_complex() and not dtype.is_complex:
         return torch.complex128 if dtype == torch.float64 else torch.complex64
     return dtype

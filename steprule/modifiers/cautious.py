@@ -4,7 +4,7 @@ from typing import Any
 
 from steprule.rule import maximum, mean, where
 from steprule.rule.modifier import Modifier
-from steprule.rule.signs import direction
+from steprule.rule.signs import same_sign
 
 __all__ = ["Cautious"]
 
@@ -36,5 +36,5 @@ class Cautious(Modifier):
     """
 
     def step(self, p: Any, g: Any, u: Any, s: Any, h: Any) -> Any:
-        agrees = where(direction(u) * g > 0, 1.0, 0.0)
+        agrees = where(same_sign(u) * g > 0, 1.0, 0.0)
         return u * agrees / maximum(mean(agrees), 1e-3)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .expression import Expression, ordered
 
-__all__ = ["NUMBER", "OPERATIONS", "Guard", "asked", "compile_guards", "compile_scalars", "evaluate", "number"]
+__all__ = ["NUMBER", "OPERATIONS", "Guard", "as_float", "asked", "compile_guards", "compile_scalars", "evaluate"]
 
 
 NUMBER: Any = object()
@@ -33,7 +33,7 @@ class Guard:
         return f"{self.expression} {'≠' if self.answer else '='} 0"
 
 
-def number(value: Any) -> float:
+def as_float(value: Any) -> float:
     """A hyperparameter as a float; a tensor that is in an autograd graph warns when it is read in place."""
     if type(value) is float:
         return value
@@ -42,7 +42,7 @@ def number(value: Any) -> float:
 
 def asked(value: Any) -> float:
     """A hyperparameter that is asked to be nonzero; one on a GPU, for which nobody waits, is taken to be."""
-    return 1.0 if getattr(value, "is_cuda", False) else number(value)
+    return 1.0 if getattr(value, "is_cuda", False) else as_float(value)
 
 
 def _guarded(function: Callable[..., float], *, zero: float = math.nan) -> Callable[..., float]:
@@ -185,7 +185,9 @@ class _Source:
         if e.op == "constant":
             return f"({e.detail!r})"
         if e.op == "hyper":
-            return self.assign(f"x if type(x := {subscript(e.detail)}) is float else _number(x)")  # which saves a call
+            return self.assign(
+                f"x if type(x := {subscript(e.detail)}) is float else _as_float(x)"
+            )  # which saves a call
         if e.op in ("step", "is_new"):
             return e.op
         if e.op == "slot":
@@ -201,7 +203,7 @@ class _Source:
 
     def function(self, arguments: str, result: str) -> Callable[..., Any]:
         namespace: dict[str, Any] = {f"_{op}": function for op, function in OPERATIONS.items()}
-        namespace |= {"inf": math.inf, "nan": math.nan, "sqrt": math.sqrt, "_number": number, "_asked": asked}
+        namespace |= {"inf": math.inf, "nan": math.nan, "sqrt": math.sqrt, "_as_float": as_float, "_asked": asked}
         body = "\n    ".join([*self.lines, f"return {result}"])
         exec(f"def host({arguments}):\n    {body}", namespace)
         function: Callable[..., Any] = namespace["host"]

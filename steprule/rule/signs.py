@@ -9,23 +9,23 @@ from .functions import minimum
 from .host import OPERATIONS
 from .slot import Slot
 
-__all__ = ["direction", "growing", "never_negative", "not_negative"]
+__all__ = ["growing", "never_negative", "not_negative", "same_sign"]
 
 
-def direction(e: Expression) -> Expression:
+def same_sign(e: Expression) -> Expression:
     """An expression that has the sign of another wherever that is not zero, and is cheaper.
 
     Numbers that are not negative and multiply the whole, and divisors that are not negative, are left out: of Adam's
     step it is the running mean of the gradient. A product that would be too small for its dtype keeps its sign.
     """
     if e.op == "neg":
-        return -direction(e.args[0])
+        return -same_sign(e.args[0])
     if e.op == "div" and not_negative(e.args[1]):
-        return direction(e.args[0])
+        return same_sign(e.args[0])
     if e.op == "mul":
         for factor, rest in (e.args, e.args[::-1]):
             if factor.level <= Level.REDUCED and not_negative(factor):
-                return direction(rest)
+                return same_sign(rest)
     return e
 
 
@@ -115,7 +115,7 @@ def sign_of(e: Expression, known: Mapping[int, bool], numbers: Mapping[int, floa
     if e.op == "mul":
         return not uneven(factors(e), known)
     if e.op == "add":
-        return all(args) or any(between(a, b, known, numbers) for a, b in (e.args, e.args[::-1]))
+        return all(args) or any(is_weighted_mean(a, b, known, numbers) for a, b in (e.args, e.args[::-1]))
     if e.op in ("div", "minimum"):
         return all(args)
     if e.op == "maximum":
@@ -145,7 +145,9 @@ def uneven(found: list[Expression], known: Mapping[int, bool]) -> bool:
     return bool(odd)
 
 
-def between(start: Expression, step: Expression, known: Mapping[int, bool], numbers: Mapping[int, float]) -> bool:
+def is_weighted_mean(
+    start: Expression, step: Expression, known: Mapping[int, bool], numbers: Mapping[int, float]
+) -> bool:
     """Whether a sum is ``start + weight * (end - start)``, its weight between 0 and 1, its ends not negative."""
     for weight, way in (step.args, step.args[::-1]) if step.op == "mul" else ():
         if way.op == "sub" and way.args[1] is start and 0 <= numbers.get(id(weight), -1.0) <= 1:

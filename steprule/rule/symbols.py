@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from .expression import LINES, Expression, Level, RuleError, joint, ordered
-from .host import NUMBER, Guard, asked, evaluate, number
+from .host import NUMBER, Guard, as_float, asked, evaluate
 from .slot import Slot
 
 __all__ = ["Hyper", "State"]
@@ -88,7 +88,7 @@ class Hyper:
             value: Any = self._values
             for key in e.detail:
                 value = value[key]
-            return asked(value) if expression is e else number(value)
+            return asked(value) if expression is e else as_float(value)
 
         answer = bool(evaluate(expression, leaf))
         self._guards.setdefault(id(expression), Guard(expression, (), answer))
@@ -99,7 +99,7 @@ class Hyper:
         value: Any = self._values
         for key in expression.detail:
             value = value[key]
-        return math.nan if getattr(value, "is_cuda", False) else number(value)
+        return math.nan if getattr(value, "is_cuda", False) else as_float(value)
 
 
 class State:

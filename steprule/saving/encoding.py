@@ -94,9 +94,9 @@ class Encoder:
         return {_TAG: "dict", "items": [[self.encode(key, (*path, "key")), item] for key, item in items]}
 
     def _tensor(self, tensor: torch.Tensor, path: tuple[Any, ...]) -> dict[str, Any]:
-        plain: dict[str, Any] = {_TAG: "tensor"}
+        encoded: dict[str, Any] = {_TAG: "tensor"}
         if tensor.is_complex():
-            plain["complex"] = True
+            encoded["complex"] = True
         here: Any = tensor.detach()
         here = here.to_local() if hasattr(here, "to_local") else here  # of a DTensor, its part
         strided = here.layout is torch.strided and not here.is_meta and here.numel() > 0
@@ -109,7 +109,7 @@ class Encoder:
                 name = f"{wanted}#{copies}"
             self._seen[place] = name
             self.tensors[name] = tensor
-        return plain | {"name": self._seen[place]}
+        return encoded | {"name": self._seen[place]}
 
 
 def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -129,11 +129,11 @@ def as_complex(real: torch.Tensor) -> torch.Tensor:
     return torch.view_as_complex(real)
 
 
-def decode(plain: Any, find: Find) -> Any:
+def decode(encoded: Any, find: Find) -> Any:
     """The value again.
 
     Args:
-        plain: from :meth:`Encoder.encode`.
+        encoded: from :meth:`Encoder.encode`.
         find: the tensor by its name, and by whether it is the real view of a complex one.
 
     Raises:
@@ -143,25 +143,25 @@ def decode(plain: Any, find: Find) -> Any:
         >>> decode([{"$": "tuple", "items": [1, 2]}, {"$": "tensor", "name": "w"}], lambda name, is_complex: name)
         [(1, 2), 'w']
     """
-    if isinstance(plain, list):
-        return [decode(item, find) for item in plain]
-    if not isinstance(plain, dict):
-        return plain
-    if _TAG not in plain:
-        return {key: decode(item, find) for key, item in plain.items()}
+    if isinstance(encoded, list):
+        return [decode(item, find) for item in encoded]
+    if not isinstance(encoded, dict):
+        return encoded
+    if _TAG not in encoded:
+        return {key: decode(item, find) for key, item in encoded.items()}
     try:
-        return _DECODERS[plain[_TAG]](plain, find)
+        return _DECODERS[encoded[_TAG]](encoded, find)
     except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, RecursionError):
             raise
-        raise ValueError(f"cannot make sense of {str(plain)[:80]}: {error!r}") from error
+        raise ValueError(f"cannot make sense of {str(encoded)[:80]}: {error!r}") from error
 
 
 _DECODERS: dict[str, Callable[[dict[str, Any], Find], Any]] = {
-    "tensor": lambda plain, find: find(plain["name"], bool(plain.get("complex"))),
-    "dict": lambda plain, find: {decode(key, find): decode(item, find) for key, item in plain["items"]},
-    "tuple": lambda plain, find: tuple(decode(plain["items"], find)),
-    "float": lambda plain, find: float(plain["value"]),
-    "complex": lambda plain, find: complex(*decode(plain["items"], find)),
-    "bytes": lambda plain, find: bytes.fromhex(plain["value"]),
+    "tensor": lambda encoded, find: find(encoded["name"], bool(encoded.get("complex"))),
+    "dict": lambda encoded, find: {decode(key, find): decode(item, find) for key, item in encoded["items"]},
+    "tuple": lambda encoded, find: tuple(decode(encoded["items"], find)),
+    "float": lambda encoded, find: float(encoded["value"]),
+    "complex": lambda encoded, find: complex(*decode(encoded["items"], find)),
+    "bytes": lambda encoded, find: bytes.fromhex(encoded["value"]),
 }

@@ -103,7 +103,7 @@ def merge(
         conflicts += [f"{key} of group {i} is {_listed(sources, found)}" for key, found in differing.items()]
         if differing:
             continue
-        plain = values.pop("schedules", None)
+        schedules = values.pop("schedules", None)
         for key in _CAST:
             _refuse_other(key, group, values.pop(key, None), i)
         for key, value in values.items():
@@ -114,7 +114,7 @@ def merge(
             now = False if key in _SWITCHES and now is None else now
             group[key] = _taken(now, value, f"{key!r} of group {i}", optional)
         if sources:
-            _merge_schedules(i, {} if plain is None else plain, merged)
+            _merge_schedules(i, {} if schedules is None else schedules, merged)
     if conflicts:
         raise ValueError(
             "the groups here are made of parts of saved groups that differ: " + "; ".join(conflicts) + ". Make "
@@ -198,7 +198,7 @@ def _merge_schedules(i: int, saved: Any, merged: Merged) -> None:
             continue
         _check_state(schedule, saved[text], f"{text} of group {i}")
         merged.schedules.append((schedule, saved[text]))
-    others = {text: plain for text, plain in saved.items() if text not in texts}
+    others = {text: schedules for text, schedules in saved.items() if text not in texts}
     try:
         together = Scheduled([*Scheduled.from_dict(others, group).items(), *own.items()])
     except ValueError as error:

@@ -36,12 +36,12 @@ def joined(parts: Sequence[Saved], groups: Sequence[Mapping[str, Any]]) -> dict[
     state: dict[Any, Any] = {}
     waiting: list[list[dict[str, Any]]] = []
     first = 0
-    for number, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if not isinstance(part, Mapping):
-            raise TypeError(f"state dictionary {number} must be a dict, not {type(part).__name__}")
+            raise TypeError(f"state dictionary {index} must be a dict, not {type(part).__name__}")
         for key in ("state", "param_groups"):
             if key not in part:
-                raise KeyError(f"state dictionary {number} has no {key!r}")
+                raise KeyError(f"state dictionary {index} has no {key!r}")
         algorithm = (part.get("steprule") or {}).get("algorithm")
         own = {} if algorithm is None else {"algorithm": algorithm}
         places = {key: first + i for i, key in enumerate(k for group in part["param_groups"] for k in group["params"])}

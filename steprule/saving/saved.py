@@ -126,13 +126,13 @@ def read(saved: Mapping[str, Any]) -> Saved:
 
 def _without_count(groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
     """The groups with nothing but schedules under "schedules", and after how many steps these were saved."""
-    plain, counts = [dict(group) for group in groups], []
-    for i, group in enumerate(plain):
+    trimmed, counts = [dict(group) for group in groups], []
+    for i, group in enumerate(trimmed):
         schedules = group.get("schedules")
         if isinstance(schedules, Mapping) and STEPS_TAKEN in schedules:
             counts.append(count(schedules[STEPS_TAKEN], f"{STEPS_TAKEN!r} in the schedules of param_groups[{i}]"))
             group["schedules"] = {key: value for key, value in schedules.items() if key != STEPS_TAKEN}
-    return plain, max(counts, default=None)
+    return trimmed, max(counts, default=None)
 
 
 def _expect(value: Any, kinds: type | tuple[type, ...], what: str) -> Any:

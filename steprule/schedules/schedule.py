@@ -147,9 +147,9 @@ class Schedule:
         >>> (0.1 * cosine(10)).to_dict()["right"]
             {'schedule': 'cosine', 'steps': 10, 'end_factor': 0.0}
         """
-        plain = {key: as_plain(value) for key, value in self.arguments.items() if value is not None}
+        fields = {key: as_plain(value) for key, value in self.arguments.items() if value is not None}
         state = {"state": self.tracker.state_dict()} if self.tracker else {}
-        return {"schedule": self.make.__name__, **plain, **state}
+        return {"schedule": self.make.__name__, **fields, **state}
 
     def matches(self, saved: object) -> bool:
         """Whether ``saved`` describes this expression, whatever its plateaus have seen. Never raises."""

@@ -52,12 +52,12 @@ class Scheduled(dict[Path, Schedule]):
         to make state."""
         return path == "lr" and self.written.get("lr", 0.0) != 0.0 and bool(group["lr"] == 0.0)
 
-    def check(self, group: Mapping[str, Any], number: int) -> None:
+    def check(self, group: Mapping[str, Any], index: int) -> None:
         """Refuses a group in which a value is not the one last written.
 
         Args:
             group: the parameter group.
-            number: its place among the groups, for the message.
+            index: its place among the groups, for the message.
 
         Raises:
             RuntimeError: something else, such as a torch scheduler, has set it.
@@ -67,7 +67,7 @@ class Scheduled(dict[Path, Schedule]):
             if found is not expected and found != expected and path in self and not self.held(path, group):
                 name = path_text(path)
                 raise RuntimeError(
-                    f"both a schedule and something else set {name} of group {number}: {self[path]} gave "
+                    f"both a schedule and something else set {name} of group {index}: {self[path]} gave "
                     f"{expected}, and {found} stands there now; give up the other (a torch scheduler? to a trainer "
                     "that insists on one, hand steprule.schedules.Native(optimizer), which does nothing), "
                     f"or give a plain number for {name} instead of a schedule"
@@ -119,9 +119,9 @@ def write(groups: Sequence[dict[str, Any]], step: int) -> None:
     Raises:
         RuntimeError: something else set a number for which there is a schedule; no group has changed.
     """
-    for number, group in enumerate(groups):
+    for index, group in enumerate(groups):
         if "schedules" in group:
-            group["schedules"].check(group, number)
+            group["schedules"].check(group, index)
     for group in groups:
         if "schedules" in group:
             group["schedules"].write(group, step)

@@ -24,8 +24,8 @@ from .backward_refusals import (
     refuse_scaler,
     refuse_step,
 )
+from .large_parameters import Place, Singles
 from .planning import Asked, called
-from .singly import Place, Singles
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer

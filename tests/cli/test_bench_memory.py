@@ -6,13 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from steprule.cli import app
-from steprule.cli.bench import memory
+from steprule.cli.bench import peak_memory
 
 WEIGHTS = 4 * 6 * (256 * 256 + 256)
 
 
 def test_what_is_counted_is_what_is_said() -> None:
-    plain, backward = (memory.measured(name, 1, 256, 6) for name in ("steprule", "steprule, step_in_backward"))
+    plain, backward = (peak_memory.measured(name, 1, 256, 6) for name in ("steprule", "steprule, step_in_backward"))
     assert plain.weights == backward.weights == WEIGHTS
     assert plain.said is not None
     assert backward.said is not None
@@ -25,13 +25,13 @@ def test_what_is_counted_is_what_is_said() -> None:
 
 def test_torchs_are_measured_too() -> None:
     for name in ("torch fused", "torch, _apply_optimizer_in_backward"):
-        result = memory.measured(name, 2, 256, 6)
+        result = peak_memory.measured(name, 2, 256, 6)
         assert result.said is None
         assert result.counted > 2 * WEIGHTS
 
 
 def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = memory.MemoryResult("steprule", 4000, 12_000, None, 12_500, [0.25, 0.5, 0.75])
+    result = peak_memory.MemoryResult("steprule", 4000, 12_000, None, 12_500, [0.25, 0.5, 0.75])
     monkeypatch.setattr("steprule.cli.bench.measure_memory", lambda steps, quick: iter([result] * steps))
     shown = CliRunner().invoke(app, ["bench", "--memory", "--repeats", "1"])
     assert shown.exit_code == 0

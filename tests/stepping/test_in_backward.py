@@ -18,7 +18,7 @@ from torch import nn
 import steprule
 from steprule import schedules
 from steprule.modifiers import EMA, Cautious
-from steprule.stepping import singly
+from steprule.stepping import large_parameters
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "embedding": (30, 5),
@@ -42,7 +42,7 @@ DENSE = [case for case in CASES if case[0] not in {"SparseAdam", "AdaGC"} | MATR
 
 @pytest.fixture(autouse=True)
 def _small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(singly, "LARGE", 40)
+    monkeypatch.setattr(large_parameters, "LARGE", 40)
 
 
 class Model(nn.Module):

@@ -158,7 +158,7 @@ class Shampoo(Optimizer):
             known, every = getattr(s, f"{side}_root"), h.preconditioning_compute_steps
             root = matrix(inverse_root, getattr(s, side), start, h.eps, returns=known, every=every, block=block)
             setattr(s, f"{side}_root", root)
-        return matrix(between, s.left_root, g, s.right_root, returns=g, block=block)
+        return matrix(preconditioned, s.left_root, g, s.right_root, returns=g, block=block)
 
     def ahead(self, u: Any, s: Any, h: Any, name: str) -> Any:
         """Momentum of a slot."""
@@ -189,5 +189,5 @@ def inverse_root(stack: torch.Tensor, start: float, eps: float) -> torch.Tensor:
     return root
 
 
-def between(left: torch.Tensor, g: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def preconditioned(left: torch.Tensor, g: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return left @ g @ right

@@ -149,7 +149,7 @@ class LBFGS(Optimizer):
         evaluations = 1
         for iteration in range(1, limit + 1):
             state["n_iter"] += 1
-            d = state["d"] = direction(state, here.gradient, group["history_size"])
+            d = state["d"] = search_direction(state, here.gradient, group["history_size"])
             state["prev_flat_grad"], state["prev_loss"] = here.gradient.clone(), here.loss
             t: Any = rate
             if state["n_iter"] == 1:
@@ -226,7 +226,7 @@ def flat_gradient(p: torch.Tensor) -> torch.Tensor:
     return real(p.grad.to_dense() if p.grad.is_sparse else p.grad).flatten()
 
 
-def direction(state: dict[str, Any], gradient: torch.Tensor, history_size: int) -> torch.Tensor:
+def search_direction(state: dict[str, Any], gradient: torch.Tensor, history_size: int) -> torch.Tensor:
     """The approximate inverse Hessian times the negative gradient, after the history has taken the last change in."""
     if state["n_iter"] == 1:
         state["old_dirs"], state["old_stps"], state["ro"], state["H_diag"] = [], [], [], 1

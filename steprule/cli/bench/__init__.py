@@ -25,7 +25,7 @@ from steprule.replacing import replacing
 from .cases import Case, Result, Settings, Steps, cases
 from .files import measure_files
 from .gpu_cases import gpu_cases
-from .memory import measure_memory
+from .peak_memory import measure_memory
 from .picture import draw
 from .ranks import measure_ranks
 from .shapes import SHAPES

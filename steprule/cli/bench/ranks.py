@@ -44,23 +44,23 @@ class RankResult:
         model: whose shapes.
         rule: which algorithm.
         shared: on DTensors, sharded by rows over all processes.
-        plain: on the same parts as plain tensors, where nothing is exchanged.
+        alone: on the same parts as plain tensors, where nothing is exchanged.
         torch: torch's fused step on the same DTensors, where there is one; after its own clipping if the rule clips.
     """
 
     model: str
     rule: str
     shared: float
-    plain: float
+    alone: float
     torch: float | None
 
     @property
     def line(self) -> str:
         """For a person to read."""
         beside = "" if self.torch is None else f", torch fused {self.torch:8.3f}"
-        ratio = self.shared / self.plain
+        ratio = self.shared / self.alone
         return (
-            f"{self.model:10}  {self.rule:16}  {self.shared:8.3f} ms, its parts {self.plain:8.3f}{beside}  {ratio:6.2f}"
+            f"{self.model:10}  {self.rule:16}  {self.shared:8.3f} ms, its parts {self.alone:8.3f}{beside}  {ratio:6.2f}"
         )
 
 
@@ -98,15 +98,15 @@ def serve(rank: int, ranks: int, store: str, repeats: int, results: Any) -> None
 def measure(repeats: int) -> Iterator[RankResult]:
     for model, shapes in MODELS.items():
         for rule, (name, options) in RULES.items():
-            shared, plain = parameters(shapes)
+            shared, alone = parameters(shapes)
             contenders: dict[str, Callable[[], object]] = {
                 "shared": getattr(steprule, name)(shared, **options).step,
-                "plain": getattr(steprule, name)(plain, **options).step,
+                "alone": getattr(steprule, name)(alone, **options).step,
             }
             if name == "AdamW":
                 contenders["torch"] = of_torch(parameters(shapes)[0], options)
             times = in_turns(contenders, repeats)
-            yield RankResult(model, rule, times["shared"], times["plain"], times.get("torch"))
+            yield RankResult(model, rule, times["shared"], times["alone"], times.get("torch"))
 
 
 def parameters(shapes: Sequence[Shape]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -119,14 +119,14 @@ def parameters(shapes: Sequence[Shape]) -> tuple[list[nn.Parameter], list[nn.Par
     def spread(shape: Shape) -> Any:
         return distribute_tensor(torch.randn(shape) / 10, mesh, [Shard(0)], src_data_rank=None)
 
-    shared, plain = [nn.Parameter(spread(shape)) for shape in shapes], []
+    shared, alone = [nn.Parameter(spread(shape)) for shape in shapes], []
     for p, shape in zip(shared, shapes, strict=True):
         p.grad = spread(shape)
         own: Any = p
         part = nn.Parameter(own._local_tensor.clone())
         part.grad = own.grad._local_tensor.clone()
-        plain.append(part)
-    return shared, plain
+        alone.append(part)
+    return shared, alone
 
 
 def of_torch(params: list[nn.Parameter], options: dict[str, Any]) -> Callable[[], object]:

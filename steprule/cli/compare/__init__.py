@@ -120,9 +120,9 @@ def forget(folder: Path) -> None:
     """Remove the checkpoints that an earlier comparison left, for a new one begins."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         count = len(json.loads((folder / "compare.json").read_text(encoding="utf-8"))["settings"])
-        for number in range(1, count + 1):
+        for index in range(1, count + 1):
             for suffix in ("safetensors", "txt"):
-                (folder / f"run-{number}.{suffix}").unlink(missing_ok=True)
+                (folder / f"run-{index}.{suffix}").unlink(missing_ok=True)
 
 
 def restored(setting: Setting, comparison: Comparison, folder: Path, resume: bool) -> Run:

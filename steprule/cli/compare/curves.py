@@ -33,26 +33,26 @@ def curves(series: Sequence[Sequence[float]], length: int, width: int, height: i
     bottom, top = place(low), place(high)
     cells: dict[tuple[int, int], tuple[int, int]] = {}
     ends: dict[int, list[int]] = {}
-    for number, line in enumerate(lines):
+    for index, line in enumerate(lines):
         heights = [round((place(min(y, high)) - bottom) / (top - bottom) * (4 * rows - 1)) for y in line]
         for x, y in enumerate(heights):
             before = heights[x - 1] if x else y
             for dot in range(min(before, y), max(before, y) + 1):
                 row, column = rows - 1 - dot // 4, x // 2
-                bits, _ = cells.get((row, column), (0, number))
-                cells[row, column] = bits | DOTS[3 - dot % 4][x % 2], number
+                bits, _ = cells.get((row, column), (0, index))
+                cells[row, column] = bits | DOTS[3 - dot % 4][x % 2], index
         if heights:
-            ends.setdefault(rows - 1 - heights[-1] // 4, []).append(number)
+            ends.setdefault(rows - 1 - heights[-1] // 4, []).append(index)
     text = Text(no_wrap=True)
     middle = math.exp((bottom + top) / 2) if logarithmic else (bottom + top) / 2
     marks = {0: high, rows // 2: middle, rows - 1: low}
     for row in range(rows):
         text.append(f"{marks[row]:>{MARGIN - 2}.3g} ┤" if row in marks else f"{'│':>{MARGIN}}", "dim")
         for column in range(columns):
-            bits, number = cells.get((row, column), (0, 0))
-            text.append(chr(0x2800 + bits) if bits else " ", STYLES[number % len(STYLES)] if bits else "")
-        for number in ends.get(row, [])[:ENDS]:
-            text.append(str(number + 1), f"bold {STYLES[number % len(STYLES)]}")
+            bits, index = cells.get((row, column), (0, 0))
+            text.append(chr(0x2800 + bits) if bits else " ", STYLES[index % len(STYLES)] if bits else "")
+        for index in ends.get(row, [])[:ENDS]:
+            text.append(str(index + 1), f"bold {STYLES[index % len(STYLES)]}")
         text.append("\n")
     ending = f"step {length}"
     text.append(f"{'0 ':>{MARGIN}}{ending:>{columns}}", "dim")

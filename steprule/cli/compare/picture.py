@@ -38,15 +38,15 @@ def draw(path: Path, title: str, runs: Sequence[Run], steps: int, target: float 
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        present = [(number, run) for number, run in enumerate(runs) if run.losses]
+        present = [(index, run) for index, run in enumerate(runs) if run.losses]
         figure = Figure(figsize=(10, 4.6 + 0.22 * len(present)), layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         over_steps, over_seconds = figure.subplots(1, 2, sharey=True)
         smooth = smoothing(steps)
-        for number, run in present:
-            colour = COLOURS[number % len(COLOURS)]
+        for index, run in present:
+            colour = COLOURS[index % len(COLOURS)]
             label = run.setting.text if len(run.setting.text) <= LABEL else f"{run.setting.text[: LABEL - 1]}…"
-            label = f"{number + 1}: {label}{' (failed)' if run.failed else ''}"
+            label = f"{index + 1}: {label}{' (failed)' if run.failed else ''}"
             at = np.arange(1, len(run.losses) + 1)
             over_steps.plot(at, run.losses, color=colour, alpha=0.2, linewidth=0.6)
             over_steps.plot(at, run.mean(smooth), color=colour, linewidth=1.8, label=label)

@@ -102,11 +102,11 @@ def screen(runs: Sequence[Run], steps: int, target: float | None, width: int, he
         table.add_column(name, justify="right", no_wrap=True)
     found, goal = results(runs, steps, target), target_of(runs, steps, target)
     best = min((r.loss for r in found if r.loss is not None and r.steps >= steps and not r.failed), default=None)
-    for number, result in enumerate(found):
+    for index, result in enumerate(found):
         style = "red" if result.failed else "bold" if result.loss == best else ""
-        mark = Text(str(number + 1), f"bold {STYLES[number % len(STYLES)]}")
+        mark = Text(str(index + 1), f"bold {STYLES[index % len(STYLES)]}")
         table.add_row(mark, *(Text(cell, style) for cell in cells(result, steps, goal)))
-    failures = [Text(f"{number}: {run.failed}", "red") for number, run in enumerate(runs, 1) if run.failed]
+    failures = [Text(f"{index}: {run.failed}", "red") for index, run in enumerate(runs, 1) if run.failed]
     return Group(drawn, Text(), table, Text(legend(runs, steps, target), "dim"), *failures)
 
 

@@ -56,8 +56,8 @@ class Elements:
         self.scaled: dict[int, str] = {}
         self.coded = [o for o in self.touched if operands[o] in CODES]
         wide: dict[int, tuple[str, str]] = {}
-        for number, o in enumerate(self.phase.operations):
-            self.values.append(self.value(program, number, o, wide))
+        for index, o in enumerate(self.phase.operations):
+            self.values.append(self.value(program, index, o, wide))
         lines = any(o.op == "line" for o in self.phase.operations)
         tame = not lines and all(operands[o] == "bfloat" for o in self.touched)
         self.totals = []
@@ -121,7 +121,7 @@ class Elements:
     def in_arithmetic(self, value: tuple[str, str]) -> tuple[str, str]:
         return value if value[1] != "double" else (convert(self.head, value[0], "double", self.kind), self.kind)
 
-    def value(self, program: Program, number: int, o: Operation, wide: dict[int, tuple[str, str]]) -> tuple[str, str]:
+    def value(self, program: Program, index: int, o: Operation, wide: dict[int, tuple[str, str]]) -> tuple[str, str]:
         if o.op == "line":
             return self.line(o.detail, o.level), self.kind
         if o.op == "read" and self.operands[o.detail] in CODES:
@@ -129,14 +129,14 @@ class Elements:
         if o.level is Level.ARRAY:
             return array_operation(self.body, o, self.values, self.place, self.operands, self.kind)
         if o.op == "constant":
-            wide[number] = (literal(float(o.detail), "double"), "double")
+            wide[index] = (literal(float(o.detail), "double"), "double")
             return literal(float(o.detail), self.kind), self.kind
         if o.op == "scalar":
             pointer = self.head.let(f"getelementptr inbounds double, ptr %scalars, i64 {o.detail}")
-            wide[number] = (self.head.let(f"load double, ptr {pointer}"), "double")
+            wide[index] = (self.head.let(f"load double, ptr {pointer}"), "double")
         else:
-            wide[number] = reduced_operation(self.head, o, wide)
-        return self.in_arithmetic(wide[number])
+            wide[index] = reduced_operation(self.head, o, wide)
+        return self.in_arithmetic(wide[index])
 
     def line(self, index: int, level: Level) -> str:
         """One number of each row, or one of each column."""
@@ -458,7 +458,7 @@ def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
     ]
     if program.phases[index].by_lines:
         arguments += [f"ptr {line}" for line in lines]
-        arguments += [f"i64 {number}" for number in table_row(out, frame["places"], len(PLACE))]
+        arguments += [f"i64 {column}" for column in table_row(out, frame["places"], len(PLACE))]
     coded = [o for o, kind in enumerate(operands) if kind in CODES]
     for k, o in enumerate(coded):
         if o in touched:

@@ -213,21 +213,21 @@ def define(name: str, arguments: str, body: Sequence[str]) -> str:
 
 def numbers_before(program: Program, phase: Phase, kind: str) -> tuple[list[str], list[str]]:
     """What is one number for each tensor: lines that compute it, in float64, and the names that elements are given."""
-    before = {number: o for number, o in enumerate(phase.operations) if o.level <= Level.REDUCED}
+    before = {index: o for index, o in enumerate(phase.operations) if o.level <= Level.REDUCED}
     needed = {a for o in phase.operations if o.level is Level.ARRAY for a in o.args}
     needed |= {value for _, value in (*phase.stores, *phase.reductions, *phase.sums)}
-    text, given = Text("w"), [f"n{number}" for number in before if number in needed]
+    text, given = Text("w"), [f"n{index}" for index in before if index in needed]
     wide: dict[int, Value] = {}
 
-    def widen(number: int) -> Value:
-        if number not in wide:
-            o = before[number]
+    def widen(index: int) -> Value:
+        if index not in wide:
+            o = before[index]
             if o.op in WORDS:
-                wide[number] = text.integer(o, list(map(widen, o.args)))
-                return wide[number]
+                wide[index] = text.integer(o, list(map(widen, o.args)))
+                return wide[index]
             computed = text.compute(o.op, list(map(widen, o.args)), "float64") if o.args else None
-            wide[number] = computed or (text.let(leaf(o, "float64")), False)
-        return wide[number]
+            wide[index] = computed or (text.let(leaf(o, "float64")), False)
+        return wide[index]
 
     def leaf(o: Operation, target: str) -> str:
         if o.op == "constant":
@@ -294,27 +294,27 @@ def element_values(
         operands: the name of each operand's dtype.
         kind: the name of the arithmetic's dtype.
     """
-    for number, o in enumerate(phase.operations):
+    for index, o in enumerate(phase.operations):
         if o.level is not Level.ARRAY:
             continue
         if o.op == "read":
             loaded = widened(f"tl.load(o{o.detail} + lanes, mask=mask)", operands[o.detail], kind)
-            values[number] = text.let(loaded), False
+            values[index] = text.let(loaded), False
         elif o.op == "constant":
-            values[number] = text.let(literal(o.detail, kind)), False
+            values[index] = text.let(literal(o.detail, kind)), False
         elif o.op in WORDS:
-            values[number] = text.integer(o, [values[a] for a in o.args])
+            values[index] = text.integer(o, [values[a] for a in o.args])
         elif o.op == "drawn":
             shifted = f"({values[o.args[0]][0]} >> tl.full((), {o.detail}, tl.uint32))"
-            values[number] = text.let(f"{shifted}.to(tl.{kind})"), False
+            values[index] = text.let(f"{shifted}.to(tl.{kind})"), False
         elif o.op == "noisy":
-            values[number] = values[o.args[0]]
+            values[index] = values[o.args[0]]
         elif o.op == "stored":
             held = operands[o.detail]
             short = text.let(narrowed(text.number(values[o.args[0]], kind), kind, held))
-            values[number] = text.let(widened(short, held, kind)), False
+            values[index] = text.let(widened(short, held, kind)), False
         else:
-            values[number] = text.compute(o.op, [values[a] for a in o.args], kind)
+            values[index] = text.compute(o.op, [values[a] for a in o.args], kind)
     return values
 
 

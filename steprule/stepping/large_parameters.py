@@ -39,7 +39,7 @@ class Place:
 
     param: torch.Tensor
     group: int
-    number: int
+    position: int
     """Its place among the parameters of all groups."""
     name: str
     round: int = 0
@@ -79,12 +79,12 @@ class Singles:
         groups = self.optimizer.param_groups
         self.params = [p for group in groups for p in group["params"]]
         self.lengths = [len(group["params"]) for group in groups]
-        chosen, numbers = {id(p) for p in standing_alone(self.params)}, iter(range(len(self.params)))
+        chosen, positions = {id(p) for p in standing_alone(self.params)}, iter(range(len(self.params)))
         self.places = {}
         for index, group in enumerate(groups):
-            for position, (p, number) in enumerate(zip(group["params"], numbers, strict=False)):
+            for i, (p, position) in enumerate(zip(group["params"], positions, strict=False)):
                 if id(p) in chosen:
-                    self.places[id(p)] = Place(p, index, number, called(group, index, position))
+                    self.places[id(p)] = Place(p, index, position, called(group, index, i))
         self.drop()
 
     def drop(self) -> None:
@@ -184,7 +184,7 @@ class Singles:
             planner.settle()
             optimizer._roles.adopt(groups)
             planner.know(groups)
-        entry, grad = planner.entries[place.number], place.param.grad
+        entry, grad = planner.entries[place.position], place.param.grad
         assert grad is not None
         entry.group, entry.name = place.group, place.name
         entry.meet(grad, optimizer.state.get(place.param))

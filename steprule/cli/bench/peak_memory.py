@@ -74,7 +74,7 @@ def torch_in_backward(model: nn.Module, _: str | None) -> tuple[Callable[[], Non
     return (lambda: None), None
 
 
-def plain(model: nn.Module, state_dtype: str | None) -> tuple[Callable[[], None], int | None]:
+def step_after_backward(model: nn.Module, state_dtype: str | None) -> tuple[Callable[[], None], int | None]:
     optimizer = steprule.AdamW(model, state_dtype=state_dtype)
     said = optimizer.memory()
     return after(optimizer), said.total - said.weights
@@ -100,12 +100,12 @@ def contenders() -> dict[str, tuple[Train, str | None]]:
     found: dict[str, tuple[Train, str | None]] = {
         "torch fused": (torch_fused, None),
         "torch, _apply_optimizer_in_backward": (torch_in_backward, None),
-        "steprule": (plain, None),
+        "steprule": (step_after_backward, None),
         "steprule, step_in_backward": (in_backward, None),
     }
     for name in FORMATS:
         if name != "float32":
-            found[f"steprule, state_dtype={name!r}"] = plain, name
+            found[f"steprule, state_dtype={name!r}"] = step_after_backward, name
             found[f"steprule, state_dtype={name!r}, step_in_backward"] = in_backward, name
     return found
 

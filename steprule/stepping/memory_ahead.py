@@ -14,8 +14,8 @@ from steprule.distributed.shares import share_of
 from steprule.kernels.slots import slot_bytes
 
 from .evaluation import TRAINED
+from .large_parameters import LARGE
 from .planning import called
-from .singly import LARGE
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer

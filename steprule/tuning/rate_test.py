@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from steprule.optimizer import Optimizer
+from steprule.report import panels
 from steprule.schedules import Schedule, Scheduled
 from steprule.stepping.trial import trial
-
-from .optimizer import Optimizer
-from .report import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import steprule
-from steprule.kernels.memory import fault, writable
+from steprule.kernels.overlaps import fault, writable
 
 
 def trained(steps: int = 1, backend: str = "auto", size: int = 4) -> tuple[steprule.AdamW, nn.Parameter]:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ["fault", "plain", "reach", "tangled"]
+__all__ = ["fault", "has_own_memory", "reach", "tangled"]
 
 
-def plain(tensor: torch.Tensor) -> bool:
+def has_own_memory(tensor: torch.Tensor) -> bool:
     """Whether a tensor's elements lie in memory of its own, as torch's strided tensors do."""
     return (
         tensor.layout == torch.strided
@@ -33,7 +33,7 @@ def reach(tensor: torch.Tensor) -> int:
 
 def fault(tensor: torch.Tensor, written: bool = True) -> str | None:
     """Why a tensor can't be read, or written: what to say of it; None where it can."""
-    if not plain(tensor):
+    if not has_own_memory(tensor):
         return None
     needed = reach(tensor)
     if not needed:

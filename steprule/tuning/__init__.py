@@ -1,0 +1,1 @@
+"""Hyperparameters that are found by trying."""
