@@ -46,9 +46,9 @@ def leaf(value: Tensor, grad: Tensor | None = None) -> Tensor:
     return p
 
 
-def give(p: Tensor, grad: Tensor) -> None:
-    """Set a gradient, of another dtype too."""
-    if grad.dtype != p.dtype:
+def give(p: Tensor, grad: Tensor | None) -> None:
+    """Set a gradient, of another dtype too, or none."""
+    if grad is not None and grad.dtype != p.dtype:
         p.grad = None
         p.grad_dtype = None
     p.grad = grad

@@ -20,7 +20,7 @@ from .fake import FakeLaunch, is_fake
 from .launch import Launch
 from .layout import dense
 from .overlaps import fault, has_own_memory, reach, tangled
-from .slots import kept_in
+from .slots import kept_in, scalar_dtype
 
 __all__ = ["BACKENDS", "choose", "launches"]
 
@@ -92,7 +92,10 @@ def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[ty
 
 
 def launches(
-    programs: Sequence[Program], entries: Sequence[Entry], groups: Sequence[Mapping[str, Any]]
+    programs: Sequence[Program],
+    entries: Sequence[Entry],
+    groups: Sequence[Mapping[str, Any]],
+    resting: Sequence[tuple[int, Entry, Program]] = (),
 ) -> list[Launch]:
     """Sort the parameters of a step into as few launches as possible.
 
@@ -100,6 +103,8 @@ def launches(
         programs: what is to run for each entry.
         entries: the parameters.
         groups: the parameter groups.
+        resting: those that have had gradients and have none now, behind how many of the others each stands, with what
+            would run for it. Where all is as it was they join a launch that can leave them out.
     """
     # equal Programs are told by the first of them, which is hashed once for many parameters
     firsts: dict[Program, Program] = {}
@@ -125,7 +130,46 @@ def launches(
         # a parameter that stands twice in a group is updated twice, one after the other
         times = seen[id(entry.param)] = seen.get(id(entry.param), 0) + 1
         kinds.setdefault((entry.kind, times), []).append(entry)
+    if resting and all(kind[0].may_leave_out(members[0].program, members[0]) for (kind, _), members in kinds.items()):
+        join(kinds, entries, resting, firsts, asked)
     return [kind[0](members[0].program, members, groups, kind[1]) for (kind, _), members in kinds.items()]
+
+
+def join(
+    kinds: Mapping[tuple[tuple[Any, ...], int], list[Entry]],
+    entries: Sequence[Entry],
+    resting: Sequence[tuple[int, Entry, Program]],
+    firsts: Mapping[Program, Program],
+    asked: Sequence[tuple[Any, ...]],
+) -> None:
+    """Let those that rest join the launches of their kind, each where it would stand if it had a gradient."""
+    overlapping = overlaps([*entries, *(entry for _, entry, _ in resting)])
+    like = {kind: members for (kind, _), members in kinds.items()}
+    places = {id(entry): (i, 1) for i, entry in enumerate(entries)}
+    for place, entry, program in resting:
+        alike, alone = like.get(entry.kind), id(entry.param) not in overlapping
+        if alike is not None and alone and may_rest(entry, firsts.get(program, program), asked[entry.group]):
+            alike.append(entry)
+            places[id(entry)] = place, 0
+    for members in kinds.values():
+        members.sort(key=lambda entry: places[id(entry)])
+
+
+def may_rest(entry: Entry, program: Program, options: tuple[Any, ...]) -> bool:
+    """Whether what was found out of a parameter holds, and is enough to update it when a gradient comes again."""
+    numbers = [*(["step"] if program.uses_step else []), *(slot.name for slot in program.scalar_slots)]
+    return (
+        not entry.tangled
+        and not (program.uses_step and entry.uncounted)
+        and all(counts(entry.state.get(name)) for name in numbers)
+        and entry.grad_look is not None
+        and entry.holds(program, options)
+    )
+
+
+def counts(value: Any) -> bool:
+    """Whether a number of a state is one as launches keep it."""
+    return type(value) is torch.Tensor and value.ndim == 0 and value.dtype == scalar_dtype() and value.is_cpu
 
 
 def overlaps(entries: Sequence[Entry]) -> set[int]:

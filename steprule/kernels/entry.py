@@ -15,6 +15,7 @@ from steprule.rule.slot import Slot
 
 from .layout import real, same_layout
 from .part import Part
+from .stand_ins import Look, stand_in
 from .tensor_guards import still
 
 __all__ = ["NO_GRAD", "Entry", "Group", "State", "asked_of"]
@@ -64,6 +65,8 @@ class Entry:
     """Whether the gradient lies in memory in another way than the parameter."""
     implicit: bool = field(init=False, repr=False, compare=False)
     """Whether the gradient may be a view that says otherwise than its memory: conjugated, negative or zero."""
+    grad_look: Look | None = field(default=None, init=False, repr=False, compare=False)
+    """How a gradient looked that was dense."""
     slots: list[torch.Tensor] | None = field(default=None, init=False)
     """The array slots, once they are adopted."""
     names: Sequence[str] = field(init=False, repr=False, compare=False)
@@ -103,6 +106,7 @@ class Entry:
         p, g = self.param, self.grad
         self.program, self.options, self.kind, self.slots = program, options, kind, None
         self.numel = real(p).numel()
+        self.grad_look = (tuple(g.shape), g.stride(), g.dtype) if g.layout == torch.strided else None
         self.strange = g.layout == torch.strided and not same_layout(g, p)
         self.implicit = g.is_complex() or g.is_neg() or g._is_zerotensor()
 
@@ -113,16 +117,20 @@ class Entry:
         self.still = still([self.param, self.grad, *slots])
 
     def holds(self, program: Program, options: tuple[Any, ...]) -> bool:
-        """Whether what was found out still holds."""
+        """Whether what was found out still holds; of a gradient that is not there, if it comes as the last did."""
         return (
             self.slots is not None
             and self.program is program
             and not program.line_slots
             and self.options == options
-            and self.still(self.param, self.grad, *self.slots)
+            and self.still(self.param, self.stand_in() if self.grad is NO_GRAD else self.grad, *self.slots)
             and all(map(operator.is_, map(self.state.get, self.names), self.kept))
             and list(map(torch.Tensor.data_ptr, (self.param, *self.slots))) == self.pointers
         )
+
+    def stand_in(self) -> torch.Tensor:
+        """What looks as the last gradient did, if it was dense."""
+        return NO_GRAD if self.grad_look is None else stand_in(self.grad_look)
 
     def meet(self, grad: torch.Tensor, state: State | None) -> None:
         """A step begins with this gradient and the state that there is; None: none, or it was deleted."""
@@ -136,7 +144,7 @@ class Entry:
 
     def count(self, updates: int) -> None:
         """Count updates that no launch has counted: in the state, if it holds ``step``, or here."""
-        if "step" in self.state:
+        if updates and "step" in self.state:
             self.state["step"] = self.state["step"] + updates
         else:
             self.uncounted += updates

@@ -44,6 +44,8 @@ class Launch:
     """Whether a step can be captured in a CUDA graph, and takes a found-infinite flag without waiting for it."""
     found_inf: torch.Tensor | None = None
     """On the device: not zero where the step is to leave everything as it is."""
+    patient = False
+    """Whether some of its parameters may have no gradient in a step."""
     differentiable = False
     """Whether autograd is to follow the step."""
     valueless = False
@@ -57,7 +59,8 @@ class Launch:
         self.owners = [e.owner for e in entries]
         self.shares = [e.part for e in entries if e.part is not None]
         self.states = [e.state for e in entries]
-        self.sparse = entries[0].grad.layout == torch.sparse_coo
+        given = next((e.grad for e in entries if e.grad is not NO_GRAD), NO_GRAD)
+        self.sparse, self.grad_dtype = given.layout == torch.sparse_coo, given.dtype
         counted = [*(["step"] if program.uses_step else []), *(s.name for s in program.scalar_slots)]
         own = (*program.slots, *program.line_slots, *program.tables, *program.reduced_slots)
         used = [s.name for s in own] + counted
@@ -65,6 +68,11 @@ class Launch:
         """Whether the first step is an entry's first update."""
         self.done = 0
         """How many steps this has done that no ``step`` counts, and that the entries don't know of yet."""
+        self.missed: Any = None
+        """Of how many of these each entry had no part."""
+        self.fresh: Any = None
+        """Which entries have had no update, where not all of them were updated in each step; ``rows`` are not kept up
+        then."""
         self.slot_names: Sequence[str] = [s.name for s in program.slots]
         for e in entries:
             if e.slots is None:
@@ -199,9 +207,10 @@ class Launch:
             entry.kept = [own[k][i] for k in range(len(slots))]
         return own
 
-    def classify(self, new: Sequence[bool]) -> list[SharedNumbers]:
+    def classify(self, new: Sequence[bool], numbers: Any = None) -> list[SharedNumbers]:
+        """Which entries share their numbers, by the table of counters or what takes its place."""
         shapes = [e.shape for e in self.entries] if self.program.uses_size else repeat(())
-        columns: Any = self.numbers.tolist()
+        columns: Any = (self.numbers if numbers is None else numbers).tolist()
         steps, *slots = columns if self.program.uses_step else [repeat(0.0), *columns]
         return self.rows_of(zip(self.firsts, steps, new, shapes, *slots, strict=False))
 
@@ -216,6 +225,8 @@ class Launch:
         if firsts == self.firsts or self.asynchronous:  # whose tables on the device have a line for each row
             return
         self.firsts = firsts
+        if self.fresh is not None:
+            return
         known: list[tuple[Any, ...]] = [()] * len(self.entries)
         for row in self.rows:
             for i in row.members:
@@ -239,7 +250,6 @@ class Launch:
         """Note how everything looked when the launch was made, for :meth:`refresh` to compare."""
         self.expected = self.numbers.tobytes()
         self.installed = False
-        self.grad_dtype = self.grads[0].dtype
         self.param_pointers = list(map(torch.Tensor.data_ptr, self.params))
         self.slot_pointers = [list(map(torch.Tensor.data_ptr, slot)) for slot in self.slots]
         self.held = [
@@ -279,11 +289,16 @@ class Launch:
         ):
             return False
         self.grads = grads  # type: ignore[assignment]
+        if self.fresh is not None:  # all are updated again
+            self.rows, self.fresh = self.classify(self.fresh.tolist()), None
+            self.sort_rows()
         return True
 
     def goes_on(self, before: Launch) -> bool:
         """Go on with the very counters of the launch that ran before, over the same parameters and arrays; False if it
         has others."""
+        if self.fresh is not None or before.fresh is not None:
+            return False
         if not (self.numbers is before.numbers or self.shares_counters(before)):
             return False
         self.expected = before.expected
@@ -324,7 +339,7 @@ class Launch:
         """Go on with the state as other launches have left it, which had the same arrays; False if they are others, or
         if this kernel can't."""
         program = self.program
-        params, grads, held = self.looked_up()
+        params, grads, held = self.looked_up(filled=True)
         if (
             self.shares
             or self.sparse
@@ -346,12 +361,18 @@ class Launch:
         except (KeyError, TypeError, ValueError, RuntimeError):
             return False  # a new launch says what is wrong with them
         self.expected, self.installed = self.numbers.tobytes(), False
-        self.rows = self.classify(new)
+        self.rows, self.fresh = self.classify(new), None
         self.grads = grads  # type: ignore[assignment]
         return True
 
-    def looked_up(self) -> tuple[list[torch.Tensor], list[torch.Tensor | None], list[torch.Tensor]]:
-        """Parameters and gradients as they are now, and all tensors that must lie where they did."""
+    def looked_up(
+        self, filled: bool = False
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor | None], list[torch.Tensor]]:
+        """Parameters and gradients as they are now, and all tensors that must lie where they did.
+
+        Args:
+            filled: whether something stands in for gradients that are not there, where they may be left out.
+        """
         if not self.shares:
             return self.params, [p.grad for p in self.params], self.held
         params = [part.param for part in self.shares]
@@ -447,20 +468,32 @@ class Launch:
     def tell(self) -> None:
         """Count this launch's updates where its rule did not: in states that hold ``step``, or in the entries."""
         if self.done:
-            for entry in self.entries:
-                entry.count(self.done)
+            counts = repeat(self.done) if self.missed is None else (self.done - self.missed).tolist()
+            for entry, count in zip(self.entries, counts, strict=False):
+                entry.count(count)
             self.done = 0
+        self.missed = None
 
     def store_updates(self, row: SharedNumbers) -> None:
         first = 1 if self.program.uses_step else 0
+        members = self.places_of(row)
         for index, value in zip(self.updated, row.updates, strict=True):
-            self.numbers[first + index, row.members] = value
-            row.slots[index] = float(self.numbers[first + index, row.members[0]])
+            self.numbers[first + index, members] = value
+            row.slots[index] = float(self.numbers[first + index, members[0]])
+
+    def places_of(self, row: SharedNumbers) -> Any:
+        """Where the numbers of some entries stand in the table of counters."""
+        return row.members
 
     @property
     def source(self) -> str | None:
         """The code that runs, where the kernel generates any."""
         return None
+
+    @staticmethod
+    def may_leave_out(program: Program, first: Entry) -> bool:
+        """Whether parameters that are as this one may be left out of a launch's step, where they have no gradient."""
+        return False
 
     # -- what a kernel does --------------------------------------------------------------------------------------
 

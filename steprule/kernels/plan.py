@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from steprule.kernels.cpu.awake import part_of
 from steprule.rule.functions import input_key
 from steprule.rule.program import Program
 
@@ -52,15 +53,18 @@ class Plan:
                 f"the rules of {launches[0].program.name} reduce different things over all parameters: {found}; make "
                 "the reductions for every group and every shape, before what differs between them"
             )
-        self.launches = launches
+        self.launches = self.whole = launches
+        """Those of the step, and all; they differ where parameters have no gradient that had one before."""
         self.params = [p for group in groups for p in group["params"]]
         self.lengths = [len(group["params"]) for group in groups]
         self.programs = programs
         self.answers = Answers(groups, programs)
         self.exchange = exchange
         served = {id(p) for launch in launches for p in launch.owners}
-        self.updated = [p for launch in launches for p in launch.owners]
-        self.updated += [p for launch in launches if launch.shares for p in launch.params]
+        self.updated = self.ever_updated = [
+            *(p for launch in launches for p in launch.owners),
+            *(p for launch in launches if launch.shares for p in launch.params),
+        ]
         self.idle = [p for p in self.params if id(p) not in served]
         self.stages = max((len(launch.program.phases) for launch in launches), default=0)
         if exchange is not None:
@@ -77,6 +81,8 @@ class Plan:
                 for x in launches
             )
         )
+        self.patient = exchange is None and bool(launches) and all(x.patient for x in launches)
+        """Whether parameters may be left out of a step."""
         programs_here = [*(x.program for x in launches), *(exchange.programs if exchange is not None else ())]
         self.awaits = any("awaited" in dict(program.tracked) for program in programs_here)
         """Whether the step is left, once the first pass has found that gradients are not finite."""
@@ -97,7 +103,44 @@ class Plan:
         state: Mapping[torch.Tensor, Any],
     ) -> bool:
         """Whether the plan still fits: same parameters, same state, same kind of gradients, same answers."""
-        return self.fits(groups, state) and all([launch.refresh() for launch in self.launches])  # noqa: C419 (faster)
+        if not self.fits(groups, state):
+            return False
+        if self.launches is not self.whole:
+            return self.wake() or (self.gather() and all([x.refresh() for x in self.launches]))  # noqa: C419 (faster)
+        return all([x.refresh() for x in self.launches]) or (self.patient and self.wake())  # noqa: C419
+
+    def gather(self) -> bool:
+        """Let all launches be those of the step, with all of their parameters."""
+        self.launches, self.updated = self.whole, self.ever_updated
+        return True
+
+    def wake(self, known: bool = False) -> bool:
+        """Let the step be over those parameters that have a gradient now; False if all or none have, or more has
+        changed than that.
+
+        Args:
+            known: whether all launches have just been made or taken up.
+        """
+        alike, parts = self.answers.alike, []
+        for launch in self.whole:
+            if alike is not launch.alike:
+                launch.share_numbers(alike)
+            if (part := part_of(launch, known)) is None:  # type: ignore[arg-type]
+                return False
+            parts += [part] if part.entries else []
+        if not parts or sum(len(x.entries) for x in parts) == sum(len(x.entries) for x in self.whole):
+            return False
+        for part in parts:
+            part.begin()
+            part.whole.let_go()
+        self.launches = sorted(parts, key=lambda part: self.order[id(part.params[0])]) if len(parts) > 1 else parts
+        self.updated = [p for part in parts for p in part.params]
+        return True
+
+    @functools.cached_property
+    def order(self) -> dict[int, int]:
+        """Where each parameter stands among all."""
+        return {id(p): i for i, p in enumerate(self.params)}
 
     def known_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What a step is given, as its Programs call it.
@@ -122,7 +165,10 @@ class Plan:
             state: that of the parameters.
             before: the plan of the step before.
         """
-        ran = {id(launch.entries[0]): launch for launch in before.launches} if before is not None else {}
+        ran = {id(launch.entries[0]): launch for launch in before.whole} if before is not None else {}
+        self.gather()
+        if self.patient and all(p.grad is None for p in self.updated):
+            return False
         if self.torn or not self.fits(groups, state):
             return False
         for launch in self.launches:
@@ -130,7 +176,7 @@ class Plan:
             if not ((other is not None and launch.goes_on(other)) or launch.take_up(groups)):
                 return False
         self.common = Common(self.launches)
-        return True
+        return self.wake(known=True) if self.patient and any(p.grad is None for p in self.ever_updated) else True
 
     def may_return(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:
         """Whether the plan may fit again: its parameters and arrays are still the optimizer's."""
@@ -142,7 +188,7 @@ class Plan:
             and known is not None
             and len(state) == len(known)
             and all(map(operator.is_, state.values(), known))
-            and all(launch.arrays_are_kept() for launch in self.launches)
+            and all(launch.arrays_are_kept() for launch in self.whole)
         )
 
     def fits(self, groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, Any]) -> bool:
@@ -376,7 +422,7 @@ class PlanInTurns(Plan):
                 self.torn = self.torn or part.torn
             done += now
             self.torn = True
-        self.launches = done
+        self.launches = self.whole = done
         self.torn = False
         return []
 

@@ -273,6 +273,12 @@ class Program:
         """Whether it has to know rows from columns."""
         return bool(self.sums or self.lines or self.line_slots)
 
+    @cached_property
+    def elementwise(self) -> bool:
+        """Whether it is one pass that computes each element by itself, and nothing stands before or after it."""
+        alone = not (self.reductions or self.given or self.by_lines or self.tables or self.reduced_slots or self.shared)
+        return len(self.phases) == 1 and alone and not (self.phases[0].matrices or any(self.between))
+
     def level_of(self, store: Store) -> Level:
         """How often what a store keeps has a value."""
         if store.table == "reduced":

@@ -279,9 +279,9 @@ class StepInBackward:
             self.rest = planner.plan, planner.asked
             planner.plan, planner.asked, planner.flagged = kept
         if plan is not before:
-            old = set(map(id, before.launches)) if before is not None else set()
+            old = set(map(id, before.whole)) if before is not None else set()
             beside = self.singles.beside
-            beside[:] = [*(launch for launch in beside if id(launch) not in old), *plan.launches]
+            beside[:] = [*(launch for launch in beside if id(launch) not in old), *plan.whole]
         self.together = plan.updated
         increment_version(plan.updated)
         for p in plan.updated:

@@ -156,7 +156,7 @@ class Planner:
 
     def settle(self) -> None:
         """Another plan will follow: what this one has counted is told to the entries."""
-        for launch in [*(self.plan.launches if self.plan is not None else ()), *self.beside]:
+        for launch in [*(self.plan.whole if self.plan is not None else ()), *self.beside]:
             launch.tell()
 
     def begin_at(self, step: int, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> None:
@@ -200,7 +200,7 @@ class Planner:
         """
         self.settle()
         self.recent = [(own, plan) for own, plan in self.recent if plan.may_return(groups, state)]
-        entries = self.present(groups, state)
+        entries, absent = self.present(groups, state)
         known = [self.by_dimensions(a, group, asked) for a, group in zip(algorithms, groups, strict=True)]
         self.exchange = self.exchanged(known)
         for entry in entries:
@@ -214,19 +214,30 @@ class Planner:
             served[entry.group][id(program)] = program
         params = [id(p) for group in groups for p in group["params"]]
         kind = Plan if len(set(params)) == len(params) else PlanInTurns
-        found = [list(own.values()) for own in served]
-        plan = kind(launches(programs, entries, groups), groups, found, self.exchange)
+        resting = []
+        if kind is Plan and self.exchange is None and entries and not self.beside:
+            resting = [(place, e, known[e.group](e.param.ndim)) for place, e in absent]
+        found = launches(programs, entries, groups, resting)
+        for launch in found if resting else ():
+            for entry in launch.entries:
+                served[entry.group][id(launch.program)] = launch.program
+        plan = kind(found, groups, [list(own.values()) for own in served], self.exchange)
         self.plan, self.asked = plan, asked
         self.flagged = plan.asynchronous and self.exchange is None
+        if any(entry.grad is NO_GRAD for launch in found for entry in launch.entries):
+            plan.wake(known=True)
         if kind is Plan and self.exchange is None:
             self.recent = [(asked, plan), *self.recent][:PLANS]
         return plan
 
-    def present(self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]) -> list[Entry]:
-        """The parameters that have a gradient."""
+    def present(
+        self, groups: Sequence[Group], state: Mapping[torch.Tensor, Any]
+    ) -> tuple[list[Entry], list[tuple[int, Entry]]]:
+        """The parameters that have a gradient; and those that had one before, each with how many stand before it."""
         self.know(groups)
         places = ((index, i) for index, group in enumerate(groups) for i in range(len(group["params"])))
-        present = []
+        present: list[Entry] = []
+        absent = []
         for entry, (index, position) in zip(self.entries, places, strict=True):
             part = entry.part
             if part is not None:
@@ -236,7 +247,10 @@ class Planner:
                 entry.group, entry.name = index, called(groups[index], index, position)
                 entry.meet(grad, state.get(entry.owner))
                 present.append(entry)
-        return present
+            elif entry.slots is not None and state.get(entry.owner) is (entry.state or None):
+                entry.group, entry.name, entry.grad = index, called(groups[index], index, position), NO_GRAD
+                absent.append((len(present), entry))
+        return present, absent
 
     def know(self, groups: Sequence[Group]) -> None:
         """Let the entries be those of the groups' parameters."""

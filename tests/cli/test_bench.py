@@ -465,7 +465,7 @@ def test_cases_are_listed_and_chosen_by_name() -> None:
 
 def test_other_shapes_keep_only_the_targets_they_have() -> None:
     chosen = {case.name: case for case in command.choose("adamw*", "lenet")}
-    kept = ["adamw", "adamw-bf16", "adamw-clip", "adamw-groups", "adamw-schedules"]
+    kept = ["adamw", "adamw-bf16", "adamw-clip", "adamw-groups", "adamw-schedules", "adamw-experts"]
     assert list(chosen) == [f"{rule}/lenet" for rule in kept]
     assert [t.limit for t in chosen["adamw/lenet"].targets] == [0.4, 0.2]
     assert not chosen["adamw-bf16/lenet"].targets

@@ -343,3 +343,46 @@ def test_nothing_is_read_beyond_a_tensor_at_the_edge_of_a_page() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert result.stdout.strip() == "untouched", result.stderr[-2000:]
     assert result.returncode == 0
+
+
+def sparse_or_dense(case: Case, kind: str, place: Any, seed: int) -> Tensor | None:
+    """A gradient of every other row, or a whole one, or none; its numbers are placed somewhere."""
+    if kind == "none":
+        return None
+    values = normal(*case.shape, seed=seed, dtype=case.grad_dtype)
+    if kind == "dense":
+        return place(values, case.offsets[1])
+    rows = torch.arange(case.shape[0])[seed % 2 :: 2]
+    own = place(values[rows], case.offsets[1])
+    return torch.sparse_coo_tensor(rows[None], own, case.shape, is_coalesced=True, check_invariants=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(cases(max_dims=2, permuted=False), min_size=2, max_size=5), st.data())
+def test_gradients_that_come_and_go_anywhere_in_memory(given_cases: list[Case], data: Any) -> None:
+    """Parameters that are left out of a step have tables, and those of the others must not be taken for theirs."""
+    arena = Arena()
+    references = [normal(*c.shape, seed=c.seed, dtype=c.dtype).requires_grad_() for c in given_cases]
+    placed = [
+        arena.place(q.detach(), c.offsets[0]).requires_grad_() for c, q in zip(given_cases, references, strict=True)
+    ]
+    theirs = optimizers(given_cases, "elementwise", references, "eager")
+    ours = optimizers(given_cases, "elementwise", placed, "llvm")
+    for c, p in zip(given_cases, placed, strict=True):
+        ours.state[p]["m"] = arena.place(ours.state[p]["m"], c.offsets[2])
+        ours.state[p]["v"] = arena.place(torch.zeros(c.shape, dtype=c.dtype), c.offsets[3])
+    kinds = st.sampled_from(["none", "none", "dense", "dense", "sparse"])
+    kept = data.draw(st.lists(kinds, min_size=len(placed), max_size=len(placed)))
+    for step in range(data.draw(st.integers(2, 6))):
+        for i, (c, p, q) in enumerate(zip(given_cases, placed, references, strict=True)):
+            # most have gradients of one kind, or none
+            kind = data.draw(st.sampled_from([kept[i], kept[i], "none"])) if step else kept[i] if i else "dense"
+            give(q, sparse_or_dense(c, kind, lambda value, _: value, 10 * step + i))
+            give(p, sparse_or_dense(c, kind, arena.place, 10 * step + i))
+        ours.step()
+        theirs.step()
+    assert arena.intact()
+    for c, p, q in zip(given_cases, placed, references, strict=True):
+        close(arena.copy(p.detach()), q.detach(), [c.dtype, c.state_dtype])
+        for name in ("m", "v") if "v" in theirs.state[q] else ():  # or it never had a gradient
+            close(arena.copy(ours.state[p][name]), theirs.state[q][name], [c.dtype, c.state_dtype])

@@ -21,6 +21,7 @@ from .contenders import (
     Make,
     algorithms,
     clipped,
+    coming_and_going,
     copied,
     in_groups,
     in_place,
@@ -302,6 +303,17 @@ def many_groups() -> list[Case]:
     ]
 
 
+def experts() -> list[Case]:
+    """A thousand tensors, of which three in ten have no gradient, others in each step."""
+
+    def case(name: str, way: str) -> Case:
+        ours, theirs = (getattr(room, name) for room in (steprule, torch.optim))
+        peers = {way: stepping(coming_and_going(partial(theirs, **{way: True})))}
+        return Steps(f"{name.lower()}-experts", "1000", coming_and_going(ours), peers, [Target(way, 1.0)])
+
+    return [case("SGD", "foreach"), case("AdamW", "fused")]
+
+
 def cases() -> list[Case]:
     """Every case."""
     adamw, sgd = torch_peers(torch.optim.AdamW), torch_peers(torch.optim.SGD)
@@ -328,6 +340,7 @@ def cases() -> list[Case]:
         Steps("lion-rule", "gpt2", Lion, {}, [Target(MEMORY, 1.1)]),
         FirstStep("lion-rule", Lion),
         *many_groups(),
+        *experts(),
         Sizes("adamw", steprule.AdamW),
         *every_algorithm(),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ __all__ = [
     "Traffic",
     "algorithms",
     "clipped",
+    "coming_and_going",
     "copied",
     "in_groups",
     "in_place",
@@ -116,6 +118,25 @@ def in_a_bucket(params: list[Tensor]) -> list[Tensor]:
 def in_groups(make: Callable[[Any], Any]) -> Callable[[list[Tensor]], Any]:
     """An optimizer that has each parameter in a group of its own."""
     return lambda params: make([{"params": [p]} for p in params])
+
+
+def coming_and_going(make: Callable[[list[Tensor]], Any], missing: float = 0.3) -> Callable[[list[Tensor]], Any]:
+    """An optimizer whose parameters have gradients at times, as experts have; in the first step all of them."""
+
+    def made(params: list[Tensor]) -> Any:
+        draw, gradients = random.Random(0), [p.grad for p in params]
+        drawn = [[None if draw.random() < missing else g for g in gradients] for _ in range(50)]
+        sets = itertools.chain([gradients], itertools.cycle(drawn))
+
+        def give(*_: Any) -> None:
+            for p, gradient in zip(params, next(sets), strict=True):
+                p.grad = gradient
+
+        optimizer = make(params)
+        optimizer.register_step_pre_hook(give)
+        return optimizer
+
+    return made
 
 
 def stepping(make: Callable[[list[Tensor]], Any]) -> Make:

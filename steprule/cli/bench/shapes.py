@@ -63,6 +63,7 @@ SHAPES: Mapping[str, Sequence[Shape]] = {
     "small": 10_000 * [(100,)],
     # where a step costs the host more than the memory: as many tensors as a model of 38 layers has, and one
     "465": 465 * [(100,)],
+    "1000": 1000 * [(100,)],
     "one": [(100,)],
     # a head over a vocabulary, and a matrix of one row
     "wide": [(768, 50257)],

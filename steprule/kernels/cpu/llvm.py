@@ -49,13 +49,14 @@ class LLVMLaunch(Launch):
     def __init__(self, program: Program, entries: Sequence[Entry], groups: Sequence[Group], reason: str) -> None:
         super().__init__(program, entries, groups, reason)
         self.reduces = any(phase.reductions or phase.sums for phase in program.phases)
+        self.patient = self.may_leave_out(program, entries[0])
         count = len(entries)
         self.arithmetic = computed_in(self.params[0].dtype)
         kind = NAMES[self.arithmetic]
         temporaries = [getattr(torch, name) if name else self.arithmetic for name in program.temporary_dtypes]
         dtypes = [
             self.params[0].dtype,
-            entries[0].grad.dtype,
+            self.grad_dtype,
             *(slot[0].dtype for slot in self.slots),
             *temporaries,
         ]
@@ -79,6 +80,7 @@ class LLVMLaunch(Launch):
         self.counter = np.zeros(1, np.int64)
         self.strange = self.strange_grads()
         self.grads_at: list[int] = []
+        self.stands_in: list[torch.Tensor] | None = None
         self.sort_rows()
         self.frames: list[Any] = []
         self.places = self.line_pointers = self.sum_pointers = np.zeros(0, np.int64)
@@ -86,6 +88,10 @@ class LLVMLaunch(Launch):
             self.lay_rows()
         else:
             self.lay(chunk_table([e.numel for e in entries]))
+
+    @staticmethod
+    def may_leave_out(program: Program, first: Entry) -> bool:
+        return program.elementwise and first.grad_look is not None and first.part is None
 
     def sort_rows(self) -> None:
         """Note which tensors share their numbers, none of which are in the table yet."""
@@ -102,6 +108,25 @@ class LLVMLaunch(Launch):
         self.adopt_reduced(torch.from_numpy(self.table), groups)
         return True
 
+    def filled(self, grads: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+        """Gradients, and where there are none what looks as they did."""
+        if self.stands_in is None:
+            self.stands_in = [entry.stand_in() for entry in self.entries]
+        return [other if g is None else g for g, other in zip(grads, self.stands_in, strict=True)]
+
+    def looked_up(self, filled: bool = False) -> Any:
+        params, grads, held = super().looked_up()
+        return params, self.filled(grads) if filled and self.patient else grads, held
+
+    def wake(self) -> None:
+        """Some will be updated and some not, from here on: whose numbers are the same is found out at each step."""
+        if self.fresh is None:
+            self.fresh = np.zeros(len(self.entries), bool)
+            self.fresh[[i for row in self.rows if row.is_new for i in row.members]] = True
+        if self.missed is None:
+            self.missed = np.zeros(len(self.entries), np.int64)
+        self.written, self.grads_at = None, []
+
     @property
     def source(self) -> str:
         """The LLVM IR, before LLVM has optimized it."""
@@ -113,7 +138,8 @@ class LLVMLaunch(Launch):
         count = len(self.chunks)
         self.elements = int(self.chunks[:, 3].sum())
         present, self.starts = np.unique(self.chunks[:, 0], return_index=True)
-        self.present = slice(None) if len(present) == len(self.params) else present
+        tensors = self.pointers.shape[1]
+        self.present = slice(None) if len(present) == tensors else present
         self.partials = [np.zeros((count, len(phase.reductions))) for phase in self.program.phases]
         self.batch = max(1, min(count // 32, 8))
         self.frames = []
@@ -129,7 +155,7 @@ class LLVMLaunch(Launch):
                 "lines": self.line_pointers,
                 "sums": self.sum_pointers,
             }
-            numbers = (len(self.params), count, self.batch)
+            numbers = (tensors, count, self.batch)
             self.frames.append(np.asarray([*(tables[name].ctypes.data for name in TABLES), *numbers], np.int64))
         self.addresses = [frame.ctypes.data for frame in self.frames]
 
@@ -149,9 +175,10 @@ class LLVMLaunch(Launch):
         if len(rows) > 1:
             shape = len(rows), len(self.program.scalars)
             numbers = np.fromiter(chain.from_iterable([row.scalars for row in rows]), np.float64, math.prod(shape))
-            self.scalars[:] = numbers.reshape(shape)[self.row_of]
+            self.send_numbers(numbers.reshape(shape)[self.row_of])
         elif rows[0].scalars != self.written:
-            self.scalars[:] = self.written = rows[0].scalars
+            self.send_numbers(rows[0].scalars)
+            self.written = rows[0].scalars
         for k, name in enumerate(self.program.inputs):
             if name not in OF_ITS_OWN:
                 self.table[k] = float(self.inputs[name])
@@ -162,7 +189,16 @@ class LLVMLaunch(Launch):
         if pointers != self.grads_at:
             if 0 in pointers:
                 self.refuse_grads_without_memory()
-            self.pointers[GRAD] = self.grads_at = pointers
+            self.send_gradients(pointers)
+            self.grads_at = pointers
+
+    def send_numbers(self, table: Any) -> None:
+        """Write the scalars of all tensors into their table."""
+        self.scalars[:] = table
+
+    def send_gradients(self, pointers: list[int]) -> None:
+        """Write where the gradients lie into the table of operands."""
+        self.pointers[GRAD] = pointers
 
     def take_rows(self) -> None:
         """Lay chunks over the rows that sparse gradients hold."""

@@ -24,13 +24,7 @@ ROW_OF_CHUNKS = 4 * 8
 
 def runs_singly(program: Program) -> bool:
     """Whether a tensor of a launch can be updated without a word of the others, in one pass."""
-    first = program.phases[0]
-    return (
-        len(program.phases) == 1
-        and not (program.reductions or program.given or program.by_lines or program.tables or program.shared)
-        and not (first.matrices or any(program.between) or program.reduced_slots)
-        and all(name in OF_ITS_OWN for name in program.inputs)
-    )
+    return program.elementwise and all(name in OF_ITS_OWN for name in program.inputs)
 
 
 class SinglyLaunch(LLVMLaunch):
