@@ -55,7 +55,8 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-# torch comes first and pinned: asked for as a range it may bring gigabytes of CUDA.
+# torch comes first and pinned: asked for as a range it may bring another build. Which build the pin brings, for a CPU or
+# with CUDA, is the index's to say.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"

@@ -97,7 +97,7 @@ def save(
     """
     if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
         raise ValueError(f"keep must be a whole number from 1 on, got {keep!r}")
-    _refuse_strangers(optimizer, model)
+    _refuse_strangers("save", path, optimizer, model)
     parts = {
         "optimizer": None if optimizer is None else _described_state(optimizer),
         "model": None if model is None else dict(model.state_dict()),
@@ -131,9 +131,12 @@ def _save_together(path: Path, parts: Mapping[str, Any], keep: int, together: Co
     together.write(in_order(encoder.tensors), write_file)
 
 
-def _refuse_strangers(optimizer: object, model: object) -> None:
+def _refuse_strangers(how: str, path: object, optimizer: object, model: object) -> None:
+    how = f"write {how}(path, optimizer, model)"
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be the name of a file, got {type(path).__name__}; {how}")
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
-        raise TypeError(f"optimizer must be an optimizer or None, got {type(optimizer).__name__}")
+        raise TypeError(f"optimizer must be an optimizer or None, got {type(optimizer).__name__}; {how}")
     if isinstance(optimizer, torch.optim.Optimizer) and not isinstance(optimizer, Optimizer):
         name = type(optimizer).__name__
         if type(optimizer).state_dict is not torch.optim.Optimizer.state_dict:
@@ -142,7 +145,7 @@ def _refuse_strangers(optimizer: object, model: object) -> None:
                 f"or None and {name}.state_dict() among the other values"
             )
     if model is not None and not hasattr(model, "state_dict"):
-        raise TypeError(f"model must be a module or None, got {type(model).__name__}")
+        raise TypeError(f"model must be a module or None, got {type(model).__name__}; {how}")
 
 
 def write_parts(path: Path, parts: Mapping[str, Any], keep: int = 1) -> None:
@@ -245,7 +248,7 @@ def load(
         OSError: the file cannot be read.
     """
     refuse_choice(hyperparameters)
-    _refuse_strangers(optimizer, model)
+    _refuse_strangers("load", path, optimizer, model)
     path = Path(path)
     together = company(_tensors_of(optimizer, model))
     if together is not None:

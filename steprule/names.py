@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-__all__ = ["Rename", "match", "nearest", "part_for", "printable", "refuse_unknown", "unwrapped"]
+from .spelling import nearest
+
+__all__ = ["Rename", "match", "part_for", "printable", "refuse_unknown", "unwrapped"]
 
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
@@ -34,16 +35,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def nearest(name: str, names: Collection[str]) -> str:
-    """``"; did you mean 'a' or 'b'?"``, or nothing where no name is near; capitals do not count."""
-    spelled: dict[str, list[str]] = {}
-    for known in names:
-        spelled.setdefault(known.casefold(), []).append(known)
-    close = difflib.get_close_matches(name.casefold(), spelled, n=3)
-    found = [known for key in close for known in spelled[key]][:3]
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def part_for(rename: Rename | None, names: Sequence[str]) -> Rename | None:

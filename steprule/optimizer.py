@@ -13,6 +13,7 @@ from typing_extensions import Self
 from steprule.grouping.hyperparameters import Declared, check
 from steprule.grouping.membership import Members
 from steprule.grouping.overrides import check_mapping, groups
+from steprule.grouping.params import refuse_params
 from steprule.grouping.selectors import guesses
 from steprule.kernels.tracking import total_norm
 from steprule.rule.modifier import Modifier
@@ -21,6 +22,7 @@ from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
 from steprule.saving.state_dict import StateDict
 from steprule.schedules import separate
+from steprule.spelling import refuse_misspelt
 from steprule.stepping import changing, evaluation, idle, in_backward, measuring, memory_ahead, two_points
 from steprule.stepping.applying import count_skipped, update_all, update_all_fake
 from steprule.stepping.hooks import counted, hooked, not_compiled
@@ -28,6 +30,7 @@ from steprule.stepping.new_groups import fill, filling_defaults, take_in
 from steprule.stepping.options import (
     NOT_HYPER,
     OPTIONS,
+    SAYS,
     SWITCHES,
     check_nonfinite,
     check_options,
@@ -132,6 +135,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        refuse_misspelt(cls, Optimizer, SAYS)
         spell_out_options(cls)
 
     @not_compiled
@@ -144,11 +148,17 @@ class Optimizer(torch.optim.Optimizer):
         nonfinite: str = "propagate",
         **options: Any,
     ) -> None:
+        name = type(self).__name__
+        refuse_params(params, name)
+        if not isinstance(defaults or {}, Mapping):
+            raise TypeError(
+                f"defaults must be the hyperparameters with their values, dict(lr=...), got {defaults!r:.60}"
+            )
         defaults = dict(defaults or {})
         passed = self.__dict__.pop("_passed", {})
         overrides, nonfinite = passed.pop("overrides", overrides), passed.pop("nonfinite", nonfinite)
         options |= passed
-        refuse_options(options, self.switches, defaults, type(self).__name__)
+        refuse_options(options, self.switches, defaults, name)
         # an option that the rule has among its own hyperparameters is the rule's to apply
         self._own_options = frozenset(OPTIONS) & frozenset(defaults)
         defaults = {**OPTIONS, **options, **defaults}
@@ -156,7 +166,7 @@ class Optimizer(torch.optim.Optimizer):
         self._verdicts = Verdicts()
         self._roles = Roles(self)
         if defaults["modifiers"] and not self._has_rule:
-            raise ValueError(f"{type(self).__name__} has no update rule for modifiers to go around")
+            raise ValueError(f"{name} has no update rule for modifiers to go around")
         under, over = self._roles.lay({**defaults, "modifiers": ()}, {"modifiers": defaults["modifiers"]})
         defaults |= {**under, **over}
         self._validate(defaults)

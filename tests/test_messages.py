@@ -44,6 +44,77 @@ def test_hyperparameters(name: str, options: dict[str, Any], message: str) -> No
         getattr(steprule, name)(network(), **options)
 
 
+PARAMS: list[tuple[Callable[[nn.Module], Any], type[Exception], str]] = [
+    (lambda m: m.parameters, TypeError, r"the method parameters of a Sequential: call it, .* AdamW\(model\)"),
+    (lambda m: m.state_dict(), TypeError, r"params is a dictionary; give the model, or model.named_parameters\(\)"),
+    (lambda m: {"params": m.parameters()}, TypeError, r"groups stand in a list: \[dict\(params=...\)\]"),
+    (lambda m: 1e-3, TypeError, r"got 0.001; parameters come first: AdamW\(model, lr=...\)"),
+    (lambda m: "model", TypeError, "an iterable of Tensors or dicts, but got 'model'; parameters come first"),
+    (list, TypeError, r"one of the params is torch.nn.modules.linear.Linear; give one module"),
+    (lambda m: [{"param": m.parameters()}], KeyError, "a group has them, and this one param; did you mean 'param'"),
+]
+
+
+@pytest.mark.parametrize(("params", "error", "message"), PARAMS)
+def test_what_holds_no_parameters_says_what_to_give(
+    params: Callable[[nn.Module], Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        steprule.AdamW(params(network()))
+    with pytest.raises(error):
+        torch.optim.AdamW(params(network()))
+
+
+def test_one_of_an_algorithm_for_matrices_says_how_it_takes_a_model() -> None:
+    with pytest.raises(ValueError, match=r"Muon\(model\) trains its matrices and AdamW the rest"):
+        steprule.Muon(network().parameters())
+
+
+def test_arguments_of_save_and_load_in_another_order(tmp_path: Path) -> None:
+    model = network()
+    optimizer = steprule.SGD(model)
+    given: list[tuple[Any, ...]] = [(model, optimizer), (optimizer, "run"), ("run", model, optimizer), ("run", model)]
+    for function in (steprule.save, steprule.load):
+        for arguments in given:
+            with pytest.raises(TypeError, match=rf"write {function.__name__}\(path, optimizer, model\)"):
+                function(*arguments)
+
+
+def test_a_class_without_hyperparameters_says_how_it_gets_some() -> None:
+    class Plain(steprule.Optimizer):
+        def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return p - h.lr * g
+
+    with pytest.raises(TypeError, match=r"no hyperparameters: write an __init__\(self, params, lr, \*\*options\)"):
+        Plain(network(), lr=0.1)
+    with pytest.raises(TypeError, match=r"defaults must be the hyperparameters with their values, dict\(lr=...\), got"):
+        Plain(network(), 0.1)  # type: ignore[arg-type]
+
+
+def test_a_misspelt_method_or_declaration_of_an_optimizer_is_refused() -> None:
+    right = {"update": lambda self, p, g, s, h: p}
+    for name, value, meant in (
+        ("updates", lambda self, p, g, s, h: p, "update"),
+        ("slot", {"mean": None}, "slots"),
+        ("range", {}, "ranges"),
+        ("validates", lambda self, h: None, "validate"),
+    ):
+        with pytest.raises(TypeError, match=f"Mine.{name} is never asked for; did you mean '{meant}'"):
+            type("Mine", (steprule.Optimizer,), {**right, name: value})
+
+
+def test_one_of_each_is_said_in_the_singular() -> None:
+    optimizer = steprule.SGD([torch.zeros((), requires_grad=True)])
+    assert repr(optimizer).startswith("SGD: 1 parameter in 1 tensor, 1 group; 0 steps taken")
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(())
+    assert "1 tensor, 1 element of float32" in optimizer.explain()
+
+
+def test_a_state_that_fitted_says_so() -> None:
+    optimizer = steprule.SGD(network())
+    assert str(optimizer.load_state_dict(optimizer.state_dict())) == "everything fitted"
+
+
 def test_groups() -> None:
     with pytest.raises(TypeError, match="base must be a dictionary of hyperparameters, got None"):
         steprule.groups(network(), None, {"0.*": {"lr": 0.1}})  # type: ignore[arg-type]
@@ -72,7 +143,7 @@ FILES: list[tuple[Call, str]] = [
     (lambda path, m, o: steprule.save(path, m), "optimizer must be an optimizer or None, got Sequential"),  # type: ignore[arg-type]
     (lambda path, m, o: steprule.save(path, o.state_dict()), "optimizer must be an optimizer or None, got dict"),  # type: ignore[arg-type]
     (lambda path, m, o: steprule.save(path, o, m.state_dict()), "model must be a module or None, got OrderedDict"),  # type: ignore[arg-type]
-    (lambda path, m, o: steprule.save(o, str(path)), "optimizer must be an optimizer or None, got str"),  # type: ignore[arg-type]
+    (lambda path, m, o: steprule.save(o, str(path)), "path must be the name of a file, got AdamW"),  # type: ignore[arg-type]
     (lambda path, m, o: steprule.load(path, m), "optimizer must be an optimizer or None, got Sequential"),  # type: ignore[arg-type]
     (lambda path, m, o: steprule.load(path, o, {}), "model must be a module or None, got dict"),  # type: ignore[arg-type]
 ]

@@ -16,10 +16,10 @@ import steprule
 from steprule.algorithms import create, names
 from steprule.checkpoint import CheckpointError, read, write_parts
 from steprule.kernels.coding import CODES, in_full
-from steprule.names import nearest
 from steprule.replacing import replacing
 from steprule.saving.saved import VERSION, Parameter, highest_count
 from steprule.saving.state_dict import StateDict
+from steprule.spelling import counted, nearest
 
 from .console import fail, say
 from .state_files import StateFile, StoredTensor, open_state
@@ -82,7 +82,7 @@ def convert(
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
-    say(f"{target}: {_algorithm(file, algorithm)}, {len(file.saved.parameters):,} parameters")
+    say(f"{target}: {_algorithm(file, algorithm)}, {counted(len(file.saved.parameters), 'parameter')}")
     if left:
         say(f"left out: {', '.join(left)}")
 

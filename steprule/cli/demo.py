@@ -18,7 +18,7 @@ from rich.table import Table
 
 import steprule
 from steprule.grouping.globs import fold
-from steprule.names import nearest
+from steprule.spelling import nearest
 
 from .console import console, fail
 from .demo_run import DemoRun, DemoSettings, algorithm, check_fits, new_run, resumed_run, train_step

@@ -17,8 +17,9 @@ from rich.text import Text
 
 from steprule.checkpoint import CheckpointError
 from steprule.grouping.globs import compile_glob, fold
-from steprule.names import nearest, printable
+from steprule.names import printable
 from steprule.schedules import from_dict
+from steprule.spelling import counted, nearest
 
 from .console import console, fail, say
 from .inspection import Differences, ParameterRow, differences, name_of, rows, shown, summary
@@ -103,21 +104,17 @@ def _finite(value: Any) -> Any:
 def _report(file: StateFile, table: Sequence[ParameterRow]) -> None:
     found = summary(file, ())
     version = "" if file.version is None else f", version {file.version}"
-    step = "" if found["step"] is None else f" after {_count(found['step'], 'step')}"
+    step = "" if found["step"] is None else f" after {counted(int(found['step']), 'step')}"
     say(str(file.path), style="bold")
     say(f"{file.kind}{version}: {file.algorithm}{step}")
-    counted = f"{_count(found['parameters'], 'parameter')} in {_count(len(found['groups']), 'group')}"
+    size = f"{counted(found['parameters'], 'parameter')} in {counted(len(found['groups']), 'group')}"
     sizes = ", ".join(f"{part} {_bytes(size)}" for part, size in found["bytes"].items() if size)
-    say(f"{counted}, {found['numbers']:,} numbers")
+    say(f"{size}, {found['numbers']:,} numbers")
     say(sizes)
     if file.others:
         say(f"also in it: {', '.join(map(str, file.others))}")
     _groups(file, found["groups"])
     _parameters(table)
-
-
-def _count(n: float, word: str) -> str:
-    return f"{int(n):,} {word}{'' if n == 1 else 's'}"
 
 
 def _bytes(n: float) -> str:
@@ -260,7 +257,7 @@ def _compare(files: Sequence[StateFile], found: Differences) -> None:
     for mark, file in zip("ab", files, strict=True):
         say(f"{mark}: {file.path} ({file.algorithm}, {file.kind})")
     if found.none:
-        say(f"nothing differs: {_count(found.compared, 'tensor')} compared")
+        say(f"nothing differs: {counted(found.compared, 'tensor')} compared")
         return
     for fact, (a, b) in found.facts.items():
         say(f"{fact}: {a} -> {b}")
@@ -273,7 +270,7 @@ def _compare(files: Sequence[StateFile], found: Differences) -> None:
     if found.tensors:
         _differing(found)
     same = found.compared - len(found.tensors)
-    say(f"{len(found.tensors):,} of {_count(found.compared, 'tensor')} differ, {same:,} are the same")
+    say(f"{len(found.tensors):,} of {counted(found.compared, 'tensor')} differ, {same:,} are the same")
 
 
 def _differing(found: Differences) -> None:

@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from steprule.grouping.globs import fold
 from steprule.schedules import Schedule, Scheduled
+from steprule.spelling import counted
 
 __all__ = ["globs", "group_table", "plain_text", "terminal_width"]
 
@@ -59,9 +60,9 @@ def group_table(
 
 def heading(title: str, groups: Groups, step: int) -> str:
     params = [p for group in groups for p in group["params"]]
-    counts = [(len(params), "tensor"), (len(groups), "group"), (step, "step")]
-    tensors, many, steps = (f"{count:,} {noun}{'s' * (count != 1)}" for count, noun in counts)
-    return f"{title}: {sum(map(elements, params)):,} parameters in {tensors}, {many}; {steps} taken"
+    size = counted(sum(map(elements, params)), "parameter")
+    where = f"{counted(len(params), 'tensor')}, {counted(len(groups), 'group')}"
+    return f"{title}: {size} in {where}; {counted(step, 'step')} taken"
 
 
 def table(groups: Groups, kernels: Sequence[str], varying: Sequence[str], step: int, width: int) -> Table:

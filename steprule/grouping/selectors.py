@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from steprule.names import nearest
+from steprule.spelling import nearest
 
 from .globs import compile_glob
 
@@ -69,6 +69,8 @@ class Selector:
         needs: what it must know about parameters: ``"name"``, ``"module"`` or nothing.
         exclusive: no other exclusive entry may match the same parameter.
         guess: what it guessed of a model, in words; None where it is certain.
+        spelled: whether somebody wrote a name, which may be misspelt: it is a glob or a regular expression.
+        written: those that it is put together of; each must match something by itself.
     """
 
     text: str
@@ -76,6 +78,8 @@ class Selector:
     needs: frozenset[str] = frozenset()
     exclusive: bool = False
     guess: Callable[[nn.Module], str | None] | None = None
+    spelled: bool = False
+    written: tuple[Selector, ...] = ()
 
     def __repr__(self) -> str:
         return self.text
@@ -85,23 +89,24 @@ class Selector:
 
     def __and__(self, other: Selectable) -> Selector:
         first, second = self, selector(other)
-        both = first.needs | second.needs
-        return Selector(
-            f"({first} & {second})",
-            lambda entry: first.test(entry) and second.test(entry),
-            both,
-            guess=first.guess or second.guess,
-        )
+        return first.joined(second, "&", lambda entry: first.test(entry) and second.test(entry))
 
     def __or__(self, other: Selectable) -> Selector:
         first, second = self, selector(other)
-        both = first.needs | second.needs
+        return first.joined(second, "|", lambda entry: first.test(entry) or second.test(entry))
+
+    def joined(self, other: Selector, sign: str, test: Callable[[NamedParameter], object]) -> Selector:
+        """Two selectors as one."""
         return Selector(
-            f"({first} | {second})",
-            lambda entry: first.test(entry) or second.test(entry),
-            both,
-            guess=first.guess or second.guess,
+            f"({self} {sign} {other})",
+            test,
+            self.needs | other.needs,
+            guess=self.guess or other.guess,
+            written=self.names() + other.names(),
         )
+
+    def names(self) -> tuple[Selector, ...]:
+        return (self,) if self.spelled else self.written
 
     def __rand__(self, other: Selectable) -> Selector:
         return selector(other) & self
@@ -110,7 +115,9 @@ class Selector:
         return selector(other) | self
 
     def __invert__(self) -> Selector:
-        return Selector(f"~{self}", lambda entry: not self.test(entry), self.needs, guess=self.guess)
+        return Selector(
+            f"~{self}", lambda entry: not self.test(entry), self.needs, guess=self.guess, written=self.names()
+        )
 
 
 Selectable: TypeAlias = "Selector | str | re.Pattern[str] | type[nn.Module] | Test"
@@ -136,10 +143,10 @@ def selector(what: Selectable) -> Selector:
         return what
     if isinstance(what, str):
         matches = compile_glob(what).fullmatch
-        return Selector(repr(what), lambda entry: matches(entry.name), frozenset({"name"}))
+        return Selector(repr(what), lambda entry: matches(entry.name), frozenset({"name"}), spelled=True)
     if isinstance(what, re.Pattern):
         search = what.search
-        return Selector(repr(what), lambda entry: search(entry.name), frozenset({"name"}))
+        return Selector(repr(what), lambda entry: search(entry.name), frozenset({"name"}), spelled=True)
     if isinstance(what, type) and issubclass(what, nn.Module):
         return Selector(
             what.__qualname__,
@@ -332,6 +339,9 @@ def chosen(rule: Selector, among: Sequence[NamedParameter]) -> list[NamedParamet
             f"{rule} selects by name, and parameters without names were given: "
             f"give the nn.Module or model.named_parameters(); {WITHOUT_NAMES}"
         )
+    for part in rule.written:
+        if not any(part.test(entry) for entry in among):
+            raise ValueError(f"{part} in {rule} matches no parameter{hint(part, among)}")
     found = [entry for entry in among if rule.test(entry)]
     if not found:
         absent = "; they have no names here, for parameters without names were given" if nameless else ""

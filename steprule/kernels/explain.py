@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from steprule.rule.program import FIRST_SLOT
+from steprule.spelling import counted
 
 from .coding import CODES
 from .launch import Launch
@@ -28,10 +29,10 @@ def paragraph(launch: Launch, source: bool, several: bool) -> str:
     passes = len(launch.program.phases)
     kind = str(launch.params[0].dtype).removeprefix("torch.") + (", sparse gradients" if launch.sparse else "")
     device = launch.params[0].device
-    compiled = f"{bytes_per_element(launch):g} bytes an element in {passes} pass{'es' * (passes != 1)} over memory"
+    compiled = f"{bytes_per_element(launch):g} bytes an element in {counted(passes, 'pass')} over memory"
     lines = [
         f"{launch.backend}: {launch.reason}",
-        f"    {len(names)} tensor{'s' * (len(names) != 1)}, {elements:,} elements of {kind} on {device}",
+        f"    {counted(len(names), 'tensor')}, {counted(elements, 'element')} of {kind} on {device}",
         f"    {'torch operations, tensor by tensor' if launch.backend == 'eager' else compiled}",
         f"    {first_names(names)}",
     ]

@@ -6,8 +6,10 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from typing import Any, ClassVar, TypeVar
+
+from steprule.spelling import refuse_misspelt
 
 from .expression import Expression
 from .slot import Slot
@@ -67,6 +69,7 @@ class Modifier:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        refuse_misspelt(cls, Modifier, SAYS)
         if "__init__" not in cls.__dict__ and "defaults" in cls.__dict__:
             either = Parameter.POSITIONAL_OR_KEYWORD
             taken = [Parameter(name, either, default=default) for name, default in cls.defaults.items()]
@@ -83,6 +86,8 @@ class Modifier:
                 raise TypeError(f"{kind}() got {what} argument {key!r}; it takes {', '.join(self.defaults) or 'none'}")
         if not any(map(self.changes, METHODS)):
             raise TypeError(f"{kind} changes nothing: it defines none of {', '.join(METHODS)}")
+        for method in filter(self.changes, METHODS):
+            refuse_signature(type(self), method)
         self.name = snake(kind) if name is None else name
         if not self.name.isidentifier():
             raise ValueError(f"name={name!r} of {kind}: its state and hyperparameters are called so; give a word")
@@ -157,7 +162,26 @@ class Modifier:
 
 
 METHODS = ("gradient", "step", "decay", "around", "weights", "evaluation", "ascent")
-"""What a subclass may write."""
+"""What of a step a subclass may change."""
+
+SAYS = (*METHODS, "validate", "defaults", "ranges", "slots", "excludes", "points")
+"""All that a subclass may write."""
+
+
+def refuse_signature(cls: type[Modifier], method: str) -> None:
+    """Refuse a method that can't be called as it is.
+
+    Raises:
+        TypeError: saying how it is called.
+    """
+    own, known = (signature(getattr(c, method)) for c in (cls, Modifier))
+    try:
+        own.bind(*known.parameters)
+    except TypeError as error:
+        taken = ", ".join(known.parameters)
+        raise TypeError(
+            f"{cls.__name__}.{method}{own} is called with {taken}: {error}; write def {method}({taken})"
+        ) from None
 
 
 def snake(name: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from steprule.spelling import nearest
 
 from .expression import Level, RuleError
 
@@ -128,8 +129,8 @@ def float_name(dtype: Any) -> str | None:
         return None
     name = str(dtype).removeprefix("torch.")
     if name not in FLOATS:
-        near = "".join(f"; did you mean {n!r}?" for n in difflib.get_close_matches(name, FLOATS, 1))
-        raise RuleError(f"dtype={dtype!r:.60} holds no numbers of a rule; it is one of {', '.join(FLOATS)}{near}")
+        known = f"it is one of {', '.join(FLOATS)}{nearest(name, FLOATS)}"
+        raise RuleError(f"dtype={dtype!r:.60} holds no numbers of a rule; {known}")
     return name
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Container, Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NoReturn
+
+from steprule.spelling import nearest
 
 from .expression import LINES, Expression, Level, RuleError, joint, ordered
 from .host import NUMBER, Guard, as_float, asked, evaluate
@@ -38,8 +39,8 @@ class Hyper:
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._values:
-            near = difflib.get_close_matches(name, self._values, 3) or sorted(self._values)
-            raise RuleError(f"the rule reads h.{name}, but there is no hyperparameter of that name: {', '.join(near)}")
+            near = nearest(name, self._values) or f"; there are {', '.join(sorted(self._values))}"
+            raise RuleError(f"the rule reads h.{name}, and {name!r} is no hyperparameter{near}")
         return self._symbol((name,), self._values[name])
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from steprule.spelling import nearest
+
 from .chain import chained
 from .expression import Expression, Level, RuleError, asking
 from .modifier import Modifier, declared
@@ -104,18 +106,12 @@ def refuse_slot(name: str, slot: Any, hyper: Mapping[str, Any]) -> None:
         )
     for key in slot.asks:
         if key not in hyper:
-            near = difflib.get_close_matches(key, hyper, 3) or sorted(hyper)
-            raise RuleError(
-                f"the shape of the table slot {name!r} is that of {key!r}, but there is no hyperparameter of that "
-                f"name: {', '.join(near)}"
-            )
+            near = nearest(key, hyper) or f"; there are {', '.join(sorted(hyper))}"
+            raise RuleError(f"the table slot {name!r} takes its shape from {key!r}, which is no hyperparameter{near}")
     known = slot.initial in hyper or (slot.kind, slot.initial) in (("array", "parameter"), ("table", "identity"))
     if isinstance(slot.initial, str) and not known:
-        near = difflib.get_close_matches(slot.initial, hyper, 3) or sorted(hyper)
-        raise RuleError(
-            f"the {slot.kind} slot {name!r} begins with {slot.initial!r}, but there is no hyperparameter of that name: "
-            f"{', '.join(near)}"
-        )
+        near = nearest(slot.initial, hyper) or f"; there are {', '.join(sorted(hyper))}"
+        raise RuleError(f"the {slot.kind} slot {name!r} begins with {slot.initial!r}, which is no hyperparameter{near}")
 
 
 class Shape:

@@ -80,7 +80,8 @@ class LoadResult(NamedTuple):
 
     def __str__(self) -> str:
         parts = (("missing", self.missing), ("unexpected", self.unexpected), ("misshapen", self.misshapen))
-        return "\n".join(f"  {kind}: {printable(str(entry))}" for kind, entries in parts for entry in entries)
+        lines = [f"  {kind}: {printable(str(entry))}" for kind, entries in parts for entry in entries]
+        return "\n".join(lines) or "everything fitted"
 
 
 def kinds(pairs: Iterable[tuple[torch.Tensor, Mapping[str, Any]]], slots: Slots | None) -> dict[str, Kind]:

@@ -12,6 +12,7 @@ from torch import nn
 from steprule.distributed.flat import is_flat
 from steprule.grouping.membership import refuse_members
 from steprule.grouping.overrides import laid
+from steprule.grouping.params import refuse_group
 from steprule.schedules import separate
 
 from .applying import asked_now
@@ -27,10 +28,11 @@ def fill(optimizer: Optimizer, group: dict[str, Any]) -> None:
     """Name a new group's parameters and lay its hyperparameters over the defaults, all of them checked.
 
     Raises:
-        TypeError, ValueError: as :meth:`steprule.Optimizer.add_param_group`; what is no group is left to torch.
+        KeyError, TypeError, ValueError: as :meth:`steprule.Optimizer.add_param_group`; what is no group is torch's.
     """
-    if not isinstance(group, dict) or "params" not in group:
+    if not isinstance(group, dict):
         return
+    refuse_group(group)
     params, defaults, roles = group["params"], optimizer.defaults, optimizer._roles
     if "nonfinite" in group:
         raise TypeError("nonfinite is an option of the whole optimizer, not of a group")

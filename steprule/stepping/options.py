@@ -14,12 +14,13 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 from steprule.grouping.hyperparameters import Choice, Declared, Range, check
 from steprule.kernels.choose import BACKENDS
 from steprule.kernels.entry import Entry
-from steprule.names import nearest
+from steprule.spelling import nearest
 from steprule.storage import FORMATS, check_state_dtype
 
 __all__ = [
     "NOT_HYPER",
     "OPTIONS",
+    "SAYS",
     "SWITCHES",
     "CommonOptions",
     "KeywordOptions",
@@ -108,6 +109,9 @@ NONFINITE = ("propagate", "skip", "raise")
 SWITCHES = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """The options that choose between torch's implementations."""
 
+SAYS = ("update", "refuse", "accept", "validate", "slots", "ranges", "parts", "switches")
+"""What a subclass of Optimizer may say for others to ask."""
+
 NOT_HYPER = frozenset({"params", "param_names", "schedules"})
 """The keys of a group that are no hyperparameters."""
 
@@ -164,11 +168,19 @@ def refuse_options(options: Mapping[str, Any], switches: Container[str], own: It
     Raises:
         TypeError: as Python does, with the nearest name that there is.
     """
+    own = list(own)
     known = [*own, "overrides", "nonfinite", *(name for name in OPTIONS if name not in SWITCHES or name in switches)]
     for name, value in options.items():
         if name not in OPTIONS or (name in SWITCHES and name not in switches and value != OPTIONS[name]):
-            raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}{meant(name, known)}")
+            near = meant(name, known) if own else UNDECLARED.format(name)
+            raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}{near}")
 
+
+UNDECLARED = (
+    "; it has no hyperparameters: write an __init__(self, params, {0}, **options) that calls "
+    "super().__init__(params, dict({0}={0}), **options)"
+)
+"""What is said to those who give hyperparameters to a class that declares none."""
 
 ELSEWHERE = {
     "learning_rate": "lr",

@@ -81,8 +81,9 @@ def take_second(optimizer: Optimizer, closure: Callable[[], Any] | None) -> None
             closure()
     if optimizer._moved is None:
         raise RuntimeError(
-            f"{type(needing[0]).__name__} takes gradients at two points: give step() a closure, or call "
-            "first_step() after the first backward and second_step() after the second"
+            f"{type(needing[0]).__name__} takes gradients at two points: give step() a closure, or, as with "
+            "GradScaler, whose step() takes none, call first_step() after the first backward and second_step() after "
+            "the second"
         )
     go_back(optimizer)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from steprule.rule.slot import Slot
+from steprule.spelling import nearest
 
 from .bfloat16 import BFLOAT16
 from .eight_bits import EIGHT_BITS
@@ -29,8 +29,7 @@ def check_state_dtype(value: Any) -> None:
     for slot, name in named.items():
         if name is None or (isinstance(name, str) and name in FORMATS):
             continue
-        near = difflib.get_close_matches(str(name).removeprefix("torch."), FORMATS, 1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        meant = nearest(str(name).removeprefix("torch."), FORMATS)
         of = f" for the slot {slot!r}" if isinstance(value, Mapping) else ""
         kinds = f"None, {', '.join(map(repr, FORMATS))}" + ("" if of else " or a mapping from slots to these")
         raise ValueError(f"Invalid state_dtype: {name!r:.60}{of}; it is {kinds}{meant}")

@@ -307,6 +307,18 @@ def test_a_new_comparison_forgets_the_old_one_when_it_is_told_to(tasks: Path) ->
     assert found(tasks / "out")["settings"] == [ADAM]
 
 
+def test_a_task_that_fails_at_once_removes_nothing(tasks: Path) -> None:
+    folder = tasks / "out"
+    compare(folder, SGD, *OWN)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    broken = "def wrong():\n    raise OSError('no data here')\n\n\ndef no_pair():\n    return 3\n"
+    (tasks / "broken_tasks.py").write_text(broken)
+    for task, words in (("wrong", "OSError: no data here"), ("no_pair", "must return a model and an iterator")):
+        result = compare(folder, SGD, "--overwrite", "--task", f"broken_tasks:{task}")
+        assert_refused(result, words, "is as it was")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_what_contradicts_the_earlier_comparison_is_refused(tasks: Path) -> None:
     folder = tasks / "out"
     compare(folder, SGD, *OWN)

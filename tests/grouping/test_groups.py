@@ -245,6 +245,25 @@ def test_a_selector_that_matches_nothing_names_the_nearest(what: Any, message: s
         select(ViT(), what)
 
 
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (norms | "*.bais", r"'\*\.bais' in \(norms \| '\*\.bais'\) matches no parameter; did you mean '\*\.bias'"),
+        ("*.bias" | norms | "haed.*", r"'haed\.\*' in .* did you mean 'head\.\*'"),
+        (by_ndim(2) & ~selector("haed.*"), r"'haed\.\*' in \(by_ndim\(2\) & ~'haed\.\*'\) matches no parameter"),
+        (~(norms & selector(re.compile("nope"))), r"re.compile\('nope'\) in ~\(norms & "),
+    ],
+)
+def test_a_name_within_a_combination_matches_something_by_itself(what: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        groups(ViT(), BASE, {what: {"lr": 0.1}})
+
+
+def test_what_has_no_name_may_be_absent_from_a_combination() -> None:
+    linear = nn.Sequential(nn.Linear(2, 2, bias=False))
+    assert [name for name, _ in select(linear, norms | biases | nn.Conv1d | "0.*")] == ["0.weight"]
+
+
 def test_an_unknown_hyperparameter_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"'weight_deacy' in the override of '\*.bias'; did you mean 'weight_decay'"):
         groups(ViT(), BASE, {"*.bias": {"weight_deacy": 0.0}})

@@ -558,18 +558,49 @@ def test_refusals(given: Any, error: type[Exception], message: str) -> None:
 
 
 def test_what_is_given_to_a_modifier_is_refused_as_python_does() -> None:
-    class Misspelt(Modifier):
-        def gradients(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+    class Idle(Modifier):
+        def helper(self, g: Any) -> Any:
             return 0.0 * g
 
-    with pytest.raises(TypeError, match="Misspelt changes nothing: it defines none of gradient, step, decay"):
-        Misspelt()
+    with pytest.raises(TypeError, match="Idle changes nothing: it defines none of gradient, step, decay"):
+        Idle()
     with pytest.raises(TypeError, match="unexpected keyword argument 'rate'"):
         EMA(rate=0.1)
     with pytest.raises(TypeError, match="takes 1 hyperparameters, 2 were given"):
         EMA(0.1, 0.2)
     with pytest.raises(TypeError, match="multiple values for argument 'decay'"):
         EMA(0.1, decay=0.2)
+
+
+def test_a_misspelt_method_beside_a_right_one_is_refused() -> None:
+    right = {"gradient": lambda self, p, g, s, h: g}
+    for name, value, meant in (
+        ("steps", lambda self, p, g, u, s, h: u, "step"),
+        ("slot", {"mean": None}, "slots"),
+        ("default", {"rho": 1.0}, "defaults"),
+        ("exclude", frozenset({"EMA"}), "excludes"),
+    ):
+        with pytest.raises(TypeError, match=f"Mine.{name} is never asked for; did you mean '{meant}'"):
+            type("Mine", (Modifier,), {**right, name: value})
+    type("Mine", (Modifier,), {**right, "steps": lambda self: 3, "slot": 1, "_step": lambda self, p, g, u, s, h: u})
+
+
+def test_a_method_that_takes_other_arguments_is_refused_when_it_is_made() -> None:
+    class Mine(Modifier):
+        def gradient(self, g: Any) -> Any:  # type: ignore[override]
+            return g
+
+    with pytest.raises(TypeError, match=r"Mine.gradient\(self, g.* is called with self, p, g, s, h: .*; write def"):
+        Mine()
+
+
+def test_sam_says_what_to_do_under_grad_scaler() -> None:
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = SGD([weight], modifiers=[SAM()])
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler.scale(weight.sum()).backward()
+    with pytest.raises(RuntimeError, match=r"as with GradScaler, whose step\(\) takes none, call first_step"):
+        scaler.step(optimizer)
 
 
 def test_two_means_of_the_weights() -> None:

@@ -389,8 +389,8 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         r"has no .shape; use size\(p\), size\(p, dim\) or ndim\(p\)",
     ),
     "declaration": (lambda p, g, s: p, {"x": row}, r"slots\['x'\] is <function row .*; declare it as array\(\), row"),
-    "parameter": (lambda p, g, s: p, {"x": row("parameter")}, "the row slot 'x' begins with 'parameter', but there is"),
-    "initial": (lambda p, g, s: p, {"x": scalar("maximise")}, "begins with 'maximise', but .* of that name: maximize"),
+    "parameter": (lambda p, g, s: p, {"x": row("parameter")}, "the row slot 'x' begins with 'parameter', which is no"),
+    "initial": (lambda p, g, s: p, {"x": scalar("maximise")}, "begins with 'maximise', .*; did you mean 'maximize'"),
 }
 
 

@@ -324,8 +324,8 @@ def test_a_remainder_has_the_sign_of_the_divisor_as_in_python() -> None:
 
 def test_an_unknown_hyperparameter_names_the_nearest() -> None:
     message = refused(lambda p, g, s, h: p - h.momentun * g, momentum=0.9, weight_decay=0.0)
-    assert "the rule reads h.momentun, but there is no hyperparameter of that name: momentum" in message
-    assert "lr" in refused(lambda p, g, s, h: p - h.zzz * g)
+    assert "the rule reads h.momentun, and 'momentun' is no hyperparameter; did you mean 'momentum'?" in message
+    assert "'zzz' is no hyperparameter; there are " in refused(lambda p, g, s, h: p - h.zzz * g)
 
 
 def test_a_wrong_rule_is_an_error_at_the_first_step_and_changes_nothing() -> None:

@@ -306,7 +306,7 @@ def test_a_shape_that_nobody_says_is_refused() -> None:
         s.low = matrix(root, s.low, 1.0)
         return p - g
 
-    with pytest.raises(RuleError, match=r"the shape of the table slot 'low' is that of 'rnk', .* rank"):
+    with pytest.raises(RuleError, match=r"the table slot 'low' takes its shape from 'rnk', .*; did you mean 'rank'"):
         trace(rule, {"rank": 2}, {"low": table("rows", rank("rnk"))})
     with pytest.raises(RuleError, match=r"block= of matrix\(\) is a number or a hyperparameter, not \(rank \+ 1\)"):
         trace(lambda p, g, s, h: p - matrix(root, g, 1.0, block=h.rank + 1), {"rank": 2})

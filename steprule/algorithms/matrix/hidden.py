@@ -82,9 +82,10 @@ class _HiddenMatrices(Optimizer):
         for p in group["params"] if group[self.flag] else ():
             ndim = dimensions("of a lazy module", p)
             if ndim != 2 and not (group["convolutions"] and ndim > 2):
+                name = type(self).__name__
                 raise ValueError(
-                    f"{type(self).__name__} only supports 2D parameters whereas we found a parameter with size: "
-                    f"{p.size()}"
+                    f"{name} only supports 2D parameters whereas we found a parameter with size: {p.size()}; given the "
+                    f"model itself, {name}(model) trains its matrices and AdamW the rest"
                 )
 
     def refuse(self, p: torch.Tensor) -> None:

@@ -61,7 +61,8 @@ def compare(
         list[str] | None, typer.Argument(metavar="SETTING", help="Such as 'AdamW lr=1e-3*cosine(450)'.")
     ] = None,
     task_name: Annotated[
-        str, typer.Option("--task", help="demo, or package.module:function, which returns (model, losses).")
+        str,
+        typer.Option("--task", help="demo: digits; or package.module:function, which returns (model, losses)."),
     ] = task.DEMO,
     steps: Annotated[int, typer.Option(min=1, help="Of every run.")] = 450,
     seed: Annotated[int, typer.Option(min=0, max=2**32, help="Of first weights and data order.")] = 0,
@@ -95,6 +96,8 @@ def compare(
     chosen = [parse(text) for text in texts or comparison.settings]
     made = task.find(comparison.task, comparison.seed)
     check_matplotlib()
+    if overwrite:
+        task.try_out(made, comparison.task, comparison.seed, str(output))
     with writing_to(output):
         if known is None:
             forget(output)

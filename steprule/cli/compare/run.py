@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import steprule
 from steprule.checkpoint import CheckpointError, load, save
+from steprule.spelling import counted
 
 from .setting import Setting
 from .task import Task, begin
@@ -95,7 +96,7 @@ def step(run: Run, model: nn.Module, optimizer: steprule.Optimizer, losses: Iter
     optimizer.zero_grad()
     loss = next(losses, None)
     if loss is None:
-        raise RuntimeError(f"the task has only {len(run.losses)} losses")
+        raise RuntimeError(f"the task has only {counted(len(run.losses), 'loss')}")
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     value = loss.item()

@@ -19,7 +19,7 @@ import steprule.cli.digits as digits
 from steprule.cli.console import fail
 from steprule.cli.demo import load_digits
 
-__all__ = ["DEMO", "Task", "begin", "find"]
+__all__ = ["DEMO", "Task", "begin", "find", "try_out"]
 
 Task: TypeAlias = Callable[[], tuple[nn.Module, Iterator[Tensor]]]
 
@@ -79,3 +79,22 @@ def begin(task: Task, seed: int) -> tuple[nn.Module, Iterator[Tensor]]:
         raise TypeError(f"the task must return a model and an iterator of losses, not {made!r:.80}")
     model, losses = made
     return model, iter(losses)
+
+
+def try_out(task: Task, name: str, seed: int, kept: str) -> None:
+    """Make a task and its first loss, before anything is removed for it; what is wrong with it ends the command.
+
+    Args:
+        task: what is tried.
+        name: what it is called on the command line.
+        seed: of the task.
+        kept: the folder that is as it was if it fails.
+    """
+    try:
+        _, losses = begin(task, seed)
+        loss = next(losses, None)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise TypeError(f"the first loss must be a tensor of one number, not {loss!r:.80}")
+    except (Exception, SystemExit) as error:
+        first = (str(error).splitlines() or [""])[0]
+        fail(f"--task {name}: {type(error).__name__}: {first}; {kept} is as it was")
