@@ -45,12 +45,11 @@ from steprule.stepping.showing import explained, shown, shown_as_html
 from steprule.stepping.skipping import Verdicts
 from steprule.stepping.state_dicts import install, packed, plan_load
 from steprule.stepping.taking_over import named, namesake
+from steprule.torch_private import FAKE, dispatch_mode
 
 __all__ = ["SWITCHES", "Optimizer"]
 
 T = TypeVar("T")
-
-get_mode, FAKE = torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -333,7 +332,7 @@ class Optimizer(torch.optim.Optimizer):
         if self._roles.two_points:
             two_points.take_second(self, closure)
         with self._planner.lock:
-            (update_all if get_mode(FAKE) is None else update_all_fake)(self, inputs)
+            (update_all if dispatch_mode(FAKE) is None else update_all_fake)(self, inputs)
         return loss
 
     @property

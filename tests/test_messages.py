@@ -50,7 +50,7 @@ PARAMS: list[tuple[Callable[[nn.Module], Any], type[Exception], str]] = [
     (lambda m: {"params": m.parameters()}, TypeError, r"groups stand in a list: \[dict\(params=...\)\]"),
     (lambda m: 1e-3, TypeError, r"got 0.001; parameters come first: AdamW\(model, lr=...\)"),
     (lambda m: "model", TypeError, "an iterable of Tensors or dicts, but got 'model'; parameters come first"),
-    (list, TypeError, r"one of the params is torch.nn.modules.linear.Linear; give one module"),
+    (lambda m: [*m.children()], TypeError, r"one of the params is torch.nn.modules.linear.Linear; give one module"),
     (lambda m: [{"param": m.parameters()}], KeyError, "a group has them, and this one param; did you mean 'param'"),
 ]
 

@@ -12,6 +12,7 @@ import torch
 
 from steprule.rule.expression import Level
 from steprule.rule.slot import Slot
+from steprule.torch_private import global_offset
 
 __all__ = ["Axis", "Share", "axis_of", "cut", "is_spread", "joined_as", "look_up", "share_of"]
 
@@ -149,12 +150,10 @@ class Share:
     @property
     def origin(self) -> int | None:
         """Where in the memory of the whole what is here begins; None where it is not one piece of it."""
-        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
         if any(dim != 0 for dim, _ in self.cuts) or not self.param.is_contiguous():
             return None if self.cuts else 0
         placements: Any = self.whole.placements
-        _, first = compute_local_shape_and_global_offset(self.whole.shape, self.whole.device_mesh, placements)
+        first = global_offset(self.whole.shape, self.whole.device_mesh, placements)
         return first[0] * math.prod(self.shape[1:]) if self.shape else 0
 
     def expected(self, slot: Slot) -> tuple[tuple[int, ...], list[Any]]:

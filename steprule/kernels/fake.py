@@ -6,8 +6,9 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from steprule.torch_private import FakeTensor
 
 from .entry import Entry, Group, State
 from .launch import Launch

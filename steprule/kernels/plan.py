@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from steprule.kernels.cpu.awake import part_of
 from steprule.rule.functions import input_key
 from steprule.rule.program import Program
+from steprule.torch_private import dispatch_modes, foreach_norm
 
 from .answers import Answers
 from .between_passes import compute_between
@@ -25,8 +26,6 @@ from .launch import Launch
 from .part import Exchanger
 
 __all__ = ["Plan", "PlanInTurns"]
-
-dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 class Plan:
@@ -302,7 +301,7 @@ class Plan:
         grads = [g.coalesce().values() if g.layout == torch.sparse_coo else g for x in self.launches for g in x.grads]
         grads = [torch.view_as_real(g) if g.is_complex() else g for g in grads if g.numel()]
         device = self.params[0].device
-        largest = [norm.to(device, torch.float64) for norm in torch._foreach_norm(grads, math.inf)] if grads else []
+        largest = [norm.to(device, torch.float64) for norm in foreach_norm(grads, math.inf)] if grads else []
         bad = torch.zeros((), device=device, dtype=torch.bool) if found is None else found.to(device) != 0
         if largest:
             bad = bad | torch.stack(largest).isfinite().all().logical_not()

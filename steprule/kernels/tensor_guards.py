@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from steprule.torch_private import tensor_guards
+
 __all__ = ["look", "still"]
 
 
@@ -25,11 +27,10 @@ def still(tensors: Sequence[torch.Tensor]) -> Callable[..., bool]:
     torch has one in C++, which takes a tenth of the time; it is not public, so there may be none.
     """
     strided = all(t.layout == torch.strided for t in tensors)
-    guards: Any = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
-    if strided and hasattr(guards, "TensorGuards"):
+    if strided and tensor_guards is not None:
         sizes = [list(t.shape) for t in tensors]
         strides = [list(t.stride()) for t in tensors]
-        native: Callable[..., bool] = guards.TensorGuards(
+        native: Callable[..., bool] = tensor_guards(
             *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
         ).check
         return native

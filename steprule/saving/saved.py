@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from steprule.torch_private import DataDependentOutputException
 
 __all__ = [
     "STEPS_TAKEN",

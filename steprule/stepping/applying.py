@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from steprule.kernels.plan import Plan
+from steprule.torch_private import increment_version, unset_fake_temporarily
 
 from .planning import LOOKS, Asked
 from .skipping import says_so, watched
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
 __all__ = ["asked_now", "count_skipped", "made_plan", "update_all", "update_all_fake"]
-
-increment_version = torch._C._increment_version
 
 
 def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from steprule.distributed.shares import Share, look_up
 from steprule.kernels.choose import launches
@@ -18,6 +17,7 @@ from steprule.rule.modifier import Modifier, declared
 from steprule.rule.program import Program
 from steprule.rule.slot import array
 from steprule.rule.trace import Rule, trace
+from steprule.torch_private import increment_version, unset_fake_temporarily
 
 from .options import NOT_HYPER
 from .planning import called, entry_of
@@ -32,8 +32,6 @@ Group = dict[str, Any]
 
 TRAINED = "trained_weights"
 """The slot that keeps what is trained while other weights are evaluated."""
-
-increment_version = torch._C._increment_version
 
 
 def eval(optimizer: Optimizer) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._compile import _disable_dynamo as not_compiled
-from torch.optim import optimizer as torch_optimizer
+
+from steprule.torch_private import after_all, before_all, not_compiled, profiling
 
 from .skipping import loss_of, skips, watched
 from .two_points import go_back
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["counted", "hooked", "not_compiled"]
 
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
-profiling = torch._C._autograd._profiler_enabled
 
 
 def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +41,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             self._skipped += 1
             return loss_of(args, kwargs)
         left_out = self.skipped if watched(self) else None
-        all_before, before = torch_optimizer._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks
+        all_before, before = before_all, self._optimizer_step_pre_hooks
         for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():
             result = pre_hook(self, (self, *args), kwargs)
             if result is not None:
@@ -57,7 +56,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         self._optimizer_step_code()
         if left_out is not None and self._skipped > left_out:
             return out
-        after, all_after = self._optimizer_step_post_hooks, torch_optimizer._global_optimizer_post_hooks
+        after, all_after = self._optimizer_step_post_hooks, after_all
         for post_hook in [*after.values(), *all_after.values()] if after or all_after else ():
             post_hook(self, (self, *args), kwargs)
         return out

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from steprule.kernels.plan import Plan
+from steprule.torch_private import engine_run, graph_task, increment_version, queue_callback
 
 from .applying import asked_now, made_plan
 from .backward_refusals import (
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
 __all__ = ["StepInBackward", "step_in_backward"]
-
-increment_version = torch._C._increment_version
-current_task = torch._C._current_graph_task_id
-ENGINE_RUN = torch.autograd.graph._engine_run_backward.__code__
 
 HERALDS = 8
 """How many small parameters say that backward runs, in case that no large one gets a gradient."""
@@ -77,6 +74,7 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module) -> StepInBackward:
         >>> model.weight.grad is None, optimizer.steps_taken
         (True, 3)
     """
+    graph_task()  # which a version of torch may lack
     return StepInBackward(optimizer, model)
 
 
@@ -161,7 +159,7 @@ class StepInBackward:
         update, param, enter = self.singles.update, (place.param,), self.enter
 
         def complete(p: torch.Tensor) -> None:
-            task = current_task()
+            task = graph_task()
             if task != self.task and not enter(task):
                 return
             with self.lock:
@@ -184,7 +182,7 @@ class StepInBackward:
 
     def herald(self, p: torch.Tensor) -> None:
         """A small parameter has a gradient."""
-        task = current_task()
+        task = graph_task()
         if task != self.task:
             self.enter(task)
 
@@ -233,7 +231,7 @@ class StepInBackward:
         stale = singles.outdated
         if not stale:
             singles.begin()
-        torch.autograd.Variable._execution_engine.queue_callback(self.finish)
+        queue_callback(self.finish)
         self.numbers = [tuple(group.values()) for group in groups]
         self.open, self.done, self.together = True, [], []
         self.round += 1
@@ -413,7 +411,7 @@ def is_nested() -> bool:
     """Whether the backward that calls runs inside of another one."""
     frame, runs = sys._getframe(2), 0
     while True:
-        runs += frame.f_code is ENGINE_RUN
+        runs += frame.f_code is engine_run
         if runs == 2:
             return True
         if frame.f_back is None:

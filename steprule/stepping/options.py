@@ -8,14 +8,13 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from torch import nn
-from torch.optim import optimizer as torch_optimizer
-from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from steprule.grouping.hyperparameters import Choice, Declared, Range, check
 from steprule.kernels.choose import BACKENDS
 from steprule.kernels.entry import Entry
 from steprule.spelling import nearest
 from steprule.storage import FORMATS, check_state_dtype
+from steprule.torch_private import capturable_devices, fused_devices
 
 __all__ = [
     "NOT_HYPER",
@@ -292,7 +291,7 @@ def check_capturable(entry: Entry) -> None:
     Raises:
         AssertionError: as torch does.
     """
-    supported = torch_optimizer._get_capturable_supported_devices()
+    supported = capturable_devices()
     if entry.param.device.type not in supported:
         raise AssertionError(
             f"If capturable=True, params and state_steps must be on supported devices: {supported}. Parameter "
@@ -306,7 +305,7 @@ def check_fused(entry: Entry) -> None:
     Raises:
         RuntimeError: as torch does.
     """
-    p, supported = entry.param, _get_fused_kernels_supported_devices()
+    p, supported = entry.param, fused_devices()
     if not p.is_floating_point() or p.device.type not in supported:
         raise RuntimeError(
             "`fused=True` requires all the params to be floating point Tensors of supported devices: "

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn.parameter import is_lazy
 
 from steprule.distributed.exchange import Exchange, Member
@@ -30,6 +29,7 @@ from steprule.rule.slot import Slot
 from steprule.rule.trace import Rule, trace
 from steprule.schedules import Timetable
 from steprule.storage import FORMATS, formats_of
+from steprule.torch_private import unset_fake_temporarily
 
 from .options import NOT_HYPER, check_capturable, check_fused
 

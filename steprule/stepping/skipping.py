@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.optim import optimizer as torch_optimizer
+
+from steprule.torch_private import FakeTensor, after_all, before_all
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -42,7 +42,7 @@ def says_so(found_inf: torch.Tensor | float) -> bool:
 
 def watched(optimizer: Optimizer) -> bool:
     """Whether hooks stand around the step."""
-    everywhere = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
+    everywhere = before_all or after_all
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or everywhere)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from steprule.rule.chain import ascended
 from steprule.rule.links import Negate
+from steprule.torch_private import increment_version, unset_fake_temporarily
 
 from .evaluation import planned, put_back, refuse_evaluation, standing, traced
 from .planning import called
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["first_step", "go_back", "second_step", "take_second"]
 
 Group = dict[str, Any]
-
-increment_version = torch._C._increment_version
 
 
 def first_step(optimizer: Optimizer, zero_grad: bool = False) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from steprule.kernels.upload import capturing, upload
+from steprule.torch_private import foreach_add, foreach_zero
 
 __all__ = ["DeviceTable", "device_row_chunks", "flat_rows", "keep"]
 
@@ -64,8 +65,8 @@ class DeviceTable:
         fresh = self.tensor.clone()
         flat = fresh.view(-1)
         places = [flat[i] for i in changed.tolist()]
-        torch._foreach_zero_(places)
-        torch._foreach_add_(places, self.host.ravel()[changed].tolist())
+        foreach_zero(places)
+        foreach_add(places, self.host.ravel()[changed].tolist())
         return fresh
 
 

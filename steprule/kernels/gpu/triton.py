@@ -25,6 +25,7 @@ from steprule.kernels.upload import capturing, upload
 from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
 from steprule.rule.program import FIRST_SLOT, GRAD, OF_ITS_OWN, Matrix, Program, Store
+from steprule.torch_private import raw_stream
 
 from . import row_tiles
 from .device_scalars import DeviceScalars, lookup
@@ -302,7 +303,7 @@ class TritonLaunch(Launch):
             return keep(*self.tables())
         if self.device.type == "cpu":
             return None
-        raw = torch._C._cuda_getCurrentRawStream(self.device.index)
+        raw = raw_stream(self.device.index)
         if raw != self.stream.cuda_stream:  # to ask for the number is a tenth of the time
             stream = torch.cuda.current_stream(self.device)
             stream.wait_stream(self.stream)  # where the tables were filled
