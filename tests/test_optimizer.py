@@ -45,6 +45,15 @@ def outcome(action: Callable[[], Any]) -> tuple[Any, ...]:
     return tuple((w.category, str(w.message)) for w in caught)
 
 
+def assert_same_words(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
+    """The same exception in the same words; ours may go on and say what to do."""
+    if isinstance(theirs[0], type):
+        assert ours[0] is theirs[0]
+        assert ours[1].startswith(theirs[1].removesuffix("'") if theirs[0] is KeyError else theirs[1])
+    else:
+        assert ours == theirs
+
+
 # What it refuses: as torch does.
 
 REFUSED: dict[str, Callable[[], Any]] = {
@@ -78,7 +87,7 @@ def test_what_torch_refuses_is_refused_with_its_words(given: str, named: str) ->
     ours, theirs = (SGD, torch.optim.SGD) if named == "SGD" else (Plain, TorchPlain)
     expected = outcome(lambda: theirs(REFUSED[given](), lr=0.1))
     assert expected, "torch takes it"
-    assert outcome(lambda: ours(REFUSED[given](), lr=0.1)) == expected
+    assert_same_words(outcome(lambda: ours(REFUSED[given](), lr=0.1)), expected)
 
 
 ARGUMENTS: list[dict[str, Any]] = [
@@ -246,7 +255,7 @@ def test_a_refused_group_is_torchs_error_and_changes_nothing(bad: str) -> None:
         optimizer.step()
         assert p[0].item() == pytest.approx(1 - 0.1 - 0.15)
     assert isinstance(found[0][0], type)
-    assert found[1] == found[0]
+    assert_same_words(found[1], found[0])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from steprule.spelling import nearest
 
 __all__ = ["refuse_group", "refuse_params"]
 
+ONLY = "optimizer can only optimize Tensors, but one of the params is"
+
 
 def refuse_params(params: object, optimizer: str) -> None:
     """Refuse what holds no parameters, and say what to give in its place.
@@ -21,23 +23,26 @@ def refuse_params(params: object, optimizer: str) -> None:
     """
     if isinstance(params, (nn.Module, Tensor, set)):  # the last two are torch's to refuse
         return
-    if ismethod(params) and isinstance(params.__self__, nn.Module):
-        name, model = params.__name__, type(params.__self__).__name__
-        raise TypeError(f"params is the method {name} of a {model}: call it, or give the model: {optimizer}(model)")
+    how = f"{optimizer}(model, lr=...)"
+    if isinstance(params, str):
+        raise TypeError(
+            f"optimizer can only optimize Tensors, but one of the params is str; parameters come first: {how}"
+        )
     if isinstance(params, Mapping):
         state = params and all(isinstance(value, Tensor) for value in params.values())
         say = "give the model, or model.named_parameters()" if state else "groups stand in a list: [dict(params=...)]"
-        raise TypeError(f"optimizer can only optimize Tensors, and params is a dictionary; {say}")
-    if isinstance(params, str) or (not isinstance(params, Iterable) and not hasattr(params, "__getitem__")):
-        raise TypeError(
-            "params argument given to the optimizer should be an nn.Module or an iterable of Tensors or dicts, but got "
-            f"{params!r:.60}; parameters come first: {optimizer}(model, lr=...)"
-        )
+        kind = next((type(key).__name__ for key in params), "dict")
+        raise TypeError(f"{ONLY} {kind}; {say}")
+    if not isinstance(params, Iterable) and not hasattr(params, "__getitem__"):
+        say = f"parameters come first: {how}"
+        if ismethod(params) and isinstance(params.__self__, nn.Module):
+            say = f"it is {params.__name__} of a {type(params.__self__).__name__}: call it, or give the model"
+        raise TypeError(f"{type(params).__name__!r} object is not iterable; {say}")
     for item in params if isinstance(params, (list, tuple)) else ():
         if isinstance(item, nn.Module):
             kind = f"{type(item).__module__}.{type(item).__qualname__}"
             raise TypeError(
-                f"optimizer can only optimize Tensors, but one of the params is {kind}; give one module, such as "
+                f"{ONLY} {kind}; give one module, such as "
                 "nn.ModuleList([...]) of several, or a group for each: dict(params=module)"
             )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -16,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from steprule.distributed.exchange import Exchange, Member
 from steprule.distributed.flat import is_flat, refuse_flat
 from steprule.distributed.shares import Share, look_up, share_of
+from steprule.forking import at_fork
 from steprule.kernels.choose import choose, launches
 from steprule.kernels.entry import NO_GRAD, Entry
 from steprule.kernels.launch import Launch
@@ -372,4 +372,4 @@ def renew_locks() -> None:
         planner.lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=renew_locks)
+at_fork(after_in_child=renew_locks)

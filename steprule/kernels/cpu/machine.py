@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from steprule.forking import at_fork
 from steprule.rule.program import Program
 
 from .source import assembly
@@ -22,7 +22,7 @@ __all__ = ["COMPILING", "RECENT", "Code", "Machine", "compiled", "forget", "livi
 COMPILING = threading.RLock()
 # a child that is forked by another thread meanwhile would find the compiler half way through something; one that a
 # signal's handler forks in the thread that compiles goes on where that thread was
-os.register_at_fork(before=COMPILING.acquire, after_in_parent=COMPILING.release, after_in_child=COMPILING.release)
+at_fork(before=COMPILING.acquire, after_in_parent=COMPILING.release, after_in_child=COMPILING.release)
 
 RECENT = 32
 """How much code is kept that nobody runs any more: as many Programs may come in turns."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import torch
+
+from steprule.forking import at_fork
 
 __all__ = ["ALONE", "run_on_threads"]
 
@@ -93,7 +94,7 @@ def renew(ended: Pool | None = None) -> None:
         pool = Pool()
 
 
-os.register_at_fork(after_in_child=renew)
+at_fork(after_in_child=renew)
 
 
 def run_on_threads(kernel: Any, frame: int, batches: int) -> None:

@@ -1,4 +1,4 @@
-"""Names that torch does not promise to keep stand in one file, and a version that lacks them still trains."""
+"""Elsewhere: versions of torch that lack what it does not promise to keep, and systems that are not Linux."""
 
 from __future__ import annotations
 
@@ -86,3 +86,34 @@ def test_a_torch_that_lacks_all_of_them_trains_the_same() -> None:
     said = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("step_in_backward needs torch._C._current_graph_task_id, which torch")
+
+
+ELSEWHERE_THAN_LINUX = """
+import os, sys
+
+import torch  # which knows by itself where it runs
+
+for name in ("register_at_fork", "fork", "fchown", "fchmod", "link", "sched_getaffinity"):
+    if hasattr(os, name):
+        delattr(os, name)
+os.name = "nt"
+sys.modules["fcntl"] = sys.modules["resource"] = None
+import steprule, steprule.report, steprule.testing
+os.name = "posix"  # or pathlib, which was imported before, makes no paths
+import steprule.cli
+
+model = torch.nn.Linear(3, 2)
+optimizer = steprule.AdamW(model)
+model(torch.ones(1, 3)).sum().backward()
+optimizer.step()
+path = sys.argv[1]
+steprule.save(path, optimizer, model, keep=2)
+steprule.load(path, optimizer, model)
+print(optimizer.steps_taken)
+"""
+
+
+def test_nothing_assumes_linux_at_import(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ELSEWHERE_THAN_LINUX, str(tmp_path / "run.safetensors")]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
+    assert said.stdout == "1\n", said.stderr
