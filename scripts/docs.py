@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE, HTML = ROOT / "build" / "docs" / "source", ROOT / "build" / "docs" / "html"
 
 GUIDES = {
+    "Begin": ["start", "from_torch", "gallery", "comparison"],
     "Guides": [
+        "choose",
         "algorithms",
         "hyperparameters",
         "options",
@@ -40,10 +42,13 @@ GUIDES = {
         "modifiers",
         "checkpoints",
         "low_bits",
+        "memory",
     ],
     "In use": ["distributed", "clients", "performance", "reliability"],
     "How it is built": ["architecture", "contributing", "step_time", "step_time_h200"],
 }
+CHINESE = ["start", "groups", "schedules", "rules", "checkpoints"]
+
 PARTS: dict[str, ModuleType] = {
     "modifiers": steprule.modifiers,
     "schedules": steprule.schedules,
@@ -112,7 +117,7 @@ def within(text: str) -> str:
         .replace("](README.md)", "](index.md)")
         .replace("](README.zh-CN.md)", "](zh-CN.md)")
     )
-    return re.sub(r"\[([^\]]+)\]\((?:\.\./)*(?:examples|steprule|tests|benchmarks|scripts)[^)]*\)", r"`\1`", text)
+    return re.sub(r"\[`?([^\]`]+)`?\]\((?:\.\./)*(?:examples|steprule|tests|benchmarks|scripts)[^)]*\)", r"`\1`", text)
 
 
 def toctree(caption: str, pages: Iterable[str]) -> str:
@@ -126,13 +131,13 @@ def prepare() -> None:
     reference = write_reference(SOURCE / "reference")
     for path, name in (("CONTRIBUTING.md", "contributing"), ("README.md", "index"), ("README.zh-CN.md", "zh-CN")):
         shutil.copy(ROOT / path, SOURCE / f"{name}.md")
-    for path in SOURCE.glob("*.md"):
+    for path in [*SOURCE.glob("*.md"), *SOURCE.glob("zh/*.md")]:
         path.write_text(within(path.read_text(encoding="utf-8")), encoding="utf-8")
     listed = {name for names in GUIDES.values() for name in names} | {"index", "zh-CN"}
     others = sorted(path.stem for path in SOURCE.glob("*.md") if path.stem not in listed)
     trees = [toctree(caption, [*names, *(others if caption == "In use" else [])]) for caption, names in GUIDES.items()]
     trees.append(toctree("Reference", [f"reference/{name}" for name in reference]))
-    trees.append(toctree("中文", ["zh-CN"]))
+    trees.append(toctree("中文", ["zh-CN", *(f"zh/{name}" for name in CHINESE)]))
     index = SOURCE / "index.md"
     index.write_text(index.read_text(encoding="utf-8") + "\n" + "\n".join(trees), encoding="utf-8")
 
