@@ -22,7 +22,6 @@ from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
 from steprule.saving.state_dict import StateDict
 from steprule.schedules import separate
-from steprule.spelling import refuse_misspelt
 from steprule.stepping import changing, evaluation, idle, in_backward, measuring, memory_ahead, two_points
 from steprule.stepping.applying import count_skipped, update_all, update_all_fake
 from steprule.stepping.hooks import counted, hooked, not_compiled
@@ -45,7 +44,9 @@ from steprule.stepping.showing import explained, shown, shown_as_html
 from steprule.stepping.skipping import Verdicts
 from steprule.stepping.state_dicts import install, packed, plan_load
 from steprule.stepping.taking_over import named, namesake
-from steprule.torch_private import FAKE, dispatch_mode
+
+from .spelling import refuse_misspelt
+from .torch_private import FAKE, dispatch_mode
 
 __all__ = ["SWITCHES", "Optimizer"]
 
