@@ -77,7 +77,8 @@ class Optimizer(torch.optim.Optimizer):
         nonfinite (str): what a step does about gradients that are not finite: ``"propagate"`` takes it all the same;
             ``"skip"`` leaves parameters, state, count and schedules as they are and counts in :attr:`skipped`;
             ``"raise"`` does so too and raises RuntimeError, naming the parameters. It holds for the whole optimizer
-            and costs one read of the gradients, none where ``clip_norm`` reads them already.
+            and costs one read of the gradients, none where ``clip_norm`` reads them already. Hooks before a step run
+            before it is known whether it is left out, for they may change gradients; hooks after it, for steps taken.
         seed (int): of the random numbers that the rule draws, if it does.
         backend (str): ``"auto"``, or the kernel to insist on: ``"llvm"``, ``"triton"``, ``"eager"``.
         foreach, fused (bool, optional): accepted for torch's sake; every step is fused. With ``fused=True`` a step
@@ -88,7 +89,8 @@ class Optimizer(torch.optim.Optimizer):
 
     Under :class:`torch.amp.GradScaler` it is as with torch. The scaler unscales the gradients, and calls ``step`` only
     where they are finite. With ``fused=True`` the step divides by the scale and looks at the scaler's flag in its one
-    pass, and leaves the gradients unscaled. Schedules, hooks and :attr:`steps_taken` count no step that was skipped.
+    pass, and leaves the gradients unscaled; a subclass's own ``step``, which calls that of the class above, sees them
+    scaled, as with torch. Schedules, hooks and :attr:`steps_taken` count no step that was skipped.
 
     Example:
         >>> import torch
@@ -127,7 +129,7 @@ class Optimizer(torch.optim.Optimizer):
     def _step_supports_amp_scaling(self) -> bool:
         """Whether GradScaler leaves scale and flag to the step, as it does for torch's fused implementations."""
         chosen = self.__dict__.get("_amp_scaling")
-        return bool(self.defaults["fused"]) and type(self).step is Optimizer.step if chosen is None else chosen
+        return bool(self.defaults["fused"]) and self._has_rule if chosen is None else chosen
 
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:
@@ -209,7 +211,9 @@ class Optimizer(torch.optim.Optimizer):
             >>> type(Optimizer.from_torch(torch.optim.AdamW([weight], lr=0.1)))
             <class 'steprule.algorithms.adaptive.adamw.AdamW'>
         """
-        new = namesake(cls, optimizer)([dict(group, params=named(group)) for group in optimizer.param_groups])
+        kind, old = namesake(cls, optimizer), optimizer.defaults
+        switches = {name: old[name] for name in kind.switches if old.get(name)}
+        new = kind([dict(group, params=named(group)) for group in optimizer.param_groups], **switches)
         install(new, plan_load(new, optimizer.state_dict(), hyperparameters="current", given=lambda _: True))
         return new
 
@@ -395,7 +399,7 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- around the step: what these do stands in the files that they come from ----------------------------------
 
-    first_step, second_step = two_points.first_step, two_points.second_step
+    first_step, second_step, go_back = two_points.first_step, two_points.second_step, two_points.go_back
     eval, train, evaluating = evaluation.eval, evaluation.train, evaluation.evaluating
     step_in_backward, memory = in_backward.step_in_backward, memory_ahead.memory
     freeze, unfreeze, add = changing.freeze, changing.unfreeze, changing.add

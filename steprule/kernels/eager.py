@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,6 +22,19 @@ from .slots import computed_in, first_number
 
 __all__ = ["EagerLaunch"]
 
+T = TypeVar("T")
+
+
+def in_mode(method: Callable[..., T]) -> Callable[..., T]:
+    """A method that makes tensors: beside fake ones, which autograd is to follow, it makes fake ones."""
+
+    @functools.wraps(method)
+    def wrapper(self: EagerLaunch, *args: Any) -> T:
+        with self.mode:
+            return method(self, *args)
+
+    return wrapper
+
 
 class EagerLaunch(Launch):
     """Runs each tensor by itself.
@@ -35,6 +49,7 @@ class EagerLaunch(Launch):
         super().__init__(program, entries, groups, reason)
         self.adopt_slots(groups)
 
+    @in_mode
     def adopt_slots(self, groups: Sequence[Group]) -> None:
         shape = len(self.program.reduced_slots), len(self.entries)
         self.adopt_reduced(torch.zeros(shape, dtype=torch.float64, device=self.params[0].device), groups)
@@ -49,6 +64,7 @@ class EagerLaunch(Launch):
         # a differentiable step replaces the state, and so is planned anew
         return not self.differentiable and super().refresh()
 
+    @in_mode
     def advance(self, groups: Any) -> None:
         self.refuse_grads_without_memory()
         super().advance(groups)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import Any
 
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -41,11 +40,6 @@ class FakeLaunch(Launch):
     backend = "fake"
     valueless = True
 
-    @property
-    def mode(self) -> Any:
-        """The FakeTensorMode that the tensors are of."""
-        return self.params[0].fake_mode  # type: ignore[attr-defined]
-
     def adopt_arrays(self, entry: Entry, group: Group) -> None:
         with self.mode:
             _, entry.slots = array_slots(self.program.slots, entry, group)
@@ -53,9 +47,6 @@ class FakeLaunch(Launch):
     def adopt_lines(self, groups: Sequence[Group]) -> None:
         slots = self.program.line_slots
         self.line_views = [[slot_tensor(slot, e, groups[e.group]) for e in self.entries] for slot in slots]
-
-    def number(self, value: Any) -> float:
-        return 0.0 if isinstance(value, FakeTensor) else super().number(value)
 
     def remember(self) -> None:
         self.expected, self.installed = self.numbers.tobytes(), False

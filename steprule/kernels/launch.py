@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import nullcontext
 from itertools import chain, repeat, zip_longest
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from steprule.rule.program import FIRST_SLOT, OF_ITS_OWN, Matrix, Program, Store
 from steprule.rule.slot import Slot
+from steprule.torch_private import FakeTensor
 
 from .coding import CODES, scale_name
 from .entry import NO_GRAD, Entry, Group, State
@@ -23,7 +25,10 @@ from .shared_numbers import SharedNumbers
 from .slots import array_slots, computed_in, first_number, kept_in, lacks, scalar_dtype, slot_tensor
 from .tensor_guards import still
 
-__all__ = ["Launch"]
+__all__ = ["NO_MODE", "Launch"]
+
+NO_MODE = nullcontext()
+"""What real tensors have in the place of a FakeTensorMode."""
 
 
 class Launch:
@@ -106,7 +111,8 @@ class Launch:
 
     def adopt_arrays(self, entry: Entry, group: Group) -> None:
         """A parameter's array slots, which its entry keeps from plan to plan."""
-        entry.adopted(*array_slots(self.program.slots, entry, group))
+        with self.mode:
+            entry.adopted(*array_slots(self.program.slots, entry, group))
 
     def adopt_tables(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
         """The slots for matrix functions."""
@@ -156,8 +162,15 @@ class Launch:
             return [float(zlib.crc32(entry.name.encode())) for entry in self.entries]
         return [float(entry.origin) for entry in self.entries]
 
+    @property
+    def mode(self) -> Any:
+        """The FakeTensorMode that the tensors are of; for others, something that does nothing."""
+        return getattr(self.params[0], "fake_mode", NO_MODE)
+
     def number(self, value: Any) -> float:
-        """A step count or scalar slot of a state."""
+        """A step count or scalar slot of a state; 0 for one that nobody knows, of a fake tensor."""
+        if isinstance(value, FakeTensor) and isinstance(self.params[0], FakeTensor):
+            return 0.0
         return float(value.detach() if isinstance(value, torch.Tensor) else value)
 
     def install(self, state: MutableMapping[torch.Tensor, State]) -> None:

@@ -16,13 +16,13 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from steprule.kernels.cpu.awake import part_of
 from steprule.rule.functions import input_key
 from steprule.rule.program import Program
-from steprule.torch_private import dispatch_modes, foreach_norm
+from steprule.torch_private import FakeTensor, dispatch_modes, foreach_norm
 
 from .answers import Answers
 from .between_passes import compute_between
 from .common import Common
 from .gradients import leave_unscaled
-from .launch import Launch
+from .launch import NO_MODE, Launch
 from .part import Exchanger
 
 __all__ = ["Plan", "PlanInTurns"]
@@ -91,9 +91,8 @@ class Plan:
         """The states of all parameters after the first step."""
         self.asynchronous = bool(launches) and all(launch.asynchronous for launch in launches)
         self.valueless = bool(launches) and launches[0].valueless
-        if any(launch.valueless != self.valueless for launch in launches):
-            fake, real = (next(x for x in launches if x.valueless is kind).entries[0].name for kind in (True, False))
-            raise RuntimeError(f"parameter {fake} is a FakeTensor, parameter {real} is not: a step is over one kind")
+        self.mode = check_kinds(launches)
+        """The FakeTensorMode that the passes run in; None for real tensors."""
         self.on_gpu = not self.valueless and any(launch.params[0].is_cuda for launch in launches)
 
     def current(
@@ -262,6 +261,17 @@ class Plan:
             for launch in self.launches:
                 launch.imagine()
             return []
+        if self.mode is None:
+            return self.computed(state)
+        with self.mode:
+            return self.computed(state)
+
+    def computed(self, state: MutableMapping[torch.Tensor, Any]) -> list[str]:
+        """Do the passes, once the launches have their numbers.
+
+        Returns:
+            The names of parameters whose gradients are not finite, where that is awaited: then nothing was written.
+        """
         if self.exchange is not None:
             self.exchange.agree()
         if self.simple:
@@ -289,7 +299,7 @@ class Plan:
         """The names of the parameters whose gradients are not finite, if the norm of all says that there are any."""
         known = self.tracked("awaited")
         norm = known[0][1][0] if known else self.exchange.total_of("awaited") if self.exchange is not None else 0.0
-        if math.isfinite(norm):
+        if isinstance(norm, FakeTensor) or math.isfinite(norm):
             return []
         found = [
             e.name for launch in self.launches for e, g in zip(launch.entries, launch.grads, strict=True) if bad(g)
@@ -380,6 +390,24 @@ class Plan:
             for key, row in launch.program.tracked
             if key == name
         ]
+
+
+def check_kinds(launches: Sequence[Launch]) -> Any:
+    """The FakeTensorMode of all tensors; None where they are real.
+
+    Raises:
+        RuntimeError: some are fake and some are not, or autograd is to follow the step over some of the fake ones only.
+    """
+    names = {(x.mode is not NO_MODE, x.valueless): x.entries[0].name for x in launches}
+    fake, real = ([name for (kind, _), name in names.items() if kind is wanted] for wanted in (True, False))
+    if fake and real:
+        raise RuntimeError(f"parameter {fake[0]} is a FakeTensor, parameter {real[0]} is not: a step is over one kind")
+    if len(fake) == 2:
+        raise RuntimeError(
+            f"parameters {fake[0]} and {fake[1]} are FakeTensors, and one alone has differentiable=True: give it to "
+            "all groups or to none"
+        )
+    return launches[0].mode if fake else None
 
 
 class PlanInTurns(Plan):

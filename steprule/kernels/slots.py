@@ -107,7 +107,7 @@ def fresh(slot: Slot, param: torch.Tensor, group: Group) -> torch.Tensor:
         one = param.detach().new_zeros(shape[-2:], dtype=dtype)
         one = one.fill_(1) if slot.is_diagonal(shape[-2]) else one.fill_diagonal_(1)
         return one.expand(shape).clone()
-    number = float(initial)
+    number = float(initial.detach() if isinstance(initial, torch.Tensor) else initial)
     value = complex(number, number) if dtype.is_complex else number
     return torch.full_like(like, value, dtype=dtype, requires_grad=False)
 

@@ -22,7 +22,8 @@ class SAM(Modifier):
 
     A step needs two gradients: give ``optimizer.step(closure)`` a closure that computes the loss and its gradients, or
     call ``optimizer.first_step(zero_grad=True)`` after the first backward and ``optimizer.second_step()`` after the
-    second.
+    second. With a GradScaler, ``scaler.step(optimizer)`` stands in the place of the latter, and after it
+    ``optimizer.go_back()``: where the second backward overflows the step is left out, and the weights go back.
 
     Choose it where generalization is worth twice the time.
 

@@ -97,9 +97,9 @@ def _packed_entry(key: Any, entry: Any, index: Mapping[int, int]) -> tuple[Any, 
 
 def _packed_group(group: Group, index: Mapping[int, int], step: int) -> Group:
     packed = {key: _own(value) for key, value in group.items() if key not in ("params", "schedules")}
-    if group.get("schedules"):
-        # torch.distributed.checkpoint keeps of a dictionary only state and groups
-        packed["schedules"] = group["schedules"].to_dict() | {STEPS_TAKEN: step}
+    schedules = group["schedules"].to_dict() if group.get("schedules") else {}
+    # torch.distributed.checkpoint keeps of a dictionary only state and groups
+    packed["schedules"] = schedules | {STEPS_TAKEN: step}
     return packed | {"params": [index[id(param)] for param in group["params"]]}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steprule.torch_private import after_all, before_all, not_compiled, profiling
+from steprule.torch_private import FakeTensor, after_all, before_all, not_compiled, profiling
 
 from .skipping import loss_of, skips, watched
 from .two_points import go_back
@@ -40,7 +40,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             go_back(self)
             self._skipped += 1
             return loss_of(args, kwargs)
-        left_out = self.skipped if watched(self) else None
+        asked = bool(kwargs) and asks_for_state(self, kwargs)
+        left_out, taken = self.skipped if watched(self) else None, self._steps
         all_before, before = before_all, self._optimizer_step_pre_hooks
         for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():
             result = pre_hook(self, (self, *args), kwargs)
@@ -51,6 +52,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                     )
                 (_, *args), kwargs = result  # type: ignore[assignment]
         out = step(self, *args, **kwargs)
+        if asked:
+            self._steps = taken
         if self._members.unchecked:
             self._members.check(self.param_groups, type(self).__name__)
         self._optimizer_step_code()
@@ -64,6 +67,24 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     eagerly = not_compiled(run)
     wrapper.hooked = True  # type: ignore[attr-defined]
     return wrapper
+
+
+def asks_for_state(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a step is to make state only, and none to count: torch.distributed.checkpoint takes one, with rates and
+    gradients of 0, wherever it finds none, and so each time that it saves plain SGD."""
+    if (
+        optimizer.state
+        or kwargs != {"closure": None}
+        or any(group.get("lr", 0) != 0 for group in optimizer.param_groups)
+    ):
+        return False
+    gradients = [
+        getattr(p.grad, "_local_tensor", p.grad)
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.grad is not None
+    ]
+    return not any(isinstance(g, FakeTensor) or bool(g.any()) for g in gradients)
 
 
 def counted(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -69,8 +69,8 @@ def take_in(optimizer: Optimizer) -> None:
         optimizer.param_groups.pop()
         raise
     roles.sign(optimizer.param_groups)
-    if scheduled := separate(group, optimizer.steps_taken):
-        group["schedules"], optimizer._scheduled = scheduled, True
+    group["schedules"] = separate(group, optimizer.steps_taken)
+    optimizer._scheduled |= bool(group["schedules"])
     optimizer._members.keep_names(optimizer.param_groups)
     planner.outdated()
     if any(map(is_flat, group["params"])):

@@ -54,7 +54,7 @@ def renew(optimizer: Optimizer) -> None:
     optimizer._planner = Planner()
     optimizer._planner.begin_at(optimizer._steps, optimizer.param_groups, optimizer.state)
     optimizer._verdicts = Verdicts()
-    optimizer._scheduled = any("schedules" in group for group in optimizer.param_groups)
+    optimizer._scheduled = any(group.get("schedules") for group in optimizer.param_groups)
     for group in optimizer.param_groups:
         for name, default in optimizer._roles.filling(group, optimizer.defaults).items():
             if default is not required:

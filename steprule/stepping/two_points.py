@@ -37,8 +37,8 @@ def first_step(optimizer: Optimizer, zero_grad: bool = False) -> None:
         raise RuntimeError("first_step() is for modifiers that take gradients at two points, such as SAM; call step()")
     if optimizer._moved is not None:
         raise RuntimeError(
-            "first_step() has been taken already: call second_step() after the second backward (without fused=True "
-            "GradScaler leaves it out where that overflows, and the weights where they are)"
+            "first_step() has been taken already: call second_step() after the second backward, or go_back(), which "
+            "belongs behind GradScaler's step (it leaves the step out where the second backward overflows)"
         )
     if optimizer._evaluates:
         refuse_evaluation()
@@ -87,7 +87,11 @@ def take_second(optimizer: Optimizer, closure: Callable[[], Any] | None) -> None
 
 
 def go_back(optimizer: Optimizer) -> None:
-    """Put the weights back that a first step has moved, if there was one."""
+    """Put the weights back that :meth:`first_step` has moved, where no step has followed; otherwise do nothing.
+
+    Call it after ``scaler.step(optimizer)``: where the second backward overflows, GradScaler leaves the step out. With
+    ``fused=True`` the step goes back by itself.
+    """
     moved, optimizer._moved = optimizer._moved, None
     if moved is not None:
         put_back(moved)

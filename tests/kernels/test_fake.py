@@ -67,6 +67,53 @@ def test_every_algorithm_makes_the_state_it_makes_of_real_ones(name: str, dtype:
     assert_alike(lambda model: getattr(steprule, name)(params(model), lr=0.1, **options), dtype=dtype)
 
 
+FOLLOWED = sorted(name for name, _ in ALGORITHMS if "differentiable" in getattr(steprule, name).switches)
+
+
+QUICK = {"Adagrad", "RAdam", "Rprop", "ADOPT"}
+
+
+@pytest.mark.parametrize(
+    ("name", "nonfinite"),
+    [
+        ("AdaGC", "skip"),
+        *(pytest.param(name, "propagate", marks=[] if name in QUICK else pytest.mark.slow) for name in FOLLOWED),
+    ],
+)
+def test_autograd_follows_steps_over_fake_ones(name: str, nonfinite: str) -> None:
+    def stepped(fake: bool) -> list[Any]:
+        start = torch.ones(3, 4, requires_grad=True)
+        p = start.clone()
+        options = dict(differentiable=True, clip_norm=0.5, nonfinite=nonfinite)
+        optimizer = getattr(steprule, name)([p], lr=0.1, **options)
+        for _ in range(3):
+            p.grad = torch.ones(3, 4)
+            optimizer.step()
+        (slope,) = torch.autograd.grad(p.sum(), start)
+        assert isinstance(slope, FakeTensor) is isinstance(p, FakeTensor) is fake
+        assert optimizer.steps_taken == 3
+        return [slope.shape, forms(optimizer)]
+
+    try:
+        real = stepped(fake=False)
+    except RuntimeError as error:
+        if "autograd can't follow" not in str(error):
+            raise
+        return
+    with FakeTensorMode():
+        assert stepped(fake=True) == real
+
+
+def test_autograd_follows_all_of_a_step_over_fake_ones_or_none_of_it() -> None:
+    with FakeTensorMode():
+        params = [torch.ones(2, requires_grad=True).clone(), torch.ones(2, requires_grad=True)]
+        for p in params:
+            p.grad = torch.ones(2)
+        groups = [dict(params=[("a", params[0])]), dict(params=[("b", params[1])], differentiable=False)]
+        with pytest.raises(RuntimeError, match="'a' and 'b' are FakeTensors, and one alone has differentiable=True"):
+            steprule.SGD(groups, lr=0.1, differentiable=True).step()
+
+
 def test_sparse_gradients_make_it_too() -> None:
     with FakeTensorMode():
         embedding = nn.Embedding(5, 3, sparse=True)

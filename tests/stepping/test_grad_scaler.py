@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import types
 from typing import Any
 
 import pytest
@@ -187,9 +188,10 @@ def test_what_a_wrapper_says_of_scaling_is_kept() -> None:
     assert not optimizer._step_supports_amp_scaling
 
 
-def test_a_second_point_whose_gradient_overflows_is_left_again() -> None:
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_second_point_whose_gradient_overflows_is_left_again(fused: bool | None) -> None:
     p = torch.nn.Parameter(torch.ones(1))
-    optimizer = steprule.SGD([p], lr=0.1, fused=True, modifiers=[steprule.modifiers.SAM(0.5)])
+    optimizer = steprule.SGD([p], lr=0.1, fused=fused, modifiers=[steprule.modifiers.SAM(0.5)])
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     for overflows in (True, False):
         optimizer.zero_grad()
@@ -198,9 +200,50 @@ def test_a_second_point_whose_gradient_overflows_is_left_again() -> None:
         assert p.item() == 1.5
         scaler.scale(p.sum() * (float("inf") if overflows else 1.0)).backward()
         scaler.step(optimizer)
+        optimizer.go_back()
         scaler.update()
         assert p.item() == pytest.approx(1.0 if overflows else 0.9)
-    assert (optimizer.steps_taken, optimizer.skipped) == (1, 1)
+    assert (optimizer.steps_taken, optimizer.skipped) == (1, 1 if fused else 0)
+
+
+def test_a_second_point_that_was_left_out_is_said_before_another_first_step() -> None:
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer = steprule.SGD([p], lr=0.1, modifiers=[steprule.modifiers.SAM(0.5)])
+    p.sum().backward()
+    optimizer.first_step()
+    with pytest.raises(RuntimeError, match=r"or go_back\(\), which belongs behind GradScaler's step"):
+        optimizer.first_step()
+    optimizer.go_back()
+    optimizer.first_step()
+    optimizer.second_step()
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_subclass_with_a_step_of_its_own_has_the_contract_of_the_class_above(name: str, fused: bool | None) -> None:
+    seen: list[list[Tensor]] = []
+
+    def own(optim: Any) -> Any:
+        class Own(getattr(optim, name)):  # type: ignore[misc]
+            def step(self, closure: Any = None) -> Any:
+                grads = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+                if all(bool(g.isfinite().all()) for g in grads):
+                    seen[-1] += grads
+                return super().step(closure)
+
+        return Own
+
+    found = []
+    for optim in (steprule, torch.optim):
+        seen.append([])
+        kinds = types.SimpleNamespace(Own=own(optim))
+        found.append(run(kinds, "Own", torch.float32, fused=fused))
+    ours, theirs = found
+    assert ours["scales"] == theirs["scales"]
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours["weights"], theirs["weights"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours["after"], theirs["after"], equal_nan=True, rtol=1e-5, atol=1e-6)
+    assert ours["optimizer"].steps_taken == ours["posts"] == STEPS - len(BAD)
 
 
 @pytest.mark.parametrize("fused", [None, True])

@@ -214,3 +214,19 @@ def test_post_hooks_do_not_run_for_a_step_that_is_left_out(backend: str, everywh
         handle.remove()
     assert counts == [1, 2, 3, 4]
     assert (optimizer.steps_taken, optimizer.skipped) == (4, 2)
+
+
+def test_pre_hooks_run_before_it_is_known_and_may_put_gradients_right() -> None:
+    p = torch.ones(1, requires_grad=True)
+    optimizer = steprule.SGD([p], lr=0.5, nonfinite="skip")
+    counts: list[int] = []
+    handle = optimizer.register_step_pre_hook(lambda stepped, *_: counts.append(stepped.steps_taken))
+    for gradient in (math.nan, 1.0):
+        p.grad = torch.full((1,), gradient)
+        optimizer.step()
+    assert (counts, optimizer.steps_taken, optimizer.skipped) == ([0, 0], 1, 1)
+    handle.remove()
+    optimizer.register_step_pre_hook(lambda *_: setattr(p, "grad", torch.zeros(1)))
+    p.grad = torch.full((1,), math.nan)
+    optimizer.step()
+    assert (optimizer.steps_taken, optimizer.skipped) == (2, 1)

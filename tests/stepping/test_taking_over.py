@@ -99,3 +99,12 @@ def test_a_fused_optimizer_whose_counts_are_on_the_device() -> None:
     new.step()
     optimizers[1].step()
     torch.testing.assert_close(weight, peer, rtol=1e-12, atol=0)
+
+
+def test_a_fused_optimizer_stays_fused() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    for fused in (True, False, None):
+        new = Optimizer.from_torch(torch.optim.AdamW([weight], lr=0.1, fused=fused))
+        assert bool(new.defaults["fused"]) is bool(new.param_groups[0]["fused"]) is bool(fused)
+        assert new._step_supports_amp_scaling is bool(fused)
+    assert Optimizer.from_torch(torch.optim.Adam([weight], capturable=True)).defaults["capturable"]
