@@ -6,14 +6,47 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 BATCH = 32
 
 OPTIMIZERS = [("SGD", dict(lr=0.05, momentum=0.9, weight_decay=1e-3)), ("AdamW", dict(lr=0.01, weight_decay=0.1))]
 """Those that every client trains with, of torch.optim and of steprule."""
+
+MUON = ("Muon", dict(lr=0.02, weight_decay=0.1))
+"""For matrices alone; every client trains with it once."""
+
+FEATURES = [
+    "SGD", "AdamW", "Muon", "clipping", "accumulation", "bf16", "fp16", "scheduler", "averages", "resuming",
+]  # fmt: skip
+"""The columns of the matrix in docs/clients.md."""
+
+
+def holds(*features: str) -> Any:
+    """Marks a test as the proof of a client's features; which optimizers it trains with, its argument ``name`` says."""
+    assert set(features) <= set(FEATURES)
+    return pytest.mark.holds(*features)
+
+
+WAYS = [
+    pytest.param(dict(), id="plainly"),
+    pytest.param(dict(accumulate=2), marks=holds("accumulation"), id="accumulating"),
+    pytest.param(dict(precision="bf16"), marks=holds("bf16"), id="bf16"),
+    pytest.param(dict(precision="fp16"), marks=holds("fp16"), id="fp16"),
+]
+"""How a client trains."""
+
+
+def averages(optimizer: Any) -> list[Tensor]:
+    """Running means of an optimizer's parameters, of the next ones too: torch's EMA, after each step that is taken."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    means, average = [p.detach().clone() for p in params], get_ema_multi_avg_fn(0.9)
+    optimizer.register_step_post_hook(lambda *_: average(means, [p.detach() for p in params], 1))
+    return means
 
 
 @functools.cache
@@ -57,13 +90,21 @@ class Half:
     def autocast(self) -> torch.autocast:
         return torch.autocast("cpu", self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
-    def step(self, optimizer: Any, loss: Tensor, params: Iterable[Tensor], max_norm: float = 0.5) -> None:
-        """Backward, clip, step."""
+    def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
+
+    def step(self, optimizer: Any, params: Iterable[Tensor], max_norm: float = 0.5) -> bool:
+        """Clip and step.
+
+        Returns:
+            Whether the step was taken, so that a scheduler counts it.
+        """
+        before = self.scaler.get_scale()
         self.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(params, max_norm)
         self.scaler.step(optimizer)
         self.scaler.update()
+        return bool(self.scaler.get_scale() >= before)
 
 
 def scaling(accelerator: Any) -> Any:
@@ -81,4 +122,5 @@ def assert_same(ours: Iterable[Tensor], theirs: Iterable[Tensor], tolerance: flo
     """Equal within rounding; and somewhere else than where training began."""
     ours, theirs = list(ours), list(theirs)
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-    assert not any(torch.equal(a, b.detach()) for a, b in zip(theirs, net().parameters(), strict=False))
+    began = net(bias=len(theirs) % 4 == 0).parameters()
+    assert not any(torch.equal(a, b.detach()) for a, b in zip(theirs, began, strict=False))

@@ -10,7 +10,7 @@ import pytest
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: make clients installs it")
 
 import torch
-from client_task import OPTIMIZERS, assert_same, loader, net, scaling, weights
+from client_task import MUON, OPTIMIZERS, WAYS, assert_same, averages, holds, loader, net, scaling, weights
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import StepLR
 
@@ -26,8 +26,9 @@ def accelerator(precision: str = "no", accumulate: int = 1) -> Any:
 
 
 def train(optim: Any, name: str, options: dict[str, Any], folder: Path | None = None, **how: Any) -> dict[str, Any]:
-    a, model = accelerator(**how), net()
+    a, model = accelerator(**how), net(bias=name != "Muon")
     optimizer = getattr(optim, name)(model.parameters(), **options)
+    means = averages(optimizer)
     model, optimizer, data, scheduler = a.prepare(model, optimizer, loader(), StepLR(optimizer, 1, gamma=0.9))
     rates, skipped = [], []
     for epoch in range(2):
@@ -47,13 +48,13 @@ def train(optim: Any, name: str, options: dict[str, Any], folder: Path | None = 
                 p.data.zero_()
             optimizer.state.clear()
             a.load_state(str(folder / "state"))
-    return {"weights": weights(model), "rates": rates, "skipped": skipped, "optimizer": optimizer.optimizer}
+    found = weights(model) + means
+    return {"weights": found, "rates": rates, "skipped": skipped, "optimizer": optimizer.optimizer}
 
 
+@holds("clipping", "scheduler", "averages")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-@pytest.mark.parametrize(
-    "how", [dict(), dict(accumulate=2), dict(precision="bf16"), dict(precision="fp16")], ids=lambda how: str(how)
-)
+@pytest.mark.parametrize("how", WAYS)
 def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any]) -> None:
     ours, theirs = train(steprule, name, options, **how), train(torch.optim, name, options, **how)
     assert ours["rates"] == theirs["rates"]
@@ -64,6 +65,13 @@ def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str,
         assert ours["optimizer"].steps_taken == 12 - sum(ours["skipped"])
 
 
+@pytest.mark.parametrize(("name", "options"), [MUON])
+def test_training_of_matrices_is_the_same(name: str, options: dict[str, Any]) -> None:
+    ours, theirs = train(steprule, name, options), train(torch.optim, name, options)
+    assert_same(ours["weights"], theirs["weights"], 2e-2)
+
+
+@holds("resuming")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     ours = train(steprule, name, options, tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client_task import FEATURES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "clients.md").read_text()
@@ -47,3 +48,29 @@ def test_the_versions_are_those_that_are_pinned() -> None:
     table = dict(re.findall(r"^\| ([\w-]+) \| (\d\S+) \|", FIRST, re.M))
     assert len(table) == 12
     assert {name: pinned[name] for name in table} == table
+
+
+def held(items: list[Any]) -> dict[str, set[str]]:
+    """What the tests of each client that were collected are the proof of."""
+    found: dict[str, set[str]] = {}
+    for item in items:
+        own = found.setdefault(item.path.stem.removeprefix("test_"), set())
+        own |= {feature for mark in item.iter_markers("holds") for feature in mark.args}
+        own |= {item.callspec.params.get("name")} if hasattr(item, "callspec") else set()
+    return {client: own & set(FEATURES) for client, own in found.items() if own & set(FEATURES)}
+
+
+def test_the_matrix_says_what_tests_hold(request: pytest.FixtureRequest) -> None:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in FIRST.splitlines() if line[:1] == "|"]
+    (head,) = (row for row in rows if row[1:] == FEATURES)
+    matrix = {row[0].removeprefix("pytorch-"): row[1:] for row in rows if set(row[1:]) <= {"✓", "-"}}
+    assert head[0] == "client"
+    assert len(matrix) == 12
+    option = request.config.option
+    if option.keyword or option.markexpr or any("::" in arg for arg in request.config.args):
+        pytest.skip("not all tests of a client are collected")
+    proofs = held(request.session.items)
+    assert proofs.keys() <= matrix.keys()
+    for client, features in proofs.items():
+        ticks = {feature for feature, tick in zip(FEATURES, matrix[client], strict=True) if tick == "✓"}
+        assert ticks == features, client

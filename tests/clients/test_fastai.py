@@ -12,8 +12,9 @@ import pytest
 pytest.importorskip("fastai", reason="fastai is not installed: make clients installs it")
 
 import torch
-from client_task import OPTIMIZERS, Half, assert_same, loader, net, weights
+from client_task import MUON, OPTIMIZERS, Half, assert_same, averages, holds, loader, net, weights
 from fastai.callback.all import GradientAccumulation, GradientClip
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -23,17 +24,26 @@ from torch.nn import CrossEntropyLoss
 import steprule
 
 
+class Averaging(Callback):  # type: ignore[misc]
+    def before_fit(self) -> None:
+        self.learn.means = averages(self.opt.opt)
+
+
+def found(learn: Any) -> list[torch.Tensor]:
+    return weights(learn.model) + list(learn.means)
+
+
 def learner(optim: Any, name: str, options: dict[str, Any], folder: Path, *callbacks: Any) -> Any:
     made = partial(OptimWrapper, opt=getattr(optim, name), **{k: v for k, v in options.items() if k != "lr"})
     data = DataLoaders(loader(), loader())
     return Learner(
         data,
-        net(),
+        net(bias=name != "Muon"),
         CrossEntropyLoss(),
         opt_func=made,
         lr=options["lr"],
         path=folder,
-        cbs=[GradientClip(0.5), *callbacks],
+        cbs=[GradientClip(0.5), Averaging(), *callbacks],
     )
 
 
@@ -43,14 +53,20 @@ def fit(learn: Any) -> Any:
     return learn
 
 
-@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-@pytest.mark.parametrize("accumulate", [False, True])
+@holds("clipping", "scheduler", "averages")
+@pytest.mark.parametrize(
+    ("name", "options", "accumulate"),
+    [
+        *((*chosen, False) for chosen in [*OPTIMIZERS, MUON]),
+        *(pytest.param(*chosen, True, marks=holds("accumulation")) for chosen in OPTIMIZERS),
+    ],
+)
 def test_training_is_the_same(name: str, options: dict[str, Any], accumulate: bool, tmp_path: Path) -> None:
     def trained(optim: Any) -> Any:
         return fit(learner(optim, name, options, tmp_path, *([GradientAccumulation(64)] if accumulate else [])))
 
     ours, theirs = trained(steprule), trained(torch.optim)
-    assert_same(weights(ours.model), weights(theirs.model))
+    assert_same(found(ours), found(theirs), 2e-2 if name == "Muon" else 1e-5)
     assert ours.opt.hypers[0]["lr"] == theirs.opt.hypers[0]["lr"]
 
 
@@ -70,7 +86,7 @@ class OnCPU(MixedPrecision):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param(kind, marks=holds(kind)) for kind in ("bf16", "fp16")])
 def test_training_in_16_bits_is_the_same(name: str, options: dict[str, Any], precision: str, tmp_path: Path) -> None:
     ours, theirs = (
         fit(learner(optim, name, options, tmp_path, OnCPU(amp_mode=precision))) for optim in (steprule, torch.optim)
@@ -78,9 +94,10 @@ def test_training_in_16_bits_is_the_same(name: str, options: dict[str, Any], pre
     assert ours.scale == theirs.scale
     assert ours.steps == theirs.steps == ours.opt.opt.steps_taken
     assert (ours.steps < 12) == (precision == "fp16")
-    assert_same(weights(ours.model), weights(theirs.model), 2e-2)
+    assert_same(found(ours), found(theirs), 2e-2)
 
 
+@holds("resuming")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     first = fit(learner(steprule, name, options, tmp_path))

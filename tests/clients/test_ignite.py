@@ -1,4 +1,4 @@
-"""pytorch-ignite: accumulation, bfloat16, float16 with a scaler, schedulers, EMA, checkpoints."""
+"""pytorch-ignite: clipping by a hook, accumulation, bfloat16, float16 with a scaler, schedulers, EMA, checkpoints."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ import pytest
 ignite = pytest.importorskip("ignite", reason="pytorch-ignite is not installed: make clients installs it")
 
 import torch
-from client_task import OPTIMIZERS, Half, assert_same, loader, net, weights
+from client_task import MUON, OPTIMIZERS, Half, assert_same, holds, loader, net, weights
 from ignite.engine import Events, create_supervised_trainer
 from ignite.handlers import Checkpoint, DiskSaver, EMAHandler, LRScheduler
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import StepLR
 
 import steprule
 from steprule.schedules import Native, cosine
 
 
+def clip(model: Any) -> None:
+    clip_grad_norm_(model.parameters(), 0.5)
+
+
 def train(optim: Any, name: str, options: dict[str, Any], folder: Path | None = None, **how: Any) -> dict[str, Any]:
-    model = net()
+    model = net(bias=name != "Muon")
     optimizer = getattr(optim, name)(model.parameters(), **options)
+    optimizer.register_step_pre_hook(lambda *_: clip(model))
     trainer = create_supervised_trainer(model, optimizer, cross_entropy, **how)
     scheduler = LRScheduler(StepLR(optimizer, 3, gamma=0.5))
     trainer.add_event_handler(Events.ITERATION_COMPLETED, scheduler)
@@ -46,8 +52,13 @@ def train(optim: Any, name: str, options: dict[str, Any], folder: Path | None = 
     return {"weights": weights(model) + weights(ema.ema_model), "rates": rates, "optimizer": optimizer}
 
 
+@holds("clipping", "scheduler", "averages")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-@pytest.mark.parametrize("how", [dict(), dict(gradient_accumulation_steps=2)], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [dict(), pytest.param(dict(gradient_accumulation_steps=2), marks=holds("accumulation"))],
+    ids=["plainly", "accumulating"],
+)
 def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any]) -> None:
     ours, theirs = train(steprule, name, options, **how), train(torch.optim, name, options, **how)
     assert ours["rates"] == theirs["rates"]
@@ -64,6 +75,13 @@ def within(half: Half) -> Any:
     return call
 
 
+@pytest.mark.parametrize(("name", "options"), [MUON])
+def test_training_of_matrices_is_the_same(name: str, options: dict[str, Any]) -> None:
+    ours, theirs = train(steprule, name, options), train(torch.optim, name, options)
+    assert_same(ours["weights"], theirs["weights"], 2e-2)
+
+
+@holds("bf16")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_training_in_bfloat16_is_the_same(name: str, options: dict[str, Any]) -> None:
     how = dict(model_fn=within(Half("bf16")), gradient_accumulation_steps=2)
@@ -71,6 +89,7 @@ def test_training_in_bfloat16_is_the_same(name: str, options: dict[str, Any]) ->
     assert_same(ours["weights"], theirs["weights"], 2e-2)
 
 
+@holds("fp16")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_scaler_skips_the_same_steps(name: str, options: dict[str, Any]) -> None:
     found = []
@@ -84,6 +103,7 @@ def test_a_scaler_skips_the_same_steps(name: str, options: dict[str, Any]) -> No
     assert_same(ours["weights"], theirs["weights"], 2e-2)
 
 
+@holds("resuming")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_checkpoint_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     again, whole = train(steprule, name, options, tmp_path), train(steprule, name, options)

@@ -10,7 +10,7 @@ import pytest
 lightning = pytest.importorskip("lightning", reason="lightning is not installed: make clients installs it")
 
 import torch
-from client_task import OPTIMIZERS, assert_same, loader, net, weights
+from client_task import OPTIMIZERS, assert_same, holds, loader, net, weights
 from lightning.fabric.plugins.precision import MixedPrecision as FabricPrecision
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -64,11 +64,16 @@ WAYS = [
     dict(precision="bf16-mixed", gradient_clip_val=0.5),
     dict(precision="16-mixed", gradient_clip_val=0.5),
 ]
+HELD = ["clipping", "accumulation", "bf16", "fp16"]
 
 
+@holds("scheduler")
 @pytest.mark.parametrize(
     ("how", "name", "options"),
-    [*((how, *chosen) for how in WAYS for chosen in OPTIMIZERS), (WAYS[0], "Muon", dict(lr=0.02))],
+    [
+        *(pytest.param(how, *o, marks=holds(held)) for how, held in zip(WAYS, HELD, strict=True) for o in OPTIMIZERS),
+        (WAYS[0], "Muon", dict(lr=0.02)),
+    ],
     ids=str,
 )
 def test_training_is_the_same(how: dict[str, Any], name: str, options: dict[str, Any], tmp_path: Path) -> None:
@@ -104,12 +109,14 @@ def test_fused_reads_the_scale_in_the_step_as_torchs_does(name: str, options: di
     assert ours.optimizers().optimizer.steps_taken < 12
 
 
+@holds("averages")
 def test_averaged_weights_are_the_same(tmp_path: Path) -> None:
     how = lambda: dict(callbacks=[StochasticWeightAveraging(swa_lrs=0.02, swa_epoch_start=1)], max_epochs=3)
     ours, theirs = (train(optim, *OPTIMIZERS[0], tmp_path, **how()) for optim in (steprule, torch.optim))
     assert_same(weights(ours.net), weights(theirs.net))
 
 
+@holds("resuming")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_checkpoint_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     whole = train(steprule, name, options, tmp_path)

@@ -14,7 +14,7 @@ import pytest
 opacus = pytest.importorskip("opacus", reason="opacus is not installed: make clients installs it")
 
 import torch
-from client_task import OPTIMIZERS, Half, assert_same, loader, net, weights
+from client_task import MUON, OPTIMIZERS, Half, assert_same, averages, holds, loader, net, weights
 from opacus.utils.batch_memory_manager import BatchMemoryManager
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import StepLR
@@ -23,8 +23,9 @@ import steprule
 
 
 def train(optim: Any, name: str, options: dict[str, Any], folder: Path | None = None, precision: str = "32") -> Any:
-    model, half = net(), Half(precision)
+    model, half = net(bias=name != "Muon"), Half(precision)
     optimizer = getattr(optim, name)(model.parameters(), **options)
+    means = averages(optimizer)
     engine = opacus.PrivacyEngine()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -45,11 +46,12 @@ def train(optim: Any, name: str, options: dict[str, Any], folder: Path | None = 
                 for p in model.parameters():
                     p.data.zero_()
                 engine.load_checkpoint(path=folder / "half.pt", module=model, optimizer=optimizer)
-    return weights(model), engine.get_epsilon(1e-5), optimizer
+    return weights(model) + means, engine.get_epsilon(1e-5), optimizer
 
 
+@holds("clipping", "averages")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("precision", ["32", pytest.param("bf16", marks=holds("bf16"))])
 def test_training_is_the_same(name: str, options: dict[str, Any], precision: str) -> None:
     found = [train(optim, name, options, precision=precision) for optim in (steprule, torch.optim)]
     (ours, spent, optimizer), (theirs, their_spent, _) = found
@@ -59,6 +61,12 @@ def test_training_is_the_same(name: str, options: dict[str, Any], precision: str
     assert optimizer.original_optimizer.steps_taken == 12
 
 
+@pytest.mark.parametrize(("name", "options"), [MUON])
+def test_training_of_matrices_is_the_same(name: str, options: dict[str, Any]) -> None:
+    assert_same(train(steprule, name, options)[0], train(torch.optim, name, options)[0], 2e-2)
+
+
+@holds("accumulation", "scheduler")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_accumulation_and_a_scheduler_are_the_same(name: str, options: dict[str, Any]) -> None:
     found = []
@@ -86,6 +94,7 @@ def test_accumulation_and_a_scheduler_are_the_same(name: str, options: dict[str,
     assert optimizer.steps_taken == 6
 
 
+@holds("resuming")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_checkpoint_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     again, whole = train(steprule, name, options, tmp_path), train(steprule, name, options)

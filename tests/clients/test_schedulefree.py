@@ -1,4 +1,4 @@
-"""schedulefree's wrapper round an optimizer: clipping, bfloat16, float16 with a scaler, save and resume."""
+"""schedulefree's wrapper round an optimizer, whose rate a scheduler warms up, in all ways of a loop of one's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 schedulefree = pytest.importorskip("schedulefree", reason="schedulefree is not installed: make clients installs it")
 
 import torch
-from client_task import OPTIMIZERS, SCALE, Half, assert_same, digits, loader, net, weights
+from client_task import MUON, OPTIMIZERS, SCALE, WAYS, Half, assert_same, digits, holds, loader, net, weights
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LinearLR
 
 import steprule
 
@@ -21,45 +22,67 @@ BASES = [OPTIMIZERS[0], ("Adagrad", dict(lr=0.05))]
 
 
 def train(
-    optim: Any, name: str, options: dict[str, Any], folder: Path | None = None, precision: str = "32"
-) -> list[torch.Tensor]:
-    model, half = net(), Half(precision)
+    optim: Any,
+    name: str,
+    options: dict[str, Any],
+    folder: Path | None = None,
+    precision: str = "32",
+    accumulate: int = 1,
+) -> dict[str, Any]:
+    model, half = net(bias=name != "Muon"), Half(precision)
 
     def made() -> Any:
         base = getattr(optim, name)(model.parameters(), **{k: v for k, v in options.items() if k != "momentum"})
-        return schedulefree.ScheduleFreeWrapper(base, momentum=0.9)
+        return schedulefree.ScheduleFreeWrapper(base, momentum=0.9), LinearLR(base, 0.25, total_iters=4)
 
-    optimizer = made()
+    optimizer, scheduler = made()
     optimizer.train()
+    rates = []
     for epoch in range(2):
-        for x, y in loader():
-            optimizer.zero_grad()
+        for i, (x, y) in enumerate(loader()):
             with half.autocast():
-                loss = cross_entropy(model(x), y)
-            half.step(optimizer, loss, model.parameters())
+                loss = cross_entropy(model(x), y) / accumulate
+            half.backward(loss)
+            if (i + 1) % accumulate == 0:
+                if half.step(optimizer, model.parameters()):
+                    scheduler.step()
+                optimizer.zero_grad()
+            rates.append(scheduler.get_last_lr())
         if folder is not None and epoch == 0:
-            torch.save(optimizer.state_dict(), folder / "half.pt")
-            optimizer = made()
-            optimizer.load_state_dict(torch.load(folder / "half.pt", weights_only=True))
+            torch.save([optimizer.state_dict(), scheduler.state_dict()], folder / "half.pt")
+            optimizer, scheduler = made()
+            for part, saved in zip((optimizer, scheduler), torch.load(folder / "half.pt"), strict=True):
+                part.load_state_dict(saved)
             optimizer.train_mode = True
     optimizer.eval()
     assert precision != "fp16" or half.scaler.get_scale() < SCALE
-    return weights(model)
+    return {"weights": weights(model), "rates": rates}
 
 
+@holds("clipping", "scheduler")
 @pytest.mark.parametrize(("name", "options"), BASES)
-@pytest.mark.parametrize("precision", ["32", "bf16", "fp16"])
-def test_training_is_the_same(name: str, options: dict[str, Any], precision: str) -> None:
-    ours, theirs = (train(optim, name, options, None, precision) for optim in (steprule, torch.optim))
-    assert_same(ours, theirs, 1e-5 if precision == "32" else 2e-2)
+@pytest.mark.parametrize("how", WAYS)
+def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any]) -> None:
+    ours, theirs = (train(optim, name, options, **how) for optim in (steprule, torch.optim))
+    assert ours["rates"] == theirs["rates"]
+    assert_same(ours["weights"], theirs["weights"], 2e-2 if "precision" in how else 1e-5)
 
 
+@pytest.mark.parametrize(("name", "options"), [MUON])
+def test_training_of_matrices_is_the_same(name: str, options: dict[str, Any]) -> None:
+    ours, theirs = (train(optim, name, options) for optim in (steprule, torch.optim))
+    assert_same(ours["weights"], theirs["weights"], 2e-2)
+
+
+@holds("resuming")
 @pytest.mark.parametrize(("name", "options"), [*BASES, OPTIMIZERS[1]])
 def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    assert_same(train(steprule, name, options, tmp_path), train(steprule, name, options), 0.0)
+    again, whole = train(steprule, name, options, tmp_path), train(steprule, name, options)
+    assert again["rates"] == whole["rates"]
+    assert_same(again["weights"], whole["weights"], 0.0)
 
 
 def test_adamw_of_ours_may_be_the_base() -> None:
     model, (x, y) = net(), digits()
-    model.load_state_dict(dict(zip(model.state_dict(), train(steprule, *OPTIMIZERS[1]), strict=True)))
+    model.load_state_dict(dict(zip(model.state_dict(), train(steprule, *OPTIMIZERS[1])["weights"], strict=True)))
     assert cross_entropy(model(x), y) < 0.7 * cross_entropy(net()(x), y)

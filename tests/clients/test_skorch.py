@@ -11,8 +11,8 @@ skorch = pytest.importorskip("skorch", reason="skorch is not installed: make cli
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: make clients installs it")
 
 import torch
-from client_task import BATCH, OPTIMIZERS, SCALE, assert_same, digits, net, scaling, weights
-from skorch.callbacks import GradientNormClipping, LRScheduler
+from client_task import BATCH, MUON, OPTIMIZERS, SCALE, assert_same, averages, digits, holds, net, scaling, weights
+from skorch.callbacks import Callback, GradientNormClipping, LRScheduler
 from skorch.hf import AccelerateMixin
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
@@ -22,20 +22,29 @@ from steprule import by_ndim
 
 
 class Net(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, bias: bool = True) -> None:
         super().__init__()
-        self.net = net()
+        self.net = net(bias)
 
     def forward(self, x: Any) -> Any:
         return self.net(x)
 
 
+class Averaging(Callback):  # type: ignore[misc]
+    def on_train_begin(self, net: Any, **_: Any) -> None:
+        net.means = averages(getattr(net.optimizer_, "optimizer", net.optimizer_))
+
+
 def made(optim: Any, name: str, options: dict[str, Any], kind: Any = skorch.NeuralNetClassifier, **how: Any) -> Any:
-    callbacks = [GradientNormClipping(0.5), LRScheduler(StepLR, step_size=2, gamma=0.5, step_every="batch")]
+    callbacks = [
+        GradientNormClipping(0.5),
+        LRScheduler(StepLR, step_size=2, gamma=0.5, step_every="batch"),
+        Averaging(),
+    ]
     own = {f"optimizer__{key}": value for key, value in options.items()}
     return kind(
         Net, criterion=nn.CrossEntropyLoss, optimizer=getattr(optim, name), batch_size=BATCH, max_epochs=2, verbose=0,
-        train_split=None, iterator_train__shuffle=False, callbacks=callbacks, **own, **how,
+        module__bias=name != "Muon", train_split=None, iterator_train__shuffle=False, callbacks=callbacks, **own, **how,
     )  # fmt: skip
 
 
@@ -56,11 +65,17 @@ def accelerated(optim: Any, name: str, options: dict[str, Any], precision: str, 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 @pytest.mark.parametrize(
-    "how", [dict(precision="no", accumulate=2), dict(precision="bf16"), dict(precision="fp16")], ids=str
+    "how",
+    [
+        pytest.param(dict(precision="no", accumulate=2), marks=holds("accumulation"), id="accumulating"),
+        pytest.param(dict(precision="bf16"), marks=holds("bf16"), id="bf16"),
+        pytest.param(dict(precision="fp16"), marks=holds("fp16"), id="fp16"),
+    ],
 )
 def test_training_through_accelerate_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any]) -> None:
     ours, theirs = accelerated(steprule, name, options, **how), accelerated(torch.optim, name, options, **how)
-    assert_same(weights(ours.module_), weights(theirs.module_), 1e-5 if how["precision"] == "no" else 2e-2)
+    tolerance = 1e-5 if how["precision"] == "no" else 2e-2
+    assert_same(weights(ours.module_) + ours.means, weights(theirs.module_) + theirs.means, tolerance)
     rates = [[group["lr"] for group in net.optimizer_.param_groups] for net in (ours, theirs)]
     assert rates[0] == rates[1]
     if how["precision"] == "fp16":
@@ -73,10 +88,12 @@ def fitted(*args: Any, **how: Any) -> Any:
     return made(*args, **how).fit(x.numpy(), y.numpy())
 
 
-@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+@holds("clipping", "scheduler", "averages")
+@pytest.mark.parametrize(("name", "options"), [*OPTIMIZERS, MUON])
 def test_training_is_the_same(name: str, options: dict[str, Any]) -> None:
     ours, theirs = fitted(steprule, name, options), fitted(torch.optim, name, options)
-    assert_same(weights(ours.module_), weights(theirs.module_))
+    tolerance = 2e-2 if name == "Muon" else 1e-5
+    assert_same(weights(ours.module_) + ours.means, weights(theirs.module_) + theirs.means, tolerance)
     assert [g["lr"] for g in ours.optimizer_.param_groups] == [g["lr"] for g in theirs.optimizer_.param_groups]
 
 
@@ -89,6 +106,7 @@ def test_overrides_reach_parameters_without_names() -> None:
     }
 
 
+@holds("resuming")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_state_that_was_saved_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     x, y = (part.numpy() for part in digits())

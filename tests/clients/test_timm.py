@@ -14,16 +14,21 @@ import timm.optim
 import timm.scheduler
 import timm.utils
 import torch
-from client_task import OPTIMIZERS, Half, assert_same, loader, net, weights
+from client_task import MUON, OPTIMIZERS, WAYS, Half, assert_same, holds, loader, net, weights
 from torch.nn.functional import cross_entropy
 
 import steprule
 
 
 def train(
-    optim: Any, name: str, options: dict[str, Any], precision: str = "32", folder: Path | None = None
+    optim: Any,
+    name: str,
+    options: dict[str, Any],
+    folder: Path | None = None,
+    precision: str = "32",
+    accumulate: int = 1,
 ) -> dict[str, Any]:
-    model = net()
+    model = net(bias=name != "Muon")
 
     def made() -> tuple[Any, Any]:
         groups = timm.optim.param_groups_weight_decay(model, options["weight_decay"])
@@ -36,17 +41,19 @@ def train(
     scaler._scaler = half.scaler
     rates = []
     for epoch in range(3):
-        for x, y in loader():
-            optimizer.zero_grad()
+        for i, (x, y) in enumerate(loader()):
+            due = (i + 1) % accumulate == 0
             with half.autocast():
-                loss = cross_entropy(model(x), y)
-            if precision == "fp16":
-                scaler(loss, optimizer, clip_grad=0.5, parameters=model.parameters())
+                loss = cross_entropy(model(x), y) / accumulate
+            if precision != "bf16":
+                scaler(loss, optimizer, clip_grad=0.5, parameters=model.parameters(), need_update=due)
             else:
                 loss.backward()
                 timm.utils.dispatch_clip_grad(model.parameters(), 0.5)
                 optimizer.step()
-            ema.update(model)
+            if due:
+                optimizer.zero_grad()
+                ema.update(model)
         scheduler.step(epoch + 1)
         rates.append([group["lr"] for group in optimizer.param_groups])
         if folder is not None and epoch == 0:
@@ -61,16 +68,24 @@ def train(
     return {"weights": found, "rates": rates, "scale": scaler._scaler.get_scale(), "optimizer": optimizer}
 
 
+@holds("clipping", "scheduler", "averages")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-@pytest.mark.parametrize("precision", ["32", "bf16", "fp16"])
-def test_training_is_the_same(name: str, options: dict[str, Any], precision: str) -> None:
-    ours, theirs = (train(optim, name, options, precision) for optim in (steprule, torch.optim))
+@pytest.mark.parametrize("how", WAYS)
+def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any]) -> None:
+    ours, theirs = (train(optim, name, options, **how) for optim in (steprule, torch.optim))
     assert ours["rates"] == theirs["rates"]
     assert ours["scale"] == theirs["scale"]
-    assert_same(ours["weights"], theirs["weights"], 1e-5 if precision == "32" else 2e-2)
-    assert (ours["optimizer"].steps_taken < 18) == (precision == "fp16")
+    assert_same(ours["weights"], theirs["weights"], 2e-2 if "precision" in how else 1e-5)
+    assert (ours["optimizer"].steps_taken < 18 // how.get("accumulate", 1)) == (how.get("precision") == "fp16")
 
 
+@pytest.mark.parametrize(("name", "options"), [MUON])
+def test_training_of_matrices_is_the_same(name: str, options: dict[str, Any]) -> None:
+    ours, theirs = (train(optim, name, options) for optim in (steprule, torch.optim))
+    assert_same(ours["weights"], theirs["weights"], 2e-2)
+
+
+@holds("resuming")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_checkpoint_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     again, whole = train(steprule, name, options, folder=tmp_path), train(steprule, name, options)

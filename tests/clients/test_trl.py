@@ -14,7 +14,7 @@ import tokenizers
 import torch
 import transformers
 from accelerate.state import AcceleratorState
-from client_task import OPTIMIZERS, SCALE, digits, scaling
+from client_task import MUON, OPTIMIZERS, SCALE, averages, digits, holds, scaling
 from torch import Tensor
 from torch.optim.lr_scheduler import StepLR
 
@@ -55,9 +55,10 @@ def train(make: Any, folder: Path, resume: Path | None = None, scaled: bool = Fa
         **{"max_grad_norm": 0.5, "num_train_epochs": 1, "save_strategy": "no", "logging_steps": 1, **how},
     )  # fmt: skip
     net = model()
-    trainer = trl.SFTTrainer(
-        net, arguments, train_dataset=pictures(), processing_class=tokenizer(), optimizers=make(net)
-    )
+    made = make(net)
+    means = averages(made[0])
+    trainer = trl.SFTTrainer(net, arguments, train_dataset=pictures(), processing_class=tokenizer(), optimizers=made)
+    trainer.means = means
     if scaled:
         scaling(trainer.accelerator)  # fp16=True is refused without a GPU
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
@@ -66,7 +67,8 @@ def train(make: Any, folder: Path, resume: Path | None = None, scaled: bool = Fa
 
 def stepped(optim: Any, name: str, options: dict[str, Any]) -> Any:
     def make(net: Any) -> Any:
-        optimizer = getattr(optim, name)(net.parameters(), **options)
+        trained = [p for p in net.parameters() if p.ndim == 2 or name != "Muon"]
+        optimizer = getattr(optim, name)(trained, **options)
         return optimizer, StepLR(optimizer, 2, gamma=0.5)
 
     return make
@@ -80,9 +82,16 @@ def rates(trainer: Any) -> list[float]:
     return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
 
 
+@holds("clipping", "scheduler", "averages")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 @pytest.mark.parametrize(
-    "how", [dict(), dict(gradient_accumulation_steps=2), dict(bf16=True), dict(scaled=True)], ids=str
+    "how",
+    [
+        pytest.param(dict(), id="plainly"),
+        pytest.param(dict(gradient_accumulation_steps=2), marks=holds("accumulation"), id="accumulating"),
+        pytest.param(dict(bf16=True), marks=holds("bf16"), id="bf16"),
+        pytest.param(dict(scaled=True), marks=holds("fp16"), id="fp16"),
+    ],
 )
 def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str, Any], tmp_path: Path) -> None:
     ours, theirs = (train(stepped(optim, name, options), tmp_path, **how) for optim in (steprule, torch.optim))
@@ -90,12 +99,20 @@ def test_training_is_the_same(name: str, options: dict[str, Any], how: dict[str,
     # where a gradient is all but zero AdamW makes of a rounding a step
     tolerance = 2e-2 if "bf16" in how or "scaled" in how else 1e-3
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(ours.means, theirs.means, rtol=tolerance, atol=tolerance)
     assert not torch.equal(weights(ours)[0], next(model().parameters()))
     if "scaled" in how:
         assert ours.accelerator.scaler.get_scale() == theirs.accelerator.scaler.get_scale() < SCALE
         assert ours.optimizer.optimizer.steps_taken < 6
 
 
+@pytest.mark.parametrize(("name", "options"), [MUON])
+def test_training_of_matrices_is_the_same(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    ours, theirs = (weights(train(stepped(optim, name, options), tmp_path)) for optim in (steprule, torch.optim))
+    torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+@holds("resuming")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_a_checkpoint_goes_on(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     make = stepped(steprule, name, options)
