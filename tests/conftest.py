@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 
 os.environ.pop("COLUMNS", None)  # parallel runs set it, and a console keeps the width that it finds when it is made
+
+# machine code that this or another run of the tests has compiled
+os.environ.setdefault("STEPRULE_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "code"))
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported

@@ -352,7 +352,8 @@ class Launch:
         """Go on with the state as other launches have left it, which had the same arrays; False if they are others, or
         if this kernel can't."""
         program = self.program
-        params, grads, held = self.looked_up(filled=True)
+        params, grads, held = self.looked_up()
+        grads = list(self.filled(grads))
         if (
             self.shares
             or self.sparse
@@ -378,14 +379,12 @@ class Launch:
         self.grads = grads  # type: ignore[assignment]
         return True
 
-    def looked_up(
-        self, filled: bool = False
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor | None], list[torch.Tensor]]:
-        """Parameters and gradients as they are now, and all tensors that must lie where they did.
+    def filled(self, grads: Sequence[Any]) -> Sequence[Any]:
+        """Gradients, and where there are none that may be left out, what looks as they did."""
+        return grads
 
-        Args:
-            filled: whether something stands in for gradients that are not there, where they may be left out.
-        """
+    def looked_up(self) -> tuple[list[torch.Tensor], list[torch.Tensor | None], list[torch.Tensor]]:
+        """Parameters and gradients as they are now, and all tensors that must lie where they did."""
         if not self.shares:
             return self.params, [p.grad for p in self.params], self.held
         params = [part.param for part in self.shares]

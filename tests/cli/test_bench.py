@@ -55,6 +55,8 @@ from steprule.cli.bench.shapes import SHAPES, elements
 from steprule.cli.bench.table import PEERS, Grid, figures, targets
 from steprule.cli.bench.timing import CLOCKS, Pace, Spread, Times, alternate, ratio, spread
 from steprule.cli.digits import LeNet
+from steprule.kernels.cpu import machine
+from steprule.kernels.cpu.kept_code import CACHE
 
 SHORT = Settings(Pace(2, block=1e-4, settle=1e-4))
 
@@ -280,11 +282,14 @@ def test_every_target_is_against_something_that_is_measured() -> None:
             assert "fastest" not in [t.against for t in case.targets] or case.peers, case.name
 
 
-def test_first_steps_can_be_sent_to_another_process() -> None:
+def test_first_steps_can_be_sent_to_another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(CACHE, "")
     for case in cases():
         if isinstance(case, FirstStep):
             assert pickle.loads(pickle.dumps(case.ours)) is case.ours
-    assert first_step(steprule.AdamW, "lenet", None, "cpu") > 0.0
+    machine.forget()
+    assert first_step(steprule.AdamW, "lenet", None, "cpu", str(tmp_path / "code")) > 0.0
+    assert len(list((tmp_path / "code").iterdir())) == 1
 
 
 def test_a_case_is_judged_by_its_ratios(monkeypatch: pytest.MonkeyPatch) -> None:

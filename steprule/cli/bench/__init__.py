@@ -22,7 +22,7 @@ from steprule.cli.console import console, fail, say
 from steprule.display.bytes import readable
 from steprule.replacing import replacing
 
-from .cases import Case, Result, Settings, Steps, cases
+from .cases import Case, FirstStep, Result, Settings, Steps, cases
 from .files import measure_files
 from .gpu_cases import gpu_cases
 from .peak_memory import measure_memory
@@ -53,6 +53,9 @@ def bench(
     ] = False,
     seconds: Annotated[float, typer.Option(metavar="S", help="Begin no other case after so many seconds.")] = math.inf,
     device: Annotated[str, typer.Option(help=f"Where to measure: {', '.join(CASES)}.")] = "cpu",
+    first: Annotated[
+        bool, typer.Option("--first", help="Only first steps, compiled and from code that is kept on disk.")
+    ] = False,
     files: Annotated[
         bool, typer.Option("--files", help="Measure saving and loading beside torch's instead of steps.")
     ] = False,
@@ -77,7 +80,9 @@ def bench(
         return
     if device not in CASES:
         fail(f"--device is one of {', '.join(CASES)}, not {device!r}")
-    chosen = choose(case, shapes, device)
+    chosen = [item for item in choose(case, shapes, device) if not first or isinstance(item, FirstStep)]
+    if not chosen:
+        fail(f"no first step is named {case!r}")
     if names:
         for item in chosen:
             print(item.name)

@@ -108,15 +108,12 @@ class LLVMLaunch(Launch):
         self.adopt_reduced(torch.from_numpy(self.table), groups)
         return True
 
-    def filled(self, grads: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
-        """Gradients, and where there are none what looks as they did."""
+    def filled(self, grads: Sequence[Any]) -> Sequence[Any]:
+        if not self.patient:
+            return grads
         if self.stands_in is None:
             self.stands_in = [entry.stand_in() for entry in self.entries]
         return [other if g is None else g for g, other in zip(grads, self.stands_in, strict=True)]
-
-    def looked_up(self, filled: bool = False) -> Any:
-        params, grads, held = super().looked_up()
-        return params, self.filled(grads) if filled and self.patient else grads, held
 
     def wake(self) -> None:
         """Some will be updated and some not, from here on: whose numbers are the same is found out at each step."""

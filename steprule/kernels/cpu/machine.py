@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import threading
 import weakref
 from collections import OrderedDict
@@ -10,11 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import llvmlite
 import llvmlite.binding as llvm
 
 from steprule.forking import at_fork
 from steprule.rule.program import Program
 
+from .kept_code import keep, kept
 from .source import assembly
 
 __all__ = ["COMPILING", "RECENT", "Code", "Machine", "compiled", "forget", "living", "machine"]
@@ -24,6 +27,8 @@ COMPILING = threading.RLock()
 # signal's handler forks in the thread that compiles goes on where that thread was
 at_fork(before=COMPILING.acquire, after_in_parent=COMPILING.release, after_in_child=COMPILING.release)
 
+EMITTED = 1
+"""To be counted up with any change of :meth:`Machine.emitted`: code that was kept before is not taken then."""
 RECENT = 32
 """How much code is kept that nobody runs any more: as many Programs may come in turns."""
 
@@ -69,17 +74,31 @@ class Machine:
     def __init__(self) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
+        self.cpu, self.features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
         self.target = self.target_machine()
 
-    @staticmethod
-    def target_machine() -> Any:
+    def target_machine(self) -> Any:
         target = llvm.Target.from_default_triple()
-        features = llvm.get_host_cpu_features().flatten()
-        return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
+        return target.create_target_machine(cpu=self.cpu, features=self.features, opt=3, jit=True)
 
     def compile(self, program: Program, operands: Sequence[str], kind: str) -> Code:
-        """A Program's machine code, in an engine of its own: engines are freed whole."""
-        module = llvm.parse_assembly(assembly(program, operands, kind, "steprule"), llvm.create_context())
+        """A Program's machine code: what another process has compiled, if there is such, or compiled now."""
+        source = assembly(program, operands, kind, "steprule")
+        key = self.key(source)
+        known = kept(key)
+        if known is None:
+            known = self.emitted(source)
+            keep(key, known)
+        return self.loaded(known, len(program.phases))
+
+    def key(self, source: str) -> str:
+        """A hash of all that the machine code of a source depends on."""
+        versions = (EMITTED, llvmlite.__version__, llvm.llvm_version_info, llvm.get_process_triple())
+        return hashlib.sha256("\n".join(map(str, (*versions, self.cpu, self.features, source))).encode()).hexdigest()
+
+    def emitted(self, source: str) -> bytes:
+        """A source as an object file."""
+        module = llvm.parse_assembly(source, llvm.create_context())
         module.triple = llvm.get_process_triple()
         module.data_layout = str(self.target.target_data)
         module.verify()
@@ -88,9 +107,16 @@ class Machine:
         options.loop_interleaving = True
         builder = llvm.create_pass_builder(self.target, options)
         builder.getModulePassManager().run(module, builder)
-        engine = llvm.create_mcjit_compiler(module, self.target_machine())  # two engines on one would crash
+        code: bytes = self.target.emit_object(module)
+        return code
+
+    def loaded(self, code: bytes, passes: int) -> Code:
+        """An object file, in an engine of its own: engines are freed whole."""
+        nothing = llvm.parse_assembly("", llvm.create_context())
+        engine = llvm.create_mcjit_compiler(nothing, self.target_machine())  # two engines on one would crash
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
-        return Code(engine, [engine.get_function_address(f"steprule{i}") for i in range(len(program.phases))])
+        return Code(engine, [engine.get_function_address(f"steprule{i}") for i in range(passes)])
 
 
 @lru_cache(maxsize=1)
