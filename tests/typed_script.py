@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import steprule
+from steprule.rule import Array, Hyper, Scalar, State, lerp, sign, sqrt
 from steprule.schedules import cosine
 
 MODEL = nn.Linear(2, 1)
@@ -41,3 +42,15 @@ class Own(steprule.Optimizer):
 
     def step(self, closure: Any = None) -> Any:
         return super().step(closure)
+
+
+class Typed(steprule.Optimizer):
+    """A rule whose arguments say what they are, so that an editor knows their operators."""
+
+    def update(self, p: Array, g: Array, s: State, h: Hyper) -> Array:
+        rate: Scalar = h.lr / sqrt(s.step)
+        s.mean = lerp(s.mean, g, 1 - h.beta)
+        return p - rate * sign(s.mean)
+
+    def mistaken(self, p: Array, s: State) -> Array:
+        return "a text"  # type: ignore[return-value]

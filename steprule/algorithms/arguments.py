@@ -9,6 +9,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from steprule.grouping.hyperparameters import Choice, Declared, Number, Range
+from steprule.rule.modifier import Modifier
 from steprule.rule.slot import Slot
 from steprule.stepping.options import KeywordOptions, MatrixOptions, Options, PlacedOptions
 
@@ -20,6 +21,7 @@ __all__ = [
     "Number",
     "Options",
     "Params",
+    "Parts",
     "PlacedOptions",
     "Range",
     "Ranges",
@@ -32,6 +34,7 @@ __all__ = [
 Params: TypeAlias = nn.Module | Iterable[Any]
 Ranges: TypeAlias = Mapping[str, Declared]
 Slots: TypeAlias = Mapping[str, Slot]
+Parts: TypeAlias = tuple[Modifier, ...]
 
 PENALTY = "0, or 1e-6 to 1e-2"
 """What is usual of the strength of an L2 penalty."""

@@ -195,15 +195,15 @@ def dimensions(name: str, parameter: Tensor) -> int:
     return parameter.ndim
 
 
-NORM_CLASS = re.compile(r"Norm(?:\dd)?$")
-BIAS_NAME = re.compile(r"(?:^|[._])bias$|(?:^|\.)bias_[^.]*$")
+NORM_CLASS: re.Pattern[str] = re.compile(r"Norm(?:\dd)?$")
+BIAS_NAME: re.Pattern[str] = re.compile(r"(?:^|[._])bias$|(?:^|\.)bias_[^.]*$")
 
 
 def owner_is(test: Callable[[nn.Module], object]) -> Callable[[NamedParameter], object]:
     return lambda entry: entry.modules and test(entry.modules[-1])
 
 
-norms = Selector(
+norms: Selector = Selector(
     "norms",
     owner_is(lambda owner: any(NORM_CLASS.search(kind.__name__) for kind in type(owner).__mro__)),
     frozenset({"module"}),
@@ -211,11 +211,11 @@ norms = Selector(
 """What a normalization owns itself: a module whose class, or a base of it, is called ``...Norm`` or ``...Norm2d``."""
 
 
-biases = Selector("biases", lambda entry: BIAS_NAME.search(entry.name), frozenset({"name"}))
+biases: Selector = Selector("biases", lambda entry: BIAS_NAME.search(entry.name), frozenset({"name"}))
 """Parameters called ``bias``, ``..._bias`` or ``bias_...``."""
 
 
-embeddings = Selector(
+embeddings: Selector = Selector(
     "embeddings",
     owner_is(lambda owner: isinstance(owner, (nn.Embedding, nn.EmbeddingBag))),
     frozenset({"module"}),
@@ -223,7 +223,9 @@ embeddings = Selector(
 """The tables of ``nn.Embedding`` and ``nn.EmbeddingBag``; a head tied to one is the same parameter."""
 
 
-TABLE_NAME = re.compile(r"emb(?:ed|edding|eddings)?$|(?:^|_)(?:token|tokens|pos|position|positions|wpe|wte)(?:_|$)")
+TABLE_NAME: re.Pattern[str] = re.compile(
+    r"emb(?:ed|edding|eddings)?$|(?:^|_)(?:token|tokens|pos|position|positions|wpe|wte)(?:_|$)"
+)
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -259,7 +261,7 @@ def is_hidden_matrix(entry: NamedParameter) -> bool:
     return dimensions(entry.name, entry.parameter) > 1 and id(entry.parameter) not in outer_weights(entry.modules[0])[0]
 
 
-hidden_matrices = Selector(
+hidden_matrices: Selector = Selector(
     "hidden_matrices",
     is_hidden_matrix,
     frozenset({"module"}),

@@ -48,7 +48,7 @@ class SAM(Modifier):
     defaults: ClassVar[Mapping[str, Any]] = {"rho": 0.05}
     ranges: ClassVar[Mapping[str, Any]] = {"rho": Range(least=0, usual="0.01 to 0.1")}
     excludes: ClassVar[frozenset[str]] = frozenset({"SAM", "ASAM"})
-    points: ClassVar = 2
+    points: ClassVar[int] = 2
 
     def ascent(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         return p + h.rho / (norm(g, scope="all") + 1e-12) * g

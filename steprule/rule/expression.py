@@ -80,7 +80,7 @@ class _Asking(threading.local):
     """What a hyperparameter is, on which the Program then depends."""
 
 
-asking = _Asking()
+asking: _Asking = _Asking()
 """Answers ``if`` questions of the rule that is being traced in this thread, and records them."""
 
 PRECEDENCE = {"or": 1, "and": 2, "not": 3, "lt": 4, "le": 4, "gt": 4, "ge": 4, "eq": 4, "ne": 4}
@@ -188,7 +188,8 @@ class Expression:
     def __ne__(self, other: object) -> Expression:  # type: ignore[override]
         return combine("ne", self, other)
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return id(self)
 
     def __and__(self, other: Any) -> Expression:
         return combine("and", self, other)
@@ -258,7 +259,9 @@ class Expression:
     def __lshift__(self, other: Any) -> NoReturn:
         self._not_a_number("<< or >>", "* or / with a power of two")
 
-    __rlshift__ = __rshift__ = __rrshift__ = __lshift__
+    __rlshift__ = __lshift__
+    __rshift__ = __lshift__
+    __rrshift__ = __lshift__
 
     def __round__(self, digits: Any = None) -> NoReturn:
         self._not_a_number("the built-in round()", "round(x) from steprule.rule")

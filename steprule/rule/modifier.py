@@ -64,6 +64,12 @@ class Modifier:
     reads: Mapping[str, Callable[[Any, Any], Any]] | None = None
     """Of a part of an algorithm: hyperparameters that the algorithm has no names for, made of its ``(s, h)``."""
 
+    name: str
+    """The prefix of its state and hyperparameters; empty for a part of an algorithm."""
+
+    values: dict[str, Any]
+    """Its hyperparameters."""
+
     points: ClassVar[int] = 1
     """At how many points a step needs gradients; two make :meth:`ascent` the first half of a step."""
 
@@ -73,7 +79,8 @@ class Modifier:
         if "__init__" not in cls.__dict__ and "defaults" in cls.__dict__:
             either = Parameter.POSITIONAL_OR_KEYWORD
             taken = [Parameter(name, either, default=default) for name, default in cls.defaults.items()]
-            cls.__signature__ = Signature([*taken, Parameter("name", Parameter.KEYWORD_ONLY, default=None)])  # type: ignore[attr-defined]
+            shown = Signature([*taken, Parameter("name", Parameter.KEYWORD_ONLY, default=None)])
+            type.__setattr__(cls, "__signature__", shown)
 
     def __init__(self, *values: Any, name: str | None = None, **given: Any) -> None:
         kind = type(self).__name__

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import clip, scalar, sqrt, where
@@ -55,7 +55,7 @@ class AdaBound(Optimizer):
         True
     """
 
-    slots: ClassVar = {"base_lr": scalar()}
+    slots: ClassVar[Slots] = {"base_lr": scalar()}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-4 to 1e-2",
         betas=("0.9", "0.99 to 0.999"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import adam_step
 from steprule.optimizer import Optimizer
 from steprule.rule import maximum, minimum, norm, scalar, where
@@ -57,7 +57,7 @@ class AdaGC(Optimizer):
         tensor([   0.7500, -199.7500])
     """
 
-    slots: ClassVar = {"gamma": scalar()}
+    slots: ClassVar[Slots] = {"gamma": scalar()}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-5 to 1e-2",
         betas=("0.9", "0.95 to 0.999"),

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import corrected_root, mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import channel, matrix, mean, ndim, scalar, table
@@ -72,7 +72,7 @@ class AdamMini(Optimizer):
         torch.Size([2, 1])
     """
 
-    slots: ClassVar = {"vmean": scalar(), "by_row": channel(), "by_head": table("rows", 1)}
+    slots: ClassVar[Slots] = {"vmean": scalar(), "by_row": channel(), "by_head": table("rows", 1)}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-5 to 1e-2",
         betas=("0.9", "0.95 to 0.999"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import column, maximum, mean, ndim, norm, row, rsqrt, size, sqrt
@@ -60,7 +60,7 @@ class CAME(Optimizer):
         {'exp_avg_sq_row': (3, 1), 'exp_avg_sq_col': (1, 2), 'exp_avg_res_row': (3, 1), 'exp_avg_res_col': (1, 2)}
     """
 
-    slots: ClassVar = {
+    slots: ClassVar[Slots] = {
         "exp_avg_sq_row": row(),
         "exp_avg_sq_col": column(),
         "exp_avg_res_row": row(),

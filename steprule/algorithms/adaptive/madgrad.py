@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import Optimizer
 from steprule.rule import array, power, sqrt, stored, where
@@ -51,7 +51,7 @@ class MADGRAD(Optimizer):
         True
     """
 
-    slots: ClassVar = {"x0": array("parameter")}
+    slots: ClassVar[Slots] = {"x0": array("parameter")}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-4 to 0.1",
         momentum=Range(least=0, below=1, usual="0, or 0.8 to 0.99"),

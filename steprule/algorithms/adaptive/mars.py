@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Parts, Ranges, Unpack, usually
 from steprule.algorithms.moments import adam_step
 from steprule.modifiers.mars import Mars
 from steprule.optimizer import Optimizer
@@ -55,7 +55,7 @@ class MARS(Optimizer):
     ranges: ClassVar[Ranges] = usually(
         lr="1e-4 to 1e-2", betas=("0.95", "0.99"), eps="1e-10 to 1e-6", weight_decay="0 to 0.3", gamma="0.01 to 0.05"
     )
-    parts: ClassVar = (Mars().within(beta1=lambda s, h: h.betas[0]),)
+    parts: ClassVar[Parts] = (Mars().within(beta1=lambda s, h: h.betas[0]),)
 
     def __init__(
         self,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Ranges, Slots, Unpack, usually
 from steprule.optimizer import Optimizer
 from steprule.rule import scalar, sqrt, sum, where
 
@@ -49,7 +49,7 @@ class NovoGrad(Optimizer):
         tensor([2.7000, 3.6000])
     """
 
-    slots: ClassVar = {"exp_avg_sq": scalar()}
+    slots: ClassVar[Slots] = {"exp_avg_sq": scalar()}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 0.1", betas=("0.95", "0.25 to 0.98"), eps="1e-10 to 1e-6", weight_decay="0 to 1e-2"
     )

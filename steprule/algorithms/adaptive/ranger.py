@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Parts, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import radam_step
 from steprule.modifiers.lookahead import Lookahead
 from steprule.optimizer import Optimizer
@@ -64,7 +64,7 @@ class Ranger(Optimizer):
         k=Range(least=1, usual="5 to 10"),
         alpha=Range(above=0, most=1, usual="0.5 to 0.8"),
     )
-    parts: ClassVar = (Lookahead().within(),)
+    parts: ClassVar[Parts] = (Lookahead().within(),)
 
     def __init__(
         self,

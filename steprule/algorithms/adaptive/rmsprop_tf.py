@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.weight_decay import decayed
 from steprule.optimizer import Optimizer
 from steprule.rule import array, lerp, sqrt
@@ -55,7 +55,7 @@ class RMSpropTF(Optimizer):
         True
     """
 
-    slots: ClassVar = {"square_avg": array(1.0)}
+    slots: ClassVar[Slots] = {"square_avg": array(1.0)}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-3 to 0.1",
         alpha=Range(least=0, usual="0.9 to 0.99"),

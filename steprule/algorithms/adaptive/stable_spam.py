@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import abs, max_abs, norm, scalar, sqrt, where
@@ -56,7 +56,7 @@ class StableSPAM(Optimizer):
         tensor([   0.7500, -199.7500])
     """
 
-    slots: ClassVar = {"m_max_t": scalar(), "m_norm_t": scalar(), "v_norm_t": scalar()}
+    slots: ClassVar[Slots] = {"m_max_t": scalar(), "m_norm_t": scalar(), "v_norm_t": scalar()}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-4 to 1e-2",
         betas=("0.9", "0.99 to 0.999"),

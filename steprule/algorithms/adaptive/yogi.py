@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import corrected_root, mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import array, sign
@@ -54,7 +54,7 @@ class Yogi(Optimizer):
         True
     """
 
-    slots: ClassVar = {"exp_avg": array("initial_accumulator"), "exp_avg_sq": array("initial_accumulator")}
+    slots: ClassVar[Slots] = {"exp_avg": array("initial_accumulator"), "exp_avg_sq": array("initial_accumulator")}
     ranges: ClassVar[Ranges] = usually(
         lr="1e-4 to 1e-2",
         betas=("0.9", "0.99 to 0.999"),

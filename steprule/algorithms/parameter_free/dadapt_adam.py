@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_square_of
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import Optimizer
@@ -63,7 +63,7 @@ class DAdaptAdam(Optimizer):
         True
     """
 
-    slots: ClassVar = ESTIMATE
+    slots: ClassVar[Slots] = ESTIMATE
     ranges: ClassVar[Ranges] = usually(
         lr="1",
         betas=("0.9", "0.99 to 0.999"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.moments import mean_of
 from steprule.optimizer import Optimizer
 from steprule.rule import sign, sqrt
@@ -56,7 +56,7 @@ class DAdaptLion(Optimizer):
         True
     """
 
-    slots: ClassVar = ESTIMATE
+    slots: ClassVar[Slots] = ESTIMATE
     ranges: ClassVar[Ranges] = usually(
         lr="1", betas=("0.9 to 0.95", "0.98 to 0.99"), weight_decay="0 to 1", d0=Range(above=0, usual="1e-6 to 1e-4")
     )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import Optimizer
 from steprule.rule import array, maximum, minimum, norm, scalar, stored, sum, where
@@ -53,7 +53,7 @@ class DAdaptSGD(Optimizer):
         True
     """
 
-    slots: ClassVar = {
+    slots: ClassVar[Slots] = {
         "d": scalar("d0", scope="all"),
         "numerator_weighted": scalar(scope="all"),
         "g0_norm": scalar(scope="all"),

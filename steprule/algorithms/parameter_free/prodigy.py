@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Slots, Unpack, usually
 from steprule.algorithms.weight_decay import penalized
 from steprule.optimizer import Optimizer
 from steprule.rule import abs, array, maximum, minimum, scalar, sqrt, sum, where
@@ -71,7 +71,7 @@ class Prodigy(Optimizer):
         True
     """
 
-    slots: ClassVar = {
+    slots: ClassVar[Slots] = {
         "d": scalar("d0", scope="all"),
         "d_max": scalar("d0", scope="all"),
         "d_numerator": scalar(scope="all"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import Number, Options, Params, Parts, Range, Ranges, Unpack, usually
 from steprule.algorithms.moments import corrected_root, mean_square_of
 from steprule.modifiers.schedule_free import ScheduleFree
 from steprule.optimizer import Optimizer
@@ -67,7 +67,7 @@ class ScheduleFreeAdamW(Optimizer):
         r="0",
         weight_lr_power="2",
     )
-    parts: ClassVar = (
+    parts: ClassVar[Parts] = (
         ScheduleFree().within(momentum=lambda s, h: h.betas[0], lr_power=lambda s, h: h.weight_lr_power),
     )
 

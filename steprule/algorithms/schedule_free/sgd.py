@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.algorithms.arguments import PENALTY, Number, Options, Params, Parts, Range, Ranges, Unpack, usually
 from steprule.algorithms.weight_decay import penalized
 from steprule.modifiers.schedule_free import ScheduleFree
 from steprule.optimizer import Optimizer
@@ -63,7 +63,7 @@ class ScheduleFreeSGD(Optimizer):
         r="0",
         weight_lr_power="2",
     )
-    parts: ClassVar = (ScheduleFree().within(lr_power=lambda s, h: h.weight_lr_power),)
+    parts: ClassVar[Parts] = (ScheduleFree().within(lr_power=lambda s, h: h.weight_lr_power),)
 
     def __init__(
         self,
