@@ -51,6 +51,8 @@ TYPES = {
 }
 MEMORY = re.compile(r"\b(?:(?:ld|st)\.global[.\w]*|global_(?:load|store)_\w+|buffer_(?:load|store)_\w+)")
 ARITHMETIC = re.compile(r"\b(?:div|sqrt|fma|ex2|lg2|mul)\.[.\w]+")
+CHOSEN = re.compile(r"selp\.f32\s+(%\w+),")
+SLOW_FOR_ZERO = re.compile(r"(?:sqrt|div)\.rn\.f32\s+%\w+, (%\w+)")
 
 
 class Everything(Optimizer):
@@ -89,7 +91,8 @@ def program(optimizer: Optimizer) -> Program:
 
 
 def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) -> Counter[str]:
-    """How often each instruction for memory and each approximate one stands in a kernel compiled for a GPU."""
+    """How often each instruction for memory and each approximate one stands in a kernel compiled for a GPU; and how many
+    roots and quotients are ``"unguarded"``: of what was not chosen beforehand, so that it may be zero."""
     signature = {name: "constexpr" if name in constants else TYPES[name] for name in function.arg_names}
     places = {name: i for i, name in enumerate(function.arg_names)}
     values = {(places[name],): value for name, value in constants.items()}
@@ -97,7 +100,9 @@ def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) ->
     source = ASTSource(function, signature, values, aligned)
     compiled_kernel = triton.compile(source, target=target, options=exact(target.backend == "hip"))
     text = compiled_kernel.asm["ptx" if target.backend == "cuda" else "amdgcn"]
-    return Counter(MEMORY.findall(text) + ARITHMETIC.findall(text))
+    chosen = set(CHOSEN.findall(text))
+    unguarded = [name for name in SLOW_FOR_ZERO.findall(text) if name not in chosen]
+    return Counter(MEMORY.findall(text) + ARITHMETIC.findall(text) + len(unguarded) * ["unguarded"])
 
 
 def passes(
