@@ -215,6 +215,53 @@ def test_the_number_of_kernels_does_not_depend_on_the_number_of_tensors(name: st
     assert 0 < counts[0] <= 12
 
 
+def test_nothing_is_uploaded_where_nothing_changes_and_numbers_go_by_value() -> None:
+    """Not even the numbers of a step, which change in each: two groups of them are arguments of the kernel."""
+    params = gpu_parameters([(1000,)] * 20)
+    optimizer = steprule.AdamW([dict(params=params[:9]), dict(params=params[9:], weight_decay=0.0)])
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    for step in range(3):
+        fill_gradients(params, step)
+        optimizer.step()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(4):
+            optimizer.step()
+        torch.cuda.synchronize()
+    found = {e.key: e.count for e in profile.key_averages() if e.device_type.name == "CUDA"}
+    assert list(found.values()) == [4], found  # one kernel a step, and no copy
+
+
+def test_the_first_update_is_told_apart_by_a_plan_made_after_skipped_ones() -> None:
+    params = gpu_parameters([(4,), (3,)])
+    optimizer = steprule.SGD(params, lr=1.0, momentum=0.5, dampening=0.5)
+    for given_to, found_inf in ((params[:1], 1.0), (params, 1.0), (params[:1], 0.0), (params, 0.0)):
+        for p in params:
+            p.grad = torch.ones_like(p) if any(p is q for q in given_to) else None
+        optimizer.found_inf = torch.tensor(found_inf, device="cuda")
+        optimizer.step()
+    for p, updates in zip(params, (2, 1), strict=True):  # the first update takes the gradient as it is
+        assert (optimizer.state[p]["momentum_buffer"] == (1.0 if updates == 1 else 0.5 * 1.0 + 0.5)).all()
+
+
+def test_without_a_c_compiler_torch_operations_serve_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "without_compiler", lambda: True)
+    ours, theirs = gpu_parameters(), gpu_parameters()
+    optimizer, reference = steprule.AdamW(ours), torch.optim.AdamW(theirs)
+    for step in range(3):
+        for params in (ours, theirs):
+            draw_gradients(params, step)
+        if step:
+            optimizer.step()
+        else:
+            with pytest.warns(UserWarning, match="torch operations take the steps on cuda:0: .*C compiler"):
+                optimizer.step()
+        reference.step()
+    assert_close(ours, theirs, rtol=1e-6)
+    assert "neither gcc nor clang" in optimizer.explain()
+
+
 # -- CUDA graphs -----------------------------------------------------------------------------------------------------
 
 
@@ -457,6 +504,52 @@ def test_rows_and_columns_of_matrices_of_every_extent(dtype: torch.dtype) -> Non
         draw_gradients(again, step)
         optimizer.step()
     assert all(map(torch.equal, again, ours))
+
+
+def test_convolutions_are_few_programs() -> None:
+    params = gpu_parameters([(512, 512, 1, 1), (64, 64, 3, 3), (1, 100_000)])
+    optimizer = steprule.Adafactor(params)
+    draw_gradients(params, 0)
+    optimizer.step()
+    (launch,) = launches(optimizer)
+    elements = sum(p.numel() for p in params)
+    assert launch.chunk_count < elements / 500  # type: ignore[attr-defined]
+
+
+# -- zeros ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_rows_that_never_had_a_gradient_have_the_bits_of_the_reference(dtype: torch.dtype) -> None:
+    ours, theirs = gpu_parameters([(300, 257)], dtype), gpu_parameters([(300, 257)], dtype)
+    optimizers = steprule.AdamW(ours), steprule.AdamW(theirs, backend="eager")
+    for step in range(3):
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            draw_gradients(params, step)
+            for p in params:
+                p.grad[::2] = 0.0
+                p.grad[1::4] = -0.0
+            optimizer.step()
+    assert torch.equal(ours[0][::2], theirs[0][::2])
+    assert torch.equal(ours[0][1::4], theirs[0][1::4])
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_matrices_take_bounded_memory_beyond_what_they_are_given() -> None:
+    """One stack of 96 matrices of 2 MB in bfloat16: a spare and Gram buffers are those of a part of it."""
+    params = gpu_parameters([(1024, 1024)] * 96, torch.bfloat16)
+    optimizer = steprule.Muon(params)
+    weights = sum(p.nbytes for p in params)
+    for step in range(2):
+        draw_gradients(params, step)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        optimizer.step()
+        peak = torch.cuda.max_memory_allocated() - before
+    assert peak < weights + 6 * 2 * 2**26, peak  # the stack, and a part's: its spare, four Gram buffers, what they make
 
 
 # -- size and speed --------------------------------------------------------------------------------------------------

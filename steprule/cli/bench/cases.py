@@ -83,6 +83,7 @@ class Result:
         bandwidth_bytes: that ``"memory"`` reads and writes.
         ratios: our time over each peer's, by the peer's name; below 1 is faster.
         targets: what was to be reached, with what was.
+        peaks: bytes above parameters and gradients at the peak of the first step, by contender, where a device says it.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Result:
     bandwidth_bytes: int | None = None
     ratios: Mapping[str, Spread] = field(default_factory=dict)
     targets: Sequence[tuple[Target, Spread]] = ()
+    peaks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -216,7 +218,17 @@ class Sizes:
 @dataclass(frozen=True)
 class FirstStep:
     """Construction and first step of an optimizer in a fresh process: trace and compile; on a CPU also with code
-    that another process has compiled."""
+    that another process has compiled.
+
+    Attributes:
+        rule: names the optimizer.
+        ours: the optimizer.
+        shapes: names the parameters' shapes.
+        tokens: makes the gradients sparse, as an embedding's after so many tokens.
+        limit: the seconds that it may take.
+        again: the seconds that it may take with code that another process has compiled.
+        peers: those of torch beside whose peak of memory ours is shown, where the device says it.
+    """
 
     rule: str
     ours: Any
@@ -224,6 +236,7 @@ class FirstStep:
     tokens: int | None = None
     limit: float = 0.1
     again: float = 0.01
+    peers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -238,16 +251,37 @@ class FirstStep:
 
     def measured(self, settings: Settings, name: str, limit: float, kept: str) -> Result:
         """The seconds of processes that keep machine code in a folder; where they do, the first is not measured."""
-        arguments = (self.ours, self.shapes, self.tokens, settings.device, kept)
-        tasks = (math.ceil(settings.pace.rounds / 4) + bool(kept)) * [arguments]
+        peers = {} if settings.device == "cpu" else self.peers
+        makes = [*(math.ceil(settings.pace.rounds / 4) + bool(kept)) * [self.ours], *peers.values()]
+        tasks = [(make, self.shapes, self.tokens, settings.device, kept) for make in makes]
         with get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
-            seconds = tuple(processes.starmap(first_step, tasks, chunksize=1))[bool(kept) :]
-        target = (Target("seconds", limit), spread(seconds))
-        return Result(name, elements(SHAPES[self.shapes]), {OURS: Times(seconds[0], seconds)}, targets=[target])
+            taken = processes.starmap(first_step, tasks, chunksize=1)
+        own, others = taken[bool(kept) : len(taken) - len(peers)], taken[len(taken) - len(peers) :]
+        seconds = tuple(first.seconds for first in own)
+        peaks = {who: first.peak for who, first in zip([OURS, *peers], [own[0], *others], strict=True)}
+        return Result(
+            name,
+            elements(SHAPES[self.shapes]),
+            {OURS: Times(seconds[0], seconds)},
+            targets=[(Target("seconds", limit), spread(seconds))],
+            peaks={who: peak for who, peak in peaks.items() if peak is not None},
+        )
 
 
-def first_step(make: Any, shapes: str, tokens: int | None, device: str, kept: str = "") -> float:
-    """Seconds until an optimizer that did not exist has taken a step.
+class First(NamedTuple):
+    """What a first step took.
+
+    Attributes:
+        seconds: with construction.
+        peak: bytes at its peak above those that were there before it, where the device says it.
+    """
+
+    seconds: float
+    peak: int | None = None
+
+
+def first_step(make: Any, shapes: str, tokens: int | None, device: str, kept: str = "") -> First:
+    """Construct an optimizer that did not exist, and take a step.
 
     Args:
         make: makes it.
@@ -264,10 +298,13 @@ def first_step(make: Any, shapes: str, tokens: int | None, device: str, kept: st
         make(params).step()
 
     if device == "cpu":
-        return CLOCKS[device](construct_and_step, 1)
+        return First(CLOCKS[device](construct_and_step, 1))
     with tempfile.TemporaryDirectory() as nothing_known:
         os.environ |= {"TRITON_CACHE_DIR": nothing_known, "XDG_CACHE_HOME": nothing_known}
-        return CLOCKS[device](construct_and_step, 1)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        seconds = CLOCKS[device](construct_and_step, 1)
+        return First(seconds, torch.cuda.max_memory_allocated() - before)
 
 
 class Where(NamedTuple):

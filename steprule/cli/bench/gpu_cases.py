@@ -14,11 +14,13 @@ from steprule.kernels.gpu.tune import CANDIDATES, Block
 
 from .cases import MEMORY, WHERE, Case, FirstStep, Steps, Target
 from .contenders import Lion, Make, algorithms, clipped, in_a_bucket, torch_peers, with_zero_gradients
+from .gpu_training import NORM, Graphed, Scaled
 
 __all__ = ["gpu_cases"]
 
 LARGE = ("resnet50", "gpt2", "gpt-1.3b")
 IN_PLACE = Target(MEMORY, 1.1)
+DTYPES = ((torch.float32, ""), (torch.bfloat16, "-bf16"))
 
 
 def gpu_peers(kind: type[torch.optim.Optimizer], **options: Any) -> dict[str, Make]:
@@ -32,17 +34,43 @@ def with_fused(rule: str, ours: Any, peers: Mapping[str, Make]) -> list[Case]:
     fused = Target("fused", 1.0)
     return [
         Steps(f"{rule}{suffix}", shapes, ours, peers, [fused, IN_PLACE], dtype=dtype)
-        for dtype, suffix in ((torch.float32, ""), (torch.bfloat16, "-bf16"))
+        for dtype, suffix in DTYPES
         for shapes in LARGE
     ]
 
 
-def on_other_gradients(peers: Mapping[str, Make]) -> list[Case]:
-    """Gradients of zeros, of which roots and quotients may take longer; and parameters that share a bucket."""
+def in_each_block(what: str, fused: Make, lay: Callable[[list[torch.Tensor]], list[torch.Tensor]] = list) -> list[Case]:
+    """AdamW beside torch's fused one with each block that may be measured as the fastest, in two dtypes."""
     return [
-        Steps(f"adamw-{what}{suffix}", "gpt2", steprule.AdamW, {"fused": peers["fused"]}, dtype=dtype, lay=lay)
-        for what, lay in (("zeros", with_zero_gradients), ("bucket", in_a_bucket))
-        for dtype, suffix in ((torch.float32, ""), (torch.bfloat16, "-bf16"))
+        Steps(
+            f"adamw{suffix}-{what}-{block.size}x{block.warps}",
+            "gpt2",
+            in_blocks(block),
+            {"fused": fused},
+            [Target("fused", 1.0), IN_PLACE],
+            dtype=dtype,
+            lay=lay,
+        )
+        for dtype, suffix in DTYPES
+        for block in CANDIDATES
+    ]
+
+
+def in_training() -> list[Case]:
+    """Behind a GradScaler and in a CUDA graph, beside torch's fused AdamW."""
+    fused = partial(torch.optim.AdamW, fused=True)
+    target = [Target("fused", 1.0)]
+
+    def clipping(params: list[torch.Tensor], rate: torch.Tensor) -> steprule.Optimizer:
+        return steprule.AdamW(params, lr=rate, clip_norm=NORM, capturable=True)
+
+    def theirs(params: list[torch.Tensor], rate: torch.Tensor) -> torch.optim.Optimizer:
+        return fused(params, lr=rate, capturable=True)
+
+    ours = partial(steprule.AdamW, fused=True)
+    return [
+        *(Scaled("adamw-scaler", shapes, ours, {"fused": fused}, target) for shapes in ("lenet", "gpt2")),
+        *(Graphed("adamw-graph", shapes, clipping, {"fused": theirs}, target) for shapes in ("lenet", "gpt2")),
     ]
 
 
@@ -72,9 +100,16 @@ def gpu_cases() -> list[Case]:
         Steps("adamw", "small", steprule.AdamW, adamw),
         Steps("adamw-clip", "gpt2", partial(steprule.AdamW, clip_norm=1.0), norm),
         Steps("lion-rule", "gpt2", Lion, {}, [IN_PLACE]),
-        FirstStep("adamw", steprule.AdamW, "gpt2", limit=3.0),
-        *on_other_gradients(adamw),
-        *(Steps(f"adamw-{b.size}-by-{b.warps}-warps", "gpt2", in_blocks(b), {}, [IN_PLACE]) for b in CANDIDATES),
+        FirstStep("adamw", steprule.AdamW, "gpt2", limit=3.0, peers={"fused": partial(torch.optim.AdamW, fused=True)}),
+        FirstStep("adafactor", steprule.Adafactor, "gpt2", limit=3.0),
+        FirstStep("muon", steprule.Muon, "gpt2-hidden", limit=3.0),
+        *in_each_block("block", adamw["fused"]),
+        *in_each_block("zeros", adamw["fused"], with_zero_gradients),
+        *(
+            Steps(f"adamw{suffix}-bucket", "gpt2", steprule.AdamW, {"fused": adamw["fused"]}, dtype=d, lay=in_a_bucket)
+            for d, suffix in DTYPES
+        ),
+        *in_training(),
         Steps("muon-bf16", "gpt2-hidden", steprule.Muon, gpu_peers(torch.optim.Muon), dtype=torch.bfloat16),
         *(
             Steps("adafactor", shapes, steprule.Adafactor, gpu_peers(torch.optim.Adafactor), [Target("foreach", 0.5)])

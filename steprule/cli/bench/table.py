@@ -8,17 +8,20 @@ from typing import Any
 
 from rich.table import Table
 
-from .cases import MEMORY, Result, Target
+from .cases import MEMORY, OURS, Result, Target
 from .timing import Spread, spread
 
 __all__ = ["LEGEND", "PEERS", "Grid", "against", "as_dictionary", "figures", "targets"]
 
 PEERS = (MEMORY, "fused", "foreach", "default", "compile")
+PEAKS = {"peak MB": OURS, "fused's": "fused"}
+"""The columns that say the memory of a first step, and whose it is."""
 LEGEND = (
     "ms: a step of steprule. Ratios: its time over the other's; below 1 is faster. "
     "B/p: bytes a parameter. mul_: the GB/s of x.mul_(c) on as many bytes (on a GPU, of a copy); "
     "memory: the time of the same bytes at those. "
-    "The others are torch's implementations of the algorithm; adamw-clip's is clip_grad_norm_ and then fused."
+    "The others are torch's implementations of the algorithm; adamw-clip's is clip_grad_norm_ and then fused. "
+    "peak MB: memory at the peak of the first step, above parameters and gradients; beside it that of torch's fused."
 )
 
 
@@ -61,10 +64,13 @@ def figures(results: Sequence[Result], wide: bool = False) -> Grid:
             "GB/s": digits(result.bytes / result.seconds / 1e9) if result.bytes else "",
             "mul_": digits(result.bandwidth / 1e9) if result.bandwidth else "",
             **{name: ratio_cell(result, name, wide) for name in PEERS if name in result.ratios},
+            **{column: digits(result.peaks[name] / 1e6) for column, name in PEAKS.items() if name in result.peaks},
         }
         for result in results
     ]
-    present = [name for name in ("case", "ms", "B/p", "GB/s", "mul_", *PEERS) if any(row.get(name) for row in rows)]
+    present = [
+        name for name in ("case", "ms", "B/p", "GB/s", "mul_", *PEERS, *PEAKS) if any(row.get(name) for row in rows)
+    ]
     return Grid("Time of a step", present, [[row.get(name, "") for name in present] for row in rows])
 
 
@@ -129,6 +135,7 @@ def as_dictionary(result: Result) -> dict[str, Any]:
         "first_seconds": {name: times.first for name, times in result.times.items()},
         "rounds": {name: list(times.rounds) for name, times in result.times.items()},
         "ratios": {name: asdict(ratio) for name, ratio in result.ratios.items()},
+        "peaks": dict(result.peaks),
         "targets": [
             {**asdict(target), "reached": asdict(reached), "met": met(target, reached)}
             for target, reached in result.targets

@@ -20,6 +20,7 @@ from .source import (
     joined,
     loop,
     numbers_before,
+    scalar_arguments,
     stores,
     widened,
 )
@@ -30,7 +31,7 @@ IN_TILE = ("width", "height", "tall", "held", "stop", "firstrow", "firstcolumn",
 """What a tile has to know of where its chunk lies."""
 
 
-def rows_source(program: Program, index: int, operands: Sequence[str], kind: str) -> str:
+def rows_source(program: Program, index: int, operands: Sequence[str], kind: str, rows: int = 0) -> str:
     """The source of one pass over chunks of matrices: a function of a tile, and the kernel that calls it for each of a
     chunk.
 
@@ -42,10 +43,11 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
         index: which of its passes.
         operands: the name of each operand's dtype in ``triton.language``.
         kind: the name of the arithmetic's dtype.
+        rows: how many rows of scalars are given by value; 0 for a table of any number.
     """
     phase = program.phases[index]
     touched = sorted({*phase.reads, *phase.writes}) or [PARAM]  # whose memory stands for none at all
-    head, given = numbers_before(program, phase, kind)
+    head, given = numbers_before(program, phase, kind, rows)
     lines = dict.fromkeys(f"line{o.detail}" for o in phase.operations if o.op == "line")
     pieces = [f"sum{k}" for k, _ in phase.sums if program.sums[k].level is Level.COLUMN]
     kinds = [program.reductions[row - len(program.inputs)].kind for row, _ in phase.reductions]
@@ -85,7 +87,8 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
             ),
         ]
     arguments = (
-        "pointers, chunks, numbers, places, lines, sums, scalars, reduced, partials, found_inf, tensors, "
+        "pointers, chunks, numbers, places, lines, sums, "
+        f"{scalar_arguments(program, rows)}reduced, partials, found_inf, tensors, "
         "MANY: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr"
     )
     parts = [tile, KERNEL + define(f"pass{index}", arguments, body)]

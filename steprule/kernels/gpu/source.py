@@ -153,7 +153,7 @@ def narrowed(value: str, kind: str, stored: str) -> str:
     return value if stored == kind else f"{value}.to(tl.{stored})"
 
 
-def pass_source(program: Program, index: int, operands: Sequence[str], kind: str) -> str:
+def pass_source(program: Program, index: int, operands: Sequence[str], kind: str, rows: int = 0) -> str:
     """The source of one pass: a function of a block of elements, and the kernel that calls it for each of a chunk.
 
     Vectors of 16 bytes are loaded and stored where all operands of the chunk are aligned to them, and elsewhere, as in
@@ -164,10 +164,11 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
         index: which of its passes.
         operands: the name of each operand's dtype in ``triton.language``.
         kind: the name of the arithmetic's dtype.
+        rows: how many rows of scalars are given by value; 0 for a table of any number.
     """
     phase = program.phases[index]
     touched = sorted({*phase.reads, *phase.writes})
-    head, given = numbers_before(program, phase, kind)
+    head, given = numbers_before(program, phase, kind, rows)
     elements = elements_function(program, index, touched, operands, kind, given)
     totals = [f"total{k}" for k in range(len(phase.reductions))]
     call = ", ".join(
@@ -199,7 +200,8 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
     ]
     kernel = define(
         f"pass{index}",
-        "pointers, chunks, scalars, reduced, partials, found_inf, tensors, BLOCK: tl.constexpr",
+        f"pointers, chunks, {scalar_arguments(program, rows)}"
+        "reduced, partials, found_inf, tensors, BLOCK: tl.constexpr",
         body,
     )
     parts = [elements, KERNEL + kernel]
@@ -233,7 +235,25 @@ def define(name: str, arguments: str, body: Sequence[str]) -> str:
     return "\n    ".join([f"def {name}({arguments}):", *body])
 
 
-def numbers_before(program: Program, phase: Phase, kind: str) -> tuple[list[str], list[str]]:
+def scalar_arguments(program: Program, rows: int) -> str:
+    """How a kernel is given the scalars: as a table, or so many rows of numbers by value."""
+    if not rows:
+        return "scalars, "
+    return "".join(f'x{row}_{k}: "fp64", ' for row in range(rows) for k in range(len(program.scalars)))
+
+
+def scalar_value(program: Program, column: int, rows: int) -> str:
+    """A scalar of a kernel's own tensor, in float64."""
+    if not rows:
+        return f"tl.load(scalars + {len(program.scalars)} * row + {column})"
+    of_rows = [f"tl.full((), x{row}_{column}, tl.float64)" for row in range(rows)]
+    value = of_rows[0]
+    for row, own in enumerate(of_rows[1:], 1):
+        value = f"tl.where({condition(f'row == {row}')}, {own}, {value})"
+    return value
+
+
+def numbers_before(program: Program, phase: Phase, kind: str, rows: int) -> tuple[list[str], list[str]]:
     """What is one number for each tensor: lines that compute it, in float64, and the names that elements are given."""
     before = {index: o for index, o in enumerate(phase.operations) if o.level <= Level.REDUCED}
     needed = {a for o in phase.operations if o.level is Level.ARRAY for a in o.args}
@@ -254,9 +274,9 @@ def numbers_before(program: Program, phase: Phase, kind: str) -> tuple[list[str]
     def leaf(o: Operation, target: str) -> str:
         if o.op == "constant":
             return literal(o.detail, target)
-        scalar = f"scalars + {len(program.scalars)} * row + {o.detail}"
-        place = scalar if o.op == "scalar" else f"reduced + {o.detail} * tensors + tensor"
-        return widened(f"tl.load({place})", "float64", target)
+        if o.op == "scalar":
+            return widened(scalar_value(program, o.detail, rows), "float64", target)
+        return widened(f"tl.load(reduced + {o.detail} * tensors + tensor)", "float64", target)
 
     for name in given:
         o = before[int(name[1:])]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from steprule.rule.program import FIRST_SLOT, GRAD, OF_ITS_OWN, Matrix, Program,
 from steprule.torch_private import raw_stream
 
 from . import row_tiles
+from .bound import Bound
 from .device_scalars import DeviceScalars, lookup
 from .device_table import DeviceTable, device_row_chunks, flat_rows, keep
 from .rows import join_source, rows_source
@@ -47,6 +49,8 @@ TILE, SPAN = row_tiles.ELEMENTS, row_tiles.SPAN
 HERE: AbstractContextManager[Any] = nullcontext()
 PARTS, LINES = 64, 64
 """How many parts of how many rows or columns are joined at a time."""
+ROWS, NUMBERS = 4, 48
+"""How many rows of scalars, and how many numbers in all, kernels are given by value, so that nothing is uploaded."""
 SCRATCH = 2**24
 """Elements of each operand in the measurement at most: together more than a GPU's cache holds."""
 
@@ -114,12 +118,11 @@ class TritonLaunch(Launch):
             *(slot[0].dtype for slot in self.slots),
             *temporaries,
         ]
-        names = [NAMES[d] for d in self.dtypes]
-        self.sources = [
-            (rows_source if program.by_lines else pass_source)(program, stage, names, NAMES[self.arithmetic])
-            for stage in range(len(program.phases))
-        ]
-        self.kernels = [compiled(source) for source in self.sources]
+        self.by_value = 0
+        """How many rows of scalars kernels are given by value; 0 where they are read from a table."""
+        if len(self.rows) <= ROWS and len(self.rows) * len(program.scalars) <= NUMBERS:
+            self.by_value = len(self.rows) if program.scalars else 1
+        self.write_kernels()
         pointers = np.zeros((program.operands + 1, count), np.int64)
         pointers[0] = self.param_pointers
         for k, line in enumerate(self.slot_pointers):
@@ -127,19 +130,27 @@ class TritonLaunch(Launch):
         for k, row in enumerate(self.rows):
             pointers[-1, row.members] = k
         self.pointers = DeviceTable(pointers, self.device)
-        self.scalars = DeviceTable(np.zeros((len(self.rows), len(program.scalars))), self.device)
+        self.written: list[list[int]] | None = None
+        """The lines of that table which may differ from step to step, as they were sent."""
+        scalars = np.zeros((0 if self.by_value else len(self.rows), len(program.scalars)))
+        self.scalars = DeviceTable(scalars, self.device)
         self.table = torch.zeros(program.table_rows, count, dtype=torch.float64, device=self.device)
         self.adopt_reduced(self.table, groups)
         for k, name in enumerate(program.inputs):
             if name in OF_ITS_OWN:
                 self.table[k] = upload(np.asarray(self.own_numbers(name)), self.device)
-        self.sent = self.scalars.tensor
+        self.sent: tuple[Any, ...] = (self.scalars.tensor,)
+        """The scalars as kernels are given them."""
         self.strange = self.strange_grads()
         self.used = sorted({e.group for e in entries})
         self.paths = hyper_paths(program)
         self.found_inf: torch.Tensor | None = None
         self.live: DeviceScalars | None = None
-        self.stream: Any = None if self.device.type == "cpu" else torch.cuda.current_stream(self.device)
+        self.on_cpu, self.interpreted = self.device.type == "cpu", interpreting()
+        self.stream: Any = None if self.on_cpu else torch.cuda.current_stream(self.device)
+        self.raw_stream: int | None = None if self.on_cpu else self.stream.cuda_stream
+        self.recording = False
+        """Whether the step is captured in a CUDA graph."""
         lengths = [0 if self.sparse else e.numel for e in entries]
         self.line_tables: list[torch.Tensor] = []
         if program.by_lines:
@@ -152,6 +163,15 @@ class TritonLaunch(Launch):
     def source(self) -> str:
         """The Triton source of all kernels."""
         return "\n\n\n".join([*self.sources, *([self.live.source] if self.live else [])])
+
+    def write_kernels(self) -> None:
+        """Make the kernels of all passes."""
+        write = rows_source if self.program.by_lines else pass_source
+        names, kind = [NAMES[d] for d in self.dtypes], NAMES[self.arithmetic]
+        stages = range(len(self.program.phases))
+        self.sources = [write(self.program, stage, names, kind, self.by_value) for stage in stages]
+        self.kernels = [compiled(source) for source in self.sources]
+        self.bound: dict[Any, Bound] = {}
 
     # -- numbers -------------------------------------------------------------------------------------------------
 
@@ -168,8 +188,17 @@ class TritonLaunch(Launch):
         """Whether something asks for numbers on the device."""
         if self.found_on_device or self.found_inf is not None:
             return True
-        used = [groups[i] for i in self.used]
-        return any(g["capturable"] or any(on_gpu(lookup(g, path)) for path in self.paths) for g in used)
+        for i in self.used:
+            group = groups[i]
+            if group["capturable"]:
+                return True
+            for path in self.paths:
+                value: Any = group
+                for key in path:
+                    value = value[key]
+                if value.__class__ is not float and on_gpu(value):
+                    return True
+        return False
 
     def move_numbers(self) -> DeviceScalars:
         """Let step counts, scalar slots and scalars live on the device from now on."""
@@ -181,7 +210,10 @@ class TritonLaunch(Launch):
         live = DeviceScalars(self.program, self.entries, self.rows, self.counter_views, self.device)
         self.rows, self.numbers = [], np.zeros((len(self.counted), 0), self.numbers.dtype)
         self.expected = self.numbers.tobytes()
-        self.pointers.host[-1] = np.arange(len(self.params))
+        self.pointers.host[-1], self.written = np.arange(len(self.params)), None
+        if self.by_value:
+            self.by_value = 0
+            self.write_kernels()
         self.installed = False
         return live
 
@@ -237,7 +269,7 @@ class TritonLaunch(Launch):
 
     def lay(self, chunks: torch.Tensor, counts: Sequence[int]) -> None:
         """Take a chunk table, with so many chunks of each tensor."""
-        self.chunks = chunks
+        self.chunks, self.chunk_count = chunks, len(chunks)
         self.spans = upload(np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]), self.device)
         self.partials = [
             torch.empty(len(chunks), len(phase.reductions), dtype=torch.float64, device=self.device)
@@ -267,9 +299,17 @@ class TritonLaunch(Launch):
         """Launch what joins the parts of sums over each row, or over columns."""
         reduction = self.program.sums[k]
         joins = self.in_parts[reduction.level]
-        kernel = self.joins["join_max_abs" if reduction.kind == "max_abs" else "join_sum"]
-        if len(joins):
-            kernel[(-(-len(joins) // LINES),)](self.sums[k], joins, len(joins), PARTS=PARTS, LINES=LINES)
+        name, count = "join_max_abs" if reduction.kind == "max_abs" else "join_sum", len(joins)
+        if count:
+            kernel = self.bind(name, self.joins[name], dict(PARTS=PARTS, LINES=LINES), {})
+            kernel(-(-count // LINES), (self.sums[k], joins, count), self.raw_stream, False)
+
+    def bind(self, key: Any, function: Any, constants: dict[str, Any], options: dict[str, Any]) -> Bound:
+        """A kernel with its constants, the same one for a key."""
+        bound = self.bound.get(key)
+        if bound is None:
+            bound = self.bound[key] = Bound(function, constants, options)
+        return bound
 
     def advance(self, groups: Sequence[Group]) -> None:
         self.groups = groups
@@ -277,40 +317,54 @@ class TritonLaunch(Launch):
         self.found_inf = None if found is None else found.to(self.device, torch.float32, non_blocking=True)
         if self.live is None and self.asked_for(groups):
             self.live = self.move_numbers()
+        self.recording = capturing(self.device)
         self.follow_stream()
         if self.live is not None:
             for phase in self.program.phases:
                 list(map(self.matrix_numbers, phase.matrices))  # which may refuse, while nothing has changed
             with self.context():
                 self.live.advance(groups, self.found_inf)
-            self.sent = self.live.table
+            self.sent = (self.live.table,)
         else:
             super().advance(groups)
-            for k, row in enumerate(self.rows):
-                self.scalars.host[k] = row.scalars
-            self.sent = self.scalars.send()
+            if self.by_value:
+                self.sent = tuple(map(float, chain.from_iterable([row.scalars for row in self.rows])))
+            else:
+                for k, row in enumerate(self.rows):
+                    self.scalars.host[k] = row.scalars
+                self.sent = (self.scalars.send(),)
         for k, name in enumerate(self.program.inputs):
             if name not in OF_ITS_OWN:
                 self.put(k, self.inputs[name])
-        pointers = self.take_rows() if self.sparse else self.grad_pointers(self.strange)
-        if 0 in pointers:
+        self.grads_at = self.take_rows() if self.sparse else self.grad_pointers(self.strange)
+        if 0 in self.grads_at:
             self.refuse_grads_without_memory()
-        self.pointers.host[GRAD] = pointers
 
     def follow_stream(self) -> None:
         """Tell torch's allocator when the tables, made on one stream, are used on another."""
-        if capturing(self.device):
-            return keep(*self.tables())
-        if self.device.type == "cpu":
-            return None
+        if self.recording:
+            keep(*self.tables())
+        if self.on_cpu:
+            return
         raw = raw_stream(self.device.index)
-        if raw != self.stream.cuda_stream:  # to ask for the number is a tenth of the time
+        if raw != self.raw_stream and not self.recording:  # to ask for the number is a tenth of the time
             stream = torch.cuda.current_stream(self.device)
             stream.wait_stream(self.stream)  # where the tables were filled
             for table in self.tables():
                 table.record_stream(stream)
             self.stream = stream
-        return None
+        self.raw_stream = raw
+
+    def addresses(self) -> torch.Tensor:
+        """Where everything lies, as a table on the device; sent if anything lies elsewhere than in the step before."""
+        lines = [self.grads_at, *(list(map(torch.Tensor.data_ptr, tensors)) for tensors in self.temporaries)]
+        if lines == self.written and not self.recording:
+            return self.pointers.tensor
+        self.pointers.host[GRAD], *matrices = lines
+        for k, line in enumerate(matrices, FIRST_SLOT + len(self.slots)):
+            self.pointers.host[k] = line
+        self.written = None if self.recording else lines  # a graph has a table of its own
+        return self.pointers.send()
 
     def tables(self) -> list[torch.Tensor]:
         tables = [self.pointers.tensor, self.scalars.tensor, self.chunks, self.spans, self.table, *self.partials]
@@ -339,34 +393,40 @@ class TritonLaunch(Launch):
         return list(map(torch.Tensor.data_ptr, values))
 
     def run(self, stage: int) -> None:
-        host = self.pointers.host
-        for k, tensors in enumerate(self.temporaries):
-            host[FIRST_SLOT + len(self.slots) + k] = list(map(torch.Tensor.data_ptr, tensors))
-        tables = (self.pointers.send(), self.chunks, self.sent, self.table, self.partials[stage], self.found_inf)
+        count = len(self.params)
+        tables = (
+            *(self.addresses(), self.chunks, *self.sent),
+            *(self.table, self.partials[stage], self.found_inf, count),
+        )
         with self.context():
-            if len(self.chunks):
-                self.start(stage, tables, len(self.params), self.block)
+            if self.chunk_count:
+                self.start(stage, tables, self.chunk_count, self.block)
             if self.program.phases[stage].reductions:
                 self.gather(stage)
             for k, _ in self.program.phases[stage].sums:
                 self.join(k)
 
-    def start(self, stage: int, tables: tuple[torch.Tensor | None, ...], count: int, block: Block) -> None:
-        """Launch one pass over ``count`` tensors."""
-        kernel = self.kernels[stage][f"pass{stage}"]
+    def start(self, stage: int, tables: tuple[Any, ...], chunks: int, block: Block) -> None:
+        """Launch one pass over so many chunks."""
+        name, flagged, functions = f"pass{stage}", tables[-2] is not None, self.kernels[stage]
         if not self.program.by_lines:
-            grid = (len(tables[1]),)  # type: ignore[arg-type]
-            kernel[grid](*tables, count, BLOCK=block.size, num_warps=block.warps, **exact())
+            kernel = self.bound.get((stage, block)) or self.bind(
+                (stage, block), functions[name], dict(BLOCK=block.size), dict(num_warps=block.warps, **exact())
+            )
+            kernel(chunks, tables, self.raw_stream, flagged)
             return
-        for (many, rows, columns), numbers in self.tiles.items():
-            tile = dict(MANY=many, ROWS=rows, COLUMNS=columns, **exact())
-            kernel[(len(numbers),)](*tables[:2], numbers, *self.line_tables, *tables[2:], count, **tile)
+        for tile, numbers in self.tiles.items():
+            kernel = self.bind(
+                (stage, tile), functions[name], dict(MANY=tile.many, ROWS=tile.rows, COLUMNS=tile.columns), exact()
+            )
+            given = (*tables[:2], numbers, *self.line_tables, *tables[2:])
+            kernel(len(numbers), given, self.raw_stream, flagged)
 
     def gather(self, stage: int) -> None:
         """Launch what joins the parts of a pass's reductions."""
-        count = len(self.params)
-        join = self.kernels[stage][f"gather{stage}"]
-        join[(count,)](self.partials[stage], self.spans, self.table, count, BLOCK=GATHER)
+        name, count = f"gather{stage}", len(self.params)
+        kernel = self.bind(name, self.kernels[stage][name], dict(BLOCK=GATHER), {})
+        kernel(count, (self.partials[stage], self.spans, self.table, count), self.raw_stream, False)
 
     def choose_block(self, elements: int) -> Block:
         """The block size: measured, but where it would change the order in which reductions add up."""
@@ -386,22 +446,30 @@ class TritonLaunch(Launch):
         tables = (
             upload(pointers, self.device),
             upload(chunk_table([elements], CHUNK), self.device),
-            torch.full((1, len(self.program.scalars)), 0.5, dtype=torch.float64, device=self.device),
+            *self.trial_numbers(),
             torch.zeros(len(self.table), 1, dtype=torch.float64, device=self.device),
             self.partials[stage],
             None,
+            1,
         )
 
         def run(block: Block, operands: Any = operands) -> None:  # which live as long as this function
             with self.context():
-                self.start(stage, tables, 1, block)
+                self.start(stage, tables, len(tables[1]), block)
 
         return run
 
+    def trial_numbers(self) -> list[Any]:
+        """Scalars for a trial, as kernels are given them."""
+        count = len(self.program.scalars)
+        if self.by_value:
+            return [0.5] * (self.by_value * count)
+        return [torch.full((1, count), 0.5, dtype=torch.float64, device=self.device)]
+
     def context(self) -> AbstractContextManager[Any]:
         """Where kernels are launched: on this device; in the interpreter with numpy's warnings off."""
-        if self.device.type == "cpu":
-            return np.errstate(all="ignore")
+        if self.on_cpu:
+            return np.errstate(all="ignore") if self.interpreted else HERE
         return HERE if torch.cuda.current_device() == self.device.index else torch.cuda.device(self.device)
 
     def total(self, row: int) -> torch.Tensor:
@@ -418,7 +486,14 @@ class TritonLaunch(Launch):
         return self.table[row].clone()
 
     def column(self, index: int) -> torch.Tensor:
-        return self.sent[:, index] if self.live is not None else self.sent[self.pointers.tensor[-1], index]
+        row = self.pointers.tensor[-1]
+        if not self.by_value:
+            return self.sent[0][:, index] if self.live is not None else self.sent[0][row, index]
+        first, *others = self.sent[index :: len(self.program.scalars)]
+        column = torch.full((len(self.params),), first, dtype=torch.float64, device=self.device)
+        for k, value in enumerate(others, 1):
+            column.masked_fill_(row == k, value)
+        return column
 
     def keep(self, stores: Sequence[tuple[Store, Any]]) -> None:
         if self.found_inf is not None:

@@ -91,8 +91,10 @@ def program(optimizer: Optimizer) -> Program:
 
 
 def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) -> Counter[str]:
-    """How often each instruction for memory and each approximate one stands in a kernel compiled for a GPU; and how many
-    roots and quotients are ``"unguarded"``: of what was not chosen beforehand, so that it may be zero."""
+    """How often each instruction for memory and each approximate one stands in a kernel compiled for a GPU.
+
+    ``"unguarded"`` are roots and quotients of what was not chosen beforehand, so that it may be zero.
+    """
     signature = {name: "constexpr" if name in constants else TYPES[name] for name in function.arg_names}
     places = {name: i for i, name in enumerate(function.arg_names)}
     values = {(places[name],): value for name, value in constants.items()}

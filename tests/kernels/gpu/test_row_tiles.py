@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steprule.cli.bench.shapes import SHAPES
@@ -28,6 +28,7 @@ def filled(joins: Joins, parts: list[tuple[int, float]]) -> list[float]:
     return table[: joins.total].tolist()  # type: ignore[no-any-return]
 
 
+@settings(deadline=None)
 @given(st.lists(EXTENTS, min_size=1, max_size=4), st.sampled_from([4, 16, 64]), st.sampled_from([1, 2, 8]))
 def test_every_element_stands_in_one_chunk_and_in_the_sums_of_its_row_and_column(
     shapes: list[tuple[int, int, int]], elements: int, tiles: int
