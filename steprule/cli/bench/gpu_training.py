@@ -160,7 +160,7 @@ def replayed(make: Callable[..., torch.optim.Optimizer], params: list[Tensor], c
 
 def captured(step: Step, device: str) -> Step:
     """Take some steps on a stream of their own, and then capture one."""
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):

@@ -239,7 +239,7 @@ def scalar_arguments(program: Program, rows: int) -> str:
     """How a kernel is given the scalars: as a table, or so many rows of numbers by value."""
     if not rows:
         return "scalars, "
-    return "".join(f'x{row}_{k}: "fp64", ' for row in range(rows) for k in range(len(program.scalars)))
+    return "".join(f"x{row}_{k}: tl.float64, " for row in range(rows) for k in range(len(program.scalars)))
 
 
 def scalar_value(program: Program, column: int, rows: int) -> str:

@@ -7,6 +7,7 @@ nothing runs. It is a process of its own, since Triton can't compile where its i
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 import steprule
 from steprule.kernels import choose
+from steprule.kernels.gpu import device_scalars, device_table
 from steprule.kernels.gpu import triton as launching
 
 triton = pytest.importorskip("triton")
@@ -39,7 +41,7 @@ class Launcher:
             if kind.startswith("*"):
                 assert isinstance(value, torch.Tensor), kind
             elif kind != "constexpr":
-                assert isinstance(value, int), kind
+                assert type(value) is {"i32": int, "fp64": float}[kind], (kind, value)
         launches.append(self.kinds)
 
 
@@ -78,6 +80,81 @@ def counted(run: Callable[[], object]) -> dict[str, int]:
     return {"compiled": len(compiled) - before[0], "launched": len(launches) - before[1]}
 
 
+def pretend(looking: bool = True) -> None:
+    """Let Triton's driver be the one above, and the CPU's tensors be those of a GPU; launches are looked at, or cost
+    nothing."""
+    if not looking:
+        hopper.launcher_cls = lambda source, metadata: lambda *arguments: None
+    driver.set_active(hopper)
+    choose.unavailable = lambda device: None
+    launching.on_gpu = lambda value: isinstance(value, torch.Tensor)
+
+
+def calls(step: Callable[[], object]) -> int:
+    """How many functions something calls, of Python and of C."""
+    found: list[str] = []
+    sys.setprofile(lambda frame, event, argument: found.append(event) if event in ("call", "c_call") else None)
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    return len(found)
+
+
+class TorchFused(torch.optim.AdamW):
+    """torch's fused AdamW, whose kernels cost nothing."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, fused=True)
+        super().step()
+
+    def step(self, closure: Any = None) -> Any:
+        known = torch._foreach_add_, torch._fused_adamw_
+        torch._foreach_add_ = torch._fused_adamw_ = lambda *arguments, **options: None
+        try:
+            super().step()
+        finally:
+            torch._foreach_add_, torch._fused_adamw_ = known
+
+
+def with_gradients(count: int) -> list[torch.Tensor]:
+    params = tensors(*[64] * count)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    return params
+
+
+def in_two_groups(params: list[torch.Tensor]) -> steprule.Optimizer:
+    groups: list[Any] = [dict(params=params[::2]), dict(params=params[1::2], weight_decay=0.0)]
+    return steprule.AdamW(groups, backend="triton")
+
+
+CONTENDERS: dict[str, Callable[[list[torch.Tensor]], Any]] = {
+    "adamw": lambda params: steprule.AdamW(params, backend="triton"),
+    "adamw in groups": in_two_groups,
+    "sgd": lambda params: steprule.SGD(params, backend="triton"),
+    "torch": TorchFused,
+}
+
+
+def on_the_host(make: Callable[[list[torch.Tensor]], Any], count: int) -> dict[str, int]:
+    """What a step of the host's work is once nothing but numbers changes: launches, uploads, calls."""
+    optimizer = make(with_gradients(count))
+    for _ in range(3):
+        optimizer.step()
+    uploads: list[int] = []
+    known = {module: module.upload for module in (launching, device_table, device_scalars)}
+    for module, upload in known.items():
+        module.upload = lambda array, device, upload=upload: uploads.append(array.nbytes) or upload(array, device)
+    before = len(launches)
+    try:
+        optimizer.step()
+    finally:
+        for module, upload in known.items():
+            module.upload = upload
+    return {"launches": len(launches) - before, "uploads": len(uploads), "calls": calls(optimizer.step)}
+
+
 def scaled(optimizer: steprule.Optimizer) -> None:
     optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.zeros(())
     optimizer.explain()  # makes the plan for gradients that are not scaled, so that the flag is left to the kernels
@@ -85,10 +162,8 @@ def scaled(optimizer: steprule.Optimizer) -> None:
 
 
 def main() -> None:
-    driver.set_active(hopper)
+    pretend()
     triton.knobs.compilation.listener = lambda *, cache_hit, **_: compiled.append(cache_hit)
-    choose.unavailable = lambda device: None
-    launching.on_gpu = lambda value: isinstance(value, torch.Tensor)
 
     def adamw(*sizes: int, **options: Any) -> steprule.Optimizer:
         return steprule.AdamW(tensors(*sizes), **{"lr": 0.1, **options}, backend="triton")
@@ -120,7 +195,10 @@ def main() -> None:
         "rows and columns in another tile": counted(lambda: steps(adafactor((70, 8)))),
         "scaled": counted(lambda: scaled(adamw(30, 40))),
     }
-    print(json.dumps({"on disk": sum(compiled), "results": results}))
+    on_disk = sum(compiled)
+    counts = (2, 146, 1000)
+    host = {f"{name} {count}": on_the_host(make, count) for name, make in CONTENDERS.items() for count in counts}
+    print(json.dumps({"on disk": on_disk, "results": results, "host": host}))
 
 
 if __name__ == "__main__":
