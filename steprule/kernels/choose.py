@@ -76,8 +76,6 @@ def choose(program: Program, entry: Entry, group: Mapping[str, Any]) -> tuple[ty
         return LLVMLaunch, "dense memory on the CPU"
     if hindered is None and asked != "llvm":
         hindered = unavailable(entry.param.device)
-        if hindered is None and any(kept_in(slot, entry) in CODES for slot in program.slots):
-            hindered = "state in 8 bits is not served by Triton yet"
         if hindered is None:
             return TritonLaunch, f"dense memory on {entry.param.device}"
         if asked == "auto" and device == "cuda":

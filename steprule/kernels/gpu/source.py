@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from steprule.kernels.coding import CODES
 from steprule.rule.expression import Expression, Level
 from steprule.rule.program import GRAD, WORDS, Operation, Phase, Program
+from steprule.storage import Formula
 
 __all__ = ["NAMES", "compiled", "exact", "extents", "hyper_paths", "interpreting", "pass_source", "scalar_source"]
 
@@ -24,7 +26,10 @@ NAMES = {
     torch.float16: "float16",
     torch.complex64: "float32",
     torch.complex128: "float64",
+    **{dtype: str(dtype).removeprefix("torch.") for dtype in CODES},
 }
+CODED = {NAMES[dtype]: codes for dtype, codes in CODES.items()}
+"""What operands are that hold codes, by the names of their dtypes."""
 INFIX = {"add": "+", "sub": "-", "mul": "*"}
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LIBRARY = {name: name for name in ("pow", "exp", "log", "tanh", "sin", "cos", "erf", "atan2")} | {"round": "nearbyint"}
@@ -169,14 +174,14 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
     phase = program.phases[index]
     touched = sorted({*phase.reads, *phase.writes})
     head, given = numbers_before(program, phase, kind, rows)
-    elements = elements_function(program, index, touched, operands, kind, given)
+    scales = [f"s{o}" for o in touched if operands[o] in CODED]
+    elements = elements_function(program, index, touched, operands, kind, [*given, *scales])
     totals = [f"total{k}" for k in range(len(phase.reductions))]
     call = ", ".join(
         [
             *(f"a{o}" for o in touched),
             *("at", "count", "keep", "offset"),
-            *given,
-            *totals,
+            *(*given, *scales, *totals),
             *("{block}", "MASKED={masked}"),
         ]
     )
@@ -224,7 +229,23 @@ def chunk_lines(
             f"a{o} = tl.load(pointers + {o} * tensors + tensor) + {'grad_offset' if o == GRAD else 'offset'} * {size}"
             for o, size in sizes
         ),
-        f"row = tl.load(pointers + {program.operands} * tensors + tensor)",
+        *scale_lines(program, touched, operands),
+        f"row = tl.load(pointers + {program.operands + len(coded(operands))} * tensors + tensor)",
+    ]
+
+
+def coded(operands: Sequence[str]) -> list[int]:
+    """The operands that hold codes, whose scales lie where the table says behind all operands, in their order."""
+    return [o for o, name in enumerate(operands) if name in CODED]
+
+
+def scale_lines(program: Program, touched: Sequence[int], operands: Sequence[str]) -> list[str]:
+    """Where the scales of a chunk's codes lie; chunks begin where blocks do."""
+    return [
+        f"s{o} = tl.load(pointers + {program.operands + k} * tensors + tensor).to(tl.pointer_type(tl.bfloat16))"
+        f" + offset // {CODED[operands[o]].block}"
+        for k, o in enumerate(coded(operands))
+        if o in touched
     ]
 
 
@@ -299,7 +320,8 @@ def elements_function(
     """
     phase = program.phases[index]
     text = Text("v")
-    values = element_values(text, phase, {int(name[1:]): (name, False) for name in given}, operands, kind)
+    known = {int(name[1:]): (name, False) for name in given if name.startswith("n")}
+    values = element_values(text, phase, known, operands, kind)
     for k, (row, value) in enumerate(phase.reductions):
         reduction = program.reductions[row - len(program.inputs)].kind
         wide = text.let(f"{text.number(values[value], kind)}.to(tl.float64)")
@@ -342,6 +364,10 @@ def element_values(
         if o.op == "read":
             loaded = widened(f"tl.load(o{o.detail} + lanes, mask=mask)", operands[o.detail], kind)
             values[index] = text.let(loaded), False
+            if codes := CODED.get(operands[o.detail]):
+                scale = f"tl.load(s{o.detail} + lanes // {codes.block}, mask=mask)"
+                given = [values[index], (text.let(widened(scale, "bfloat16", kind)), False)]
+                values[index] = computed(text, codes.decode, given, kind)
         elif o.op == "constant":
             values[index] = text.let(literal(o.detail, kind)), False
         elif o.op in WORDS:
@@ -387,11 +413,54 @@ def stores(
     for operand, value in phase.stores:
         persistent = operand < program.operands - program.temporaries
         number, o = text.number(values[value], kind), phase.operations[value]
+        if operands[operand] in CODED:
+            lines += encoded(text, operand, operands[operand], number, o, values, kind)
+            continue
         if o.op == "noisy" and operands[operand] == "bfloat16":
             number = carried(text, number, values[o.args[1]][0], kind)
         stored = narrowed(number, kind, operands[operand])
         lines.append(f"tl.store(o{operand} + lanes, {stored}, mask={'kept' if persistent else 'mask'})")
     return lines
+
+
+def computed(text: Text, formula: Formula, given: Sequence[Value], kind: str) -> Value:
+    """A formula of a storage format, of some numbers."""
+
+    def operation(op: str, args: list[Any], detail: Any) -> Value:
+        return (text.let(literal(detail, kind)), False) if op == "constant" else text.compute(op, args, kind)
+
+    result: Value = formula.compute(given, operation)
+    return text.number(result, kind), False
+
+
+def encoded(
+    text: Text, operand: int, held: str, number: str, o: Operation, values: dict[int, Value], kind: str
+) -> list[str]:
+    """Encode numbers in blocks, each by its own largest; the lines that store codes and scales."""
+    codes = CODED[held]
+    root = computed(text, codes.root, [(number, False)], kind)[0]
+    text.lines += ["if MASKED:", f"    {root} = tl.where(mask, {root}, 0.0).reshape(BLOCK)"]
+    blocks = text.let(f"{root}.reshape(BLOCK // {codes.block}, {codes.block})")
+    bits = text.let(f"tl.max(tl.abs({blocks}).to(tl.int32, bitcast=True), axis=1)")
+    largest = text.let(f"{bits}.to(tl.float32, bitcast=True)"), False
+    short = text.let(narrowed(computed(text, codes.scale, [largest], kind)[0], kind, "bfloat16"))
+    inverse = computed(text, codes.inverse, [(text.let(widened(short, "bfloat16", kind)), False)], kind)[0]
+    given, formula = [(blocks, False), (text.let(f"{inverse}[:, None]"), False)], codes.encode
+    if o.op == "noisy" and codes.at_random is not None:
+        noise = text.let(f"({values[o.args[1]][0]} >> tl.full((), 16, tl.uint32)).to(tl.{kind})")
+        given.append((text.let(f"{noise}.reshape(BLOCK // {codes.block}, {codes.block})"), False))
+        formula = codes.at_random
+    code = computed(text, formula, given, kind)[0]
+
+    shaped = text.let(f"{code}.to(tl.{held}).reshape(BLOCK)")
+    text.lines += ["if MASKED:", f"    {shaped} = {shaped}[None, :]"]
+    block = text.let(f"at // {codes.block} + tl.arange(0, BLOCK // {codes.block})")
+    there = text.let(condition(f"{block} * {codes.block} < count"))
+    kept = text.let(f"{there} if keep is None else {there} & keep")
+    return [
+        f"tl.store(o{operand} + lanes, {shaped}, mask=kept)",
+        f"tl.store(s{operand} + {block}, {short}, mask={kept})",
+    ]
 
 
 def carried(text: Text, number: str, noise: str, kind: str) -> str:

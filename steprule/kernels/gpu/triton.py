@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from steprule.kernels.coding import CODES
 from steprule.kernels.entry import Entry, Group
 from steprule.kernels.launch import Launch
 from steprule.kernels.layout import materialized, real
@@ -86,6 +88,12 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
+def whole_blocks(elements: int) -> int:
+    """At least so many elements, of which none shares a scale with what lies behind."""
+    block = max(codes.block for codes in CODES.values())
+    return -(-elements // block) * block
+
+
 def on_gpu(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.device.type == "cuda"
 
@@ -124,10 +132,12 @@ class TritonLaunch(Launch):
         if few and not program.uses_size:  # or kernels would be compiled for each number of shapes
             self.by_value = len(self.rows) if program.scalars else 1
         self.write_kernels()
-        pointers = np.zeros((program.operands + 1, count), np.int64)
+        pointers = np.zeros((program.operands + len(self.scales) + 1, count), np.int64)
         pointers[0] = self.param_pointers
         for k, line in enumerate(self.slot_pointers):
             pointers[FIRST_SLOT + k] = line
+        for k, scales in enumerate(self.scales, program.operands):
+            pointers[k] = list(map(torch.Tensor.data_ptr, scales))
         for k, row in enumerate(self.rows):
             pointers[-1, row.members] = k
         self.pointers = DeviceTable(pointers, self.device)
@@ -157,7 +167,8 @@ class TritonLaunch(Launch):
         if program.by_lines:
             self.lay_rows()
         else:
-            self.lay(upload(chunk_table(lengths, CHUNK), self.device), [-(-n // CHUNK) for n in lengths])
+            chunk = whole_blocks(CHUNK) if self.coded else CHUNK
+            self.lay(upload(chunk_table(lengths, chunk), self.device), [-(-n // chunk) for n in lengths])
         self.block = self.choose_block(sum(lengths))
 
     @property
@@ -432,6 +443,8 @@ class TritonLaunch(Launch):
     def choose_block(self, elements: int) -> Block:
         """The block size: measured, but where it would change the order in which reductions add up."""
         reduces = self.program.reductions or self.program.by_lines
+        if self.coded:
+            return replace(DEFAULT, size=max(DEFAULT.size, 2 * whole_blocks(1)))
         if self.device.type == "cpu" or reduces or elements < WORTH_TUNING:
             return DEFAULT
         size = min(2 ** (elements.bit_length() - 1), SCRATCH)
