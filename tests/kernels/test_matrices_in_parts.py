@@ -10,7 +10,7 @@ from tensors import give_gradients, parameters
 from torch.profiler import ProfilerActivity, profile
 
 from steprule import Optimizer, rule
-from steprule.cli.bench.memory import peak
+from steprule.cli.bench.peak_memory import peak
 from steprule.kernels import matrices
 
 SHAPES = [(16, 32)] * 9 + [(8, 8)] * 2
