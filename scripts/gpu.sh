@@ -16,7 +16,8 @@ parts=${*:-sync tests memory blocks zeros rows bucket scaler graph first muon}
 python=${PYTHON:-python3}
 [ -x .venv/bin/python ] && [ -z "${PYTHON:-}" ] && python=.venv/bin/python
 mkdir -p "$results"
-rm -f "$results"/*.json "$results"/*.txt "$results"/table.md
+rm -f "$results"/{check,summary}.txt "$results"/table.md
+for part in $parts; do rm -f "$results/$part".{txt,json}; done
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 unset TRITON_INTERPRET
 

@@ -28,6 +28,7 @@ from steprule.cli.bench.shapes import SHAPES
 from steprule.cli.bench.table import as_dictionary
 from steprule.cli.bench.table import figures as table_of
 from steprule.cli.bench.timing import CLOCKS, Pace, Times
+from steprule.stepping import options as stepping_options
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "gpu.sh"
@@ -178,6 +179,7 @@ def as_on_the_cpu(step: Any, device: str) -> Any:
 def test_a_case_of_a_gpu_runs(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steprule.cli.bench.gpu_training.captured", as_on_the_cpu)
     monkeypatch.setattr(torch_optimizer, "_get_capturable_supported_devices", lambda *_: ["cuda", "cpu"])
+    monkeypatch.setattr(stepping_options, "capturable_devices", lambda: ["cuda", "cpu"])
     for name, shapes in SMALL.items():
         monkeypatch.setitem(SHAPES, name, shapes)
     (result,) = case.run(SHORT)

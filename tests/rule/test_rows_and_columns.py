@@ -39,6 +39,7 @@ from steprule.rule import (
     sum,
     where,
 )
+from steprule.stepping import options as stepping_options
 
 INTERPRETER = pytest.mark.skipif(
     find_spec("triton") is None or torch.cuda.is_available(), reason="Triton's interpreter is not switched on"
@@ -313,6 +314,7 @@ def test_a_question_for_dimensions_divides_a_group_into_launches() -> None:
 def test_skipped_steps_and_numbers_on_the_device(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "on_gpu", lambda value: isinstance(value, Tensor) and how == "device")
     monkeypatch.setattr(torch_optimizer, "_get_capturable_supported_devices", lambda *_: ["cuda", "cpu"])
+    monkeypatch.setattr(stepping_options, "capturable_devices", lambda: ["cuda", "cpu"])
     ours, theirs = (parameters([(5, 3), (2, 40, 70)], torch.float64) for _ in range(2))
     optimizer, reference = Everything(ours, backend="triton"), Everything(theirs, backend="eager")
     if how == "device":

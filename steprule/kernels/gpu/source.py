@@ -427,7 +427,9 @@ def computed(text: Text, formula: Formula, given: Sequence[Value], kind: str) ->
     """A formula of a storage format, of some numbers."""
 
     def operation(op: str, args: list[Any], detail: Any) -> Value:
-        return (text.let(literal(detail, kind)), False) if op == "constant" else text.compute(op, args, kind)
+        if op == "constant":
+            return text.let(literal(detail, kind)), False
+        return text.compute(op, args, kind, op == "sqrt")
 
     result: Value = formula.compute(given, operation)
     return text.number(result, kind), False

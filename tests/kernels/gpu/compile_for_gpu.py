@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) ->
 
     ``"unguarded"`` are roots and quotients of what was not chosen beforehand, so that it may be zero.
     """
-    signature = {name: "constexpr" if name in constants else TYPES[name] for name in function.arg_names}
+    signature = {name: "constexpr" if name in constants else TYPES.get(name, "fp64") for name in function.arg_names}
     places = {name: i for i, name in enumerate(function.arg_names)}
     values = {(places[name],): value for name, value in constants.items()}
     aligned = {(i,): [["tt.divisibility", 16]] for name, i in places.items() if signature[name].startswith("*")}
@@ -108,16 +109,24 @@ def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) ->
 
 
 def passes(
-    made: Program, target: GPUTarget, dtype: torch.dtype, grad: torch.dtype | None = None, flag: bool = False
+    made: Program,
+    target: GPUTarget,
+    dtype: torch.dtype,
+    grad: torch.dtype | None = None,
+    flag: bool = False,
+    rows: int = 0,
+    codes: Sequence[str] = (),
 ) -> list[Counter[str]]:
     """The instructions of each pass, for gradients of the parameters' dtype or of another, with a found-infinite flag
-    or without; what joins its reductions is compiled too."""
+    or without, with so many rows of scalars by value, with the last slots in codes of these dtypes; what joins its
+    reductions is compiled too."""
     kind = "float64" if dtype == torch.float64 else "float32"
     operands = [NAMES[dtype]] * made.operands
     operands[GRAD] = NAMES[grad or dtype]
+    operands[len(operands) - len(codes) :] = codes
     found = []
     for stage, phase in enumerate(made.phases):
-        functions = compiled((rows_source if made.by_lines else pass_source)(made, stage, operands, kind))
+        functions = compiled((rows_source if made.by_lines else pass_source)(made, stage, operands, kind, rows))
         tiles = [tile_for(768, 3072), tile_for(3, 3)] if made.by_lines else []
         sizes = [dict(zip(("MANY", "ROWS", "COLUMNS"), tile, strict=True)) for tile in tiles] or [{"BLOCK": 1024}]
         constants = [{**({} if flag else {"found_inf": None}), **own} for own in sizes]
@@ -148,6 +157,11 @@ def main() -> None:
         results[f"adamw {NAMES[dtype]}"] = passes(adamw, HOPPER, dtype)
     results["adamw mixed"] = passes(adamw, HOPPER, torch.float32, grad=torch.bfloat16)
     results["adamw scaled"] = passes(adamw, HOPPER, torch.float32, flag=True)
+    in_codes = program(steprule.AdamW([start()], state_dtype="8bit"))
+    for target in (HOPPER, MI300):
+        results[f"adamw by value {target.arch}"] = passes(adamw, target, torch.float32, rows=2)
+        found = passes(in_codes, target, torch.bfloat16, flag=True, rows=1, codes=("int8", "uint8"))
+        results[f"adamw in codes {target.arch}"] = found
     print(json.dumps(results))
 
 

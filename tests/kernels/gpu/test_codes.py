@@ -61,7 +61,7 @@ def same(one: Optimizer, other: Optimizer) -> None:
 @pytest.mark.parametrize(
     ("kind", "dtype", "chunk"),
     [
-        ("AdamW", torch.float32, 256),
+        ("AdamW", torch.float32, 1024),
         ("AdamW", torch.bfloat16, 4096),
         ("Lion", torch.float32, 4096),
         ("first alone", torch.float16, 4096),
