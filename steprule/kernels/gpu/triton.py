@@ -160,6 +160,7 @@ class TritonLaunch(Launch):
         self.on_cpu, self.interpreted = self.device.type == "cpu", interpreting()
         self.stream: Any = None if self.on_cpu else torch.cuda.current_stream(self.device)
         self.raw_stream: int | None = getattr(self.stream, "cuda_stream", None)
+        self.known_stream = self.raw_stream
         self.recording = False
         """Whether the step is captured in a CUDA graph."""
         lengths = [0 if self.sparse else e.numel for e in entries]
@@ -359,12 +360,12 @@ class TritonLaunch(Launch):
         if self.on_cpu:
             return
         raw = raw_stream(self.device.index)
-        if raw != self.raw_stream and not self.recording:  # to ask for the number is a tenth of the time
+        if raw != self.known_stream and not self.recording:  # to ask for the number is a tenth of the time
             stream = torch.cuda.current_stream(self.device)
             stream.wait_stream(self.stream)  # where the tables were filled
             for table in self.tables():
                 table.record_stream(stream)
-            self.stream = stream
+            self.stream, self.known_stream = stream, raw
         self.raw_stream = raw
 
     def addresses(self) -> torch.Tensor:
