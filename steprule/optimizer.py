@@ -377,7 +377,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         if not self._has_rule and type(self).step is not Optimizer.step:
             return f"{type(self).__name__} works by torch operations, on whatever device its parameters are"
-        return explained(self, source)
+        with self._planner.lock:
+            return explained(self, source)
 
     @not_compiled
     def __repr__(self) -> str:
@@ -423,7 +424,8 @@ class Optimizer(torch.optim.Optimizer):
             torch's form, ``{"state": {index: {slot: value}}, "param_groups": [...]}``, with names, schedules as
             plain data, and under ``"steprule"`` what else is needed to know that a state fits.
         """
-        return packed(self, full)
+        with self._planner.lock:
+            return packed(self, full)
 
     @not_compiled
     def load_state_dict(  # type: ignore[override]
@@ -452,8 +454,11 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: it does not fit (every problem is named).
             TypeError, KeyError: it is not a state dictionary.
         """
-        plan = plan_load(self, state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=resize)
-        for line in plan.warnings:
-            warnings.warn(line, stacklevel=4)  # two frames are those of not_compiled
-        install(self, plan)
+        with self._planner.lock:
+            plan = plan_load(
+                self, state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=resize
+            )
+            for line in plan.warnings:
+                warnings.warn(line, stacklevel=4)  # two frames are those of not_compiled
+            install(self, plan)
         return plan.result

@@ -100,6 +100,10 @@ class Members:
         """Whether a module may have other parameters than when somebody last looked."""
         return self.looked != registrations[0] and bool(self.models)
 
+    def doubt(self) -> None:
+        """Look again after this step, whoever has told: parameters without a gradient may be the module's no more."""
+        self.looked = -1
+
     def check(self, groups: Groups, optimizer: str, stacklevel: int = 4) -> None:
         """Warn, once of each, of parameters that train but are in no group, and of those that train in vain."""
         self.looked = registrations[0]

@@ -19,7 +19,7 @@ from .entry import Entry, asked_of
 from .fake import FakeLaunch, is_fake
 from .launch import Launch
 from .layout import dense
-from .overlaps import fault, has_own_memory, reach, tangled
+from .overlaps import fault, folded, has_own_memory, reach, tangled
 from .slots import kept_in, scalar_dtype
 
 __all__ = ["BACKENDS", "choose", "launches"]
@@ -203,13 +203,14 @@ def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
         raise RuntimeError(f"parameter {entry.name} is a conjugate view; optimize its resolve_conj()")
     if g.device != p.device:
         raise RuntimeError(f"parameter {entry.name} is on {p.device}, its gradient on {g.device}")
-    if p.numel() and any(n > 1 and s == 0 for n, s in zip(p.shape, p.stride(), strict=True)):
+    if p.layout == torch.strided and folded(p):
         raise RuntimeError(
             f"unsupported operation: more than one element of the written-to tensor, parameter {entry.name}, refers to "
             "a single memory location. Please clone() the tensor before performing the operation."
         )
+    unscales = any(operand == GRAD for phase in program.phases for operand, _ in phase.stores)
     for tensor, what in ((p, "parameter"), (g, "gradient of parameter")):
-        if found := fault(tensor, tensor is p):
+        if found := fault(tensor, tensor is p or unscales):
             raise RuntimeError(f"the {what} {entry.name} {found}; replace it with a tensor that has memory of its own")
     for slot in program.slots:
         if kept_in(slot, entry) in CODES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -249,12 +250,14 @@ class Launch:
 
     def rows_of(self, keys: Iterable[tuple[Any, ...]]) -> list[SharedNumbers]:
         """Tensors that share their numbers, each told by its group, step, newness, shape and slots."""
-        members: dict[tuple[Any, ...], list[int]] = {}
+        members: dict[tuple[tuple[Any, ...], tuple[float, ...]], list[int]] = {}
         for i, key in enumerate(keys):
-            members.setdefault(key, []).append(i)
+            signs = tuple([math.copysign(1.0, value) for value in key[4:]])  # 0.0 is equal to -0.0
+            members.setdefault((key, signs), []).append(i)
         dtype = self.params[0].dtype
         return [
-            SharedNumbers(key[0], own, key[1], key[2], list(key[4:]), key[3], dtype) for key, own in members.items()
+            SharedNumbers(key[0], own, key[1], key[2], list(key[4:]), key[3], dtype)
+            for (key, _), own in members.items()
         ]
 
     # -- every step ----------------------------------------------------------------------------------------------

@@ -68,6 +68,20 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
     return torch.where(condition.bool(), a, b)
 
 
+def _smaller(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``torch.minimum``; of 0.0 and -0.0, where that takes one or the other by how many elements there are, ``b``."""
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        return torch.minimum(a, b)  # whose derivative is one half where both are equal
+    return torch.where(a.isnan() | (a < b), a, b)
+
+
+def _larger(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``torch.maximum``, likewise."""
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        return torch.maximum(a, b)
+    return torch.where(a.isnan() | (a > b), a, b)
+
+
 OPERATORS = ("add", "sub", "mul", "neg", "lt", "le", "gt", "ge", "eq", "ne")
 """The operations that Python's operators do for tensors as for numbers."""
 
@@ -89,8 +103,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "ceil": torch.ceil,
     "round": torch.round,
     "sign": torch.sign,
-    "minimum": _both(torch.minimum),
-    "maximum": _both(torch.maximum),
+    "minimum": _both(_smaller),
+    "maximum": _both(_larger),
     "and": _both(lambda a, b: a.bool() & b.bool()),
     "or": _both(lambda a, b: a.bool() | b.bool()),
     "not": lambda a: ~a.bool() if isinstance(a, torch.Tensor) else not a,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-__all__ = ["fault", "has_own_memory", "reach", "tangled"]
+__all__ = ["fault", "folded", "has_own_memory", "reach", "shared_with", "tangled"]
 
 
 def has_own_memory(tensor: torch.Tensor) -> bool:
@@ -43,8 +44,44 @@ def fault(tensor: torch.Tensor, written: bool = True) -> str | None:
     if storage.nbytes() < needed:
         return f"needs {needed} bytes of a storage that holds {storage.nbytes()}: it was resized"
     # torch's own memory can be resized and written; what came from elsewhere may be a file's
-    if written and tensor.device.type == "cpu" and not storage.resizable() and not writable(tensor.data_ptr()):
-        return "lies in memory that can only be read, as a file mapped with mode 'r'"
+    if written and tensor.device.type == "cpu" and not storage.resizable():
+        first = tensor.data_ptr()
+        if not (writable(first) and writable(first + reach(tensor) - 1)):
+            return "lies in memory that can only be read, as a file mapped with mode 'r'"
+    return None
+
+
+def folded(tensor: torch.Tensor) -> bool:
+    """Whether several elements of a tensor are one place in memory.
+
+    >>> [folded(torch.zeros(20).as_strided(size, (1, 1))) for size in ((6, 6), (1, 6))]
+    [True, False]
+    """
+    if tensor.is_contiguous() or not tensor.numel():
+        return False
+    extents = sorted((s, n) for n, s in zip(tensor.shape, tensor.stride(), strict=True) if n > 1)
+    if extents and extents[0][0] == 0:
+        return True
+    beyond, apart = 1, True
+    for stride, extent in extents:
+        apart = apart and stride >= beyond
+        beyond += (extent - 1) * stride
+    if apart:
+        return False
+    places = np.zeros(1, np.int64)
+    for stride, extent in extents:
+        places = (places[:, None] + np.arange(extent) * stride).ravel()
+    return len(np.unique(places)) < len(places)
+
+
+def shared_with(tensors: Sequence[torch.Tensor]) -> tuple[int, int] | None:
+    """Two of some tensors that lie in the same memory, by their places in the list; None where each has its own."""
+    ranges = sorted(
+        (t.data_ptr(), t.data_ptr() + reach(t), i) for i, t in enumerate(tensors) if has_own_memory(t) and t.numel()
+    )
+    for (_, end, one), (start, _, other) in pairwise(ranges):
+        if start < end:
+            return min(one, other), max(one, other)
     return None
 
 

@@ -14,7 +14,7 @@ from steprule.storage import FORMATS
 from .coding import CODES, decoded, encoded, scale_count, scale_name
 from .entry import Entry, Group, State
 from .layout import dense, like, materialized, same_layout
-from .overlaps import fault
+from .overlaps import fault, shared_with
 
 __all__ = [
     "array_slots",
@@ -155,12 +155,7 @@ def slot_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
             f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; "
             "replace it with a tensor like the parameter, or delete it to start anew"
         )
-    wrong = fault(value)
-    if wrong is not None:
-        raise RuntimeError(
-            f"state {name!r} of parameter {entry.name} {wrong}; replace it with a tensor like the parameter, or "
-            "delete it to start anew"
-        )
+    refuse_faulty(value, name, entry)
     value = materialized(value)
     asked = asked_dtype(slot, p)
     if asked is not None and value.dtype != asked and asked not in CODES:
@@ -168,6 +163,19 @@ def slot_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
     if slot.kind == "array" and p.layout == torch.strided and dense(p):
         value = like(value, p)
     return value
+
+
+def refuse_faulty(value: torch.Tensor, name: str, entry: Entry) -> None:
+    """Refuse what stands in a state and can't be written.
+
+    Raises:
+        RuntimeError: naming slot and parameter.
+    """
+    if wrong := fault(value):
+        raise RuntimeError(
+            f"state {name!r} of parameter {entry.name} {wrong}; replace it with a tensor like the parameter, or "
+            "delete it to start anew"
+        )
 
 
 def kept_in_full(slot: Slot, param: torch.Tensor) -> torch.dtype:
@@ -190,6 +198,8 @@ def scales_found(slot: Slot, codes: torch.Tensor, entry: Entry) -> torch.Tensor:
             f"state {scale_name(slot.name)!r} of parameter {entry.name} is {found:.60}, but the codes need {count} "
             "scales of torch.bfloat16; put both back, or delete both to start anew"
         )
+    refuse_faulty(codes, slot.name, entry)
+    refuse_faulty(scales, scale_name(slot.name), entry)
     return scales
 
 
@@ -221,7 +231,14 @@ def array_slots(slots: Sequence[Slot], entry: Entry, group: Group) -> tuple[list
             pair = encoded(slot_tensor(slot, entry, group).to(torch.float32), dtype)
         tensors.append(pair[0])
         scales.append(pair[1])
-    return names, tensors + scales
+    tensors += scales
+    if pair_of := shared_with([entry.param, *tensors]):
+        one, other = (f"state {names[i - 1]!r}" if i else "the parameter" for i in pair_of)
+        raise RuntimeError(
+            f"{other} of parameter {entry.name} lies in the memory of {one}, so that each would overwrite the other; "
+            "replace it with its clone()"
+        )
+    return names, tensors
 
 
 def as_laid(codes: torch.Tensor, param: torch.Tensor) -> bool:

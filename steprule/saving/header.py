@@ -105,8 +105,17 @@ class Header:
 
 
 def refuse_strange(name: str, tensor: torch.Tensor) -> None:
-    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        kind = "a meta tensor" if tensor.is_meta else "nested" if tensor.is_nested else f"of layout {tensor.layout}"
+    zero = tensor._is_zerotensor()
+    if zero or tensor.is_nested or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        kind = (
+            "a zero without memory"
+            if zero
+            else "a meta tensor"
+            if tensor.is_meta
+            else "nested"
+            if tensor.is_nested
+            else f"of layout {tensor.layout}"
+        )
         raise TypeError(f"{name} is {kind}; a checkpoint holds dense tensors only")
     if tensor.dtype.to_real() not in _DTYPES:
         raise TypeError(f"{name} is of {tensor.dtype}, which a checkpoint cannot hold")

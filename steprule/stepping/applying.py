@@ -40,6 +40,7 @@ def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> 
         plan = planner.plan
         if plan is None or asked != planner.asked or not plan.current(groups, optimizer.state):
             plan = planner.recall(groups, optimizer.state, asked) or made_plan(optimizer, asked)
+            optimizer._members.doubt()
             if planner.looks < LOOKS:
                 look(optimizer, stacklevel=6)
         inputs: dict[str, Any] = {} if scale is None else {"grad_scale": scale}

@@ -51,7 +51,8 @@ def renew(optimizer: Optimizer) -> None:
     if "_roles" not in own:
         optimizer._roles = Roles(optimizer)
     optimizer._evaluates, optimizer._moved = own.get("_evaluates", exchanged(optimizer.state)), None
-    optimizer._planner = Planner()
+    lock = own["_planner"].lock if "_planner" in own else None
+    optimizer._planner = Planner(lock)  # the same lock, for which another thread may wait
     optimizer._planner.begin_at(optimizer._steps, optimizer.param_groups, optimizer.state)
     optimizer._verdicts = Verdicts()
     optimizer._scheduled = any(group.get("schedules") for group in optimizer.param_groups)

@@ -86,9 +86,13 @@ PROGRAMS = 256
 
 
 class Planner:
-    """Keeps what was traced and found out from step to step: Programs, entries, and the plan of the last step."""
+    """Keeps what was traced and found out from step to step: Programs, entries, and the plan of the last step.
 
-    def __init__(self) -> None:
+    Args:
+        lock: that of the planner in whose place it comes, if there is one.
+    """
+
+    def __init__(self, lock: Any = None) -> None:
         self.timetable = Timetable()
         self.plan: Plan | None = None
         self.asked: Asked | None = None
@@ -110,7 +114,7 @@ class Planner:
         """In how many steps somebody has looked for parameters without a gradient, see :func:`.watching.look`."""
         self.without: set[int] = set()
         """The identities of those found in the first of them."""
-        self.lock = threading.RLock()
+        self.lock = threading.RLock() if lock is None else lock
         """Held by the thread that takes a step."""
         PLANNERS.add(self)
 

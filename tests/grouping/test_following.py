@@ -33,10 +33,20 @@ def assign(net: nn.Sequential) -> None:
     net.load_state_dict({name: p.detach().clone() for name, p in net.state_dict().items()}, assign=True)
 
 
+def overwrite(net: nn.Sequential) -> None:
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        net.double().float()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
 REPLACED: dict[str, tuple[Callable[[nn.Sequential], object], str]] = {
     "assign": (assign, "0.weight, 0.bias, 2.weight, 2.bias"),
     "head": (new_head, "2.weight, 2.bias"),
     "parametrized": (lambda net: parametrizations.weight_norm(net[0]), "0.weight"),
+    "overwritten": (overwrite, "0.weight, 0.bias, 2.weight, 2.bias"),
+    "behind its back": (lambda net: net[0]._parameters.update(bias=nn.Parameter(torch.ones(4))), "0.bias"),
     "set": (lambda net: setattr(net[0], "bias", nn.Parameter(torch.ones(4))), "0.bias"),
 }
 

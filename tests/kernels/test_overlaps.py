@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +112,52 @@ def test_a_storage_that_is_too_small_is_refused() -> None:
         steprule.SGD([p]).step()
 
 
+def test_rows_codes_and_scales_that_are_gone_are_refused_by_name() -> None:
+    p = nn.Parameter(torch.zeros(40, 40))
+    optimizer = steprule.SGD([("weight", p)], lr=0.1)
+    values = torch.ones(3, 40)
+    for gone in (False, True):
+        p.grad = torch.sparse_coo_tensor(
+            torch.tensor([[0, 1, 2]]), values, (40, 40), is_coalesced=True, check_invariants=False
+        )
+        if not gone:
+            optimizer.step()
+    values.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="gradient of parameter 'weight' needs 480 bytes of a storage that holds 0"):
+        optimizer.step()
+
+    for slot in ("exp_avg", "exp_avg::scale"):
+        q = leaf(normal(100, 100, seed=1), normal(100, 100, seed=2))
+        coded = steprule.AdamW([("weight", q)], state_dtype="8bit")
+        coded.step()
+        coded.state[q][slot].untyped_storage().resize_(0)
+        with pytest.raises(RuntimeError, match=f"state '{slot}' of parameter 'weight' needs .* of a storage that hol"):
+            coded.step()
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_lbfgs_refuses_memory_that_is_gone_or_can_only_be_read(tmp_path: Path) -> None:
+    p = leaf(torch.ones(16), torch.ones(16))
+    p.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="the parameter 'weight' needs 64 bytes of a storage that holds 0"):
+        steprule.LBFGS([("weight", p)]).step(lambda: torch.ones(()))
+    np.ones(2000, np.float32).tofile(tmp_path / "numbers")
+    q = nn.Parameter(torch.from_numpy(np.memmap(tmp_path / "numbers", np.float32, "r")))
+    with pytest.raises(RuntimeError, match="the parameter '0' lies in memory that can only be read"):
+        steprule.LBFGS([q]).step(lambda: torch.ones(()))
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mprotect"), reason="memory is protected in another way here")
+def test_memory_whose_end_can_only_be_read_is_refused() -> None:
+    pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    p = nn.Parameter(torch.frombuffer(pages, dtype=torch.float32))
+    p.grad = torch.ones_like(p)
+    second = ctypes.c_void_p(p.data_ptr() + mmap.PAGESIZE)
+    assert ctypes.CDLL(None).mprotect(second, ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ) == 0
+    with pytest.raises(RuntimeError, match="parameter 0 of group 0 lies in memory that can only be read"):
+        steprule.SGD([p]).step()
+
+
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_memory_that_can_only_be_read_is_refused_by_name(tmp_path: Path, backend: str) -> None:
@@ -211,6 +259,31 @@ def test_a_parameter_that_overlaps_itself_is_refused_in_torchs_words(backend: st
     assert not optimizer.state
 
 
+@pytest.mark.parametrize("backend", COMPILED)
+def test_a_parameter_whose_rows_overlap_is_refused_and_one_that_only_looks_so_is_served(backend: str) -> None:
+    p = leaf(torch.zeros(20).as_strided((6, 6), (1, 1)), torch.ones(6, 6))
+    with pytest.raises(RuntimeError, match="more than one element of the written-to tensor, parameter 'weight', refer"):
+        steprule.SGD([("weight", p)], backend="eager" if backend == "llvm" else "auto").step()
+    q = leaf(torch.zeros(20).as_strided((3, 2), (2, 3)), torch.ones(3, 2))  # places 0 3 2 5 4 7
+    steprule.SGD([q], lr=0.5).step()
+    assert q.unique().tolist() == [-0.5]
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+def test_state_in_the_memory_of_the_parameter_or_of_other_state_is_refused(backend: str) -> None:
+    for slot, other, of in (
+        ("exp_avg", lambda p, state: p.data, "the parameter"),
+        ("exp_avg", lambda p, state: state["exp_avg_sq"], "state 'exp_avg'"),
+    ):
+        optimizer, p = trained(1, backend)
+        optimizer.state[p][slot] = other(p, optimizer.state[p])
+        p.grad = normal(4, 4, seed=9)
+        before = p.detach().clone()
+        with pytest.raises(RuntimeError, match=f"of parameter 'weight' lies in the memory of {of}, so that each"):
+            optimizer.step()
+        assert torch.equal(p, before)
+
+
 class Wrapper(Tensor):
     """A tensor whose memory is another's."""
 
@@ -256,6 +329,35 @@ def test_threads_that_share_an_optimizer_lose_no_step() -> None:
             thread.join()
         assert optimizer.steps_taken == 100
         assert all(p.unique().tolist() == [-100.0] for p in params)
+
+
+def test_loading_and_explaining_wait_for_the_step_of_another_thread() -> None:
+    params = [leaf(torch.zeros(50, 50), torch.ones(50, 50)) for _ in range(5)]
+    optimizer = steprule.AdamW(params, lr=1.0)
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def until_done(work: Callable[[], object]) -> None:
+        try:
+            while not done.is_set():
+                work()
+        except BaseException as error:
+            failed.append(error)
+            done.set()
+
+    def load() -> None:
+        optimizer.load_state_dict(optimizer.state_dict())
+        assert "llvm" in optimizer.explain()
+
+    threads = [threading.Thread(target=until_done, args=(work,)) for work in (*[optimizer.step] * 3, load)]
+    for thread in threads:
+        thread.start()
+    done.wait(1.0)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert len({optimizer.state[p]["step"].item() for p in params}) == 1
 
 
 def test_modules_whose_tensors_are_swapped_go_on() -> None:

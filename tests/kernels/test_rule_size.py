@@ -115,3 +115,40 @@ def test_minus_zero_and_zero_in_one_rule_and_of_the_host() -> None:
         optimizer_of(lambda p, g, s, h, zero=zero: p + 1.0 / rule.minimum(h.lr, zero), [p]).step()
         found.append(p.unique().tolist())
     assert found == [[-math.inf], [math.inf]]
+
+
+@pytest.mark.parametrize("backend", ["llvm", "triton", "eager"])
+def test_a_number_that_turns_to_minus_zero_counts(backend: str) -> None:
+    p = leaf(torch.zeros(4), torch.ones(4))
+    optimizer = optimizer_of(lambda p, g, s, h: 1.0 / (h.zero * g), [p], backend, zero=0.0)
+    found = []
+    for zero in (0.0, -0.0, 0.0):
+        optimizer.param_groups[0]["zero"] = zero
+        optimizer.step()
+        found.append(p.unique().tolist())
+    assert found == [[math.inf], [-math.inf], [math.inf]]
+
+
+@pytest.mark.parametrize("backend", ["llvm", "triton", "eager"])
+def test_a_slot_of_minus_zero_beside_one_of_zero(backend: str) -> None:
+    def update(p: Any, g: Any, s: Any, h: Any) -> Any:
+        s.kept = s.kept * h.one
+        return 1.0 / (s.kept * g)
+
+    params = [leaf(torch.zeros(4), torch.ones(4)) for _ in range(2)]
+    optimizer = optimizer_of(update, params, backend, {"kept": rule.scalar(0.0)}, one=1.0)
+    optimizer.step()
+    optimizer.state[params[1]]["kept"] = torch.tensor(-0.0)
+    optimizer.step()
+    assert [p.unique().tolist() for p in params] == [[math.inf], [-math.inf]]
+
+
+@pytest.mark.parametrize("count", [3, 40])
+@pytest.mark.parametrize("name", ["minimum", "maximum"])
+def test_of_two_zeros_every_backend_takes_the_second(name: str, count: int) -> None:
+    smaller = getattr(rule, name)
+    for first, second in ((-0.0, 0.0), (0.0, -0.0)):
+        for backend in ("llvm", "triton", "eager"):
+            p = leaf(torch.full((count,), first), torch.ones(count))
+            optimizer_of(lambda p, g, s, h, two=second: 1.0 / smaller(p, two), [p], backend).step()
+            assert p.unique().tolist() == [math.copysign(math.inf, second)], (first, second, backend)

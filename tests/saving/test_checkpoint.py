@@ -227,6 +227,7 @@ def test_numbers_of_numpy_become_plain_and_ordered_dictionaries_too(tmp_path: Pa
         ({1, 2}, r"extra\.value is a builtins\.set"),
         (torch.zeros(3).to_sparse(), r"extra\.value is of layout torch\.sparse_coo"),
         (torch.zeros(3, device="meta"), r"extra\.value is a meta tensor"),
+        (torch._efficientzerotensor(4), r"extra\.value is a zero without memory"),
     ],
 )
 def test_what_cannot_be_held_is_named_and_the_old_file_stays(tmp_path: Path, value: object, message: str) -> None:

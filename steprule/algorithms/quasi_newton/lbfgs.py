@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
+from steprule.kernels.overlaps import fault
 from steprule.optimizer import Optimizer
 
 from .line_search import Trial, strong_wolfe
@@ -123,9 +124,12 @@ class LBFGS(Optimizer):
             raise AssertionError(f"Expected exactly one param_group, but got {len(self.param_groups)}")
         group, state = self.param_groups[0], self.state[self._moving()[0]]
 
+        self._refuse_faulty()
+
         def evaluate() -> tuple[Any, float, torch.Tensor]:
             with torch.enable_grad():
                 value = closure()
+            self._refuse_faulty()
             loss, gradient = float(value), torch.cat([flat_gradient(p) for p in self._moving()])
             return (value, -loss, gradient.neg()) if group["maximize"] else (value, loss, gradient)
 
@@ -208,6 +212,20 @@ class LBFGS(Optimizer):
         """The parameters but for frozen ones of whole numbers, which have no direction."""
         params = self._params()
         return [p for p in params if p.is_floating_point() or p.is_complex() or p.requires_grad] or params
+
+    def _refuse_faulty(self) -> None:
+        """Refuse parameters and gradients whose memory is gone or can't be written.
+
+        Raises:
+            RuntimeError: naming the parameter.
+        """
+        names = self.param_groups[0].get("param_names") or map(str, range(len(self.param_groups[0]["params"])))
+        for p, name in zip(self.param_groups[0]["params"], names, strict=False):
+            for tensor, what in ((p, "parameter"), (p.grad, "gradient of parameter")):
+                if tensor is not None and p.requires_grad and (wrong := fault(tensor, tensor is p)):
+                    raise RuntimeError(
+                        f"the {what} {name!r} {wrong}; replace it with a tensor that has memory of its own"
+                    )
 
     def _move(self, t: Any, d: torch.Tensor) -> None:
         offset = 0

@@ -13,6 +13,7 @@ import torch
 from steprule.kernels.entry import Entry, Group
 from steprule.kernels.launch import Launch
 from steprule.kernels.layout import materialized, real
+from steprule.kernels.overlaps import fault
 from steprule.kernels.row_tables import matrix_chunks
 from steprule.kernels.slots import computed_in
 from steprule.kernels.tables import CHUNK, chunk_table, row_chunks
@@ -173,7 +174,7 @@ class LLVMLaunch(Launch):
             shape = len(rows), len(self.program.scalars)
             numbers = np.fromiter(chain.from_iterable([row.scalars for row in rows]), np.float64, math.prod(shape))
             self.send_numbers(numbers.reshape(shape)[self.row_of])
-        elif rows[0].scalars != self.written:
+        elif rows[0].scalars != self.written or 0.0 in rows[0].scalars:  # which is -0.0 as well
             self.send_numbers(rows[0].scalars)
             self.written = rows[0].scalars
         for k, name in enumerate(self.program.inputs):
@@ -210,6 +211,11 @@ class LLVMLaunch(Launch):
                 rows = np.ravel_multi_index(tuple(grad.indices().numpy()), extents)
             width = real(p).numel() // max(int(np.prod(extents)), 1)
             tables.append(row_chunks(i, rows.astype(np.int64), width))
+            if wrong := fault(grad.values(), written=False):
+                raise RuntimeError(
+                    f"the gradient of parameter {self.entries[i].name} {wrong}; replace it with a tensor "
+                    "that has memory of its own"
+                )
             values.append(materialized(grad.values()).contiguous())
         self.grads = values
         self.pointers[GRAD] = [v.data_ptr() for v in values]

@@ -141,6 +141,8 @@ class Text:
 
 def literal(value: Any, kind: str) -> str:
     number = float(value)
+    if number == 0.0 and math.copysign(1.0, number) < 0:
+        return f"(tl.full((), 0.0, tl.{kind}) * -1.0)"  # Triton makes 0.0 of -0.0
     shown = repr(number) if math.isfinite(number) else f'float("{number}")'
     return f"tl.full((), {shown}, tl.{kind})"
 
