@@ -7,9 +7,9 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -40,7 +40,8 @@ def layer_decay(
     Modules side by side that each hold blocks, such as a student and its teacher or the towers of two modalities, have
     each a depth of their own, the last layer of each the rate of the optimizer; modules of one class and of different
     sizes are the stages of one network. Containers side by side follow each other, but for those of the same sizes of
-    which one is frozen and another is not. Where the tree does not tell which of them it is, a warning says so.
+    which one is frozen and another is not, and linear layers in an ``nn.ModuleList`` that do not fit onto each other:
+    the heads of several tasks, one layer. Where the tree does not tell which of them it is, a warning says so.
 
     Args:
         model: the module.
@@ -211,12 +212,23 @@ def has_matrix(module: nn.Module) -> bool:
 def units(module: nn.Module, classes: Classes) -> Iterator[tuple[bool, list[nn.Parameter]]]:
     stack = is_stack(module, classes)
     yield False, list(module.parameters(recurse=False))
+    if stack and are_heads(module):
+        yield True, list(module.parameters())
+        return
     for child in module.children():
         is_block = stack and type(child) in classes
         if (not is_block or isinstance(child, CONTAINERS)) and has_stack(child, classes):
             yield from units(child, classes)
         else:
             yield is_block, list(child.parameters())
+
+
+def are_heads(module: nn.Module) -> bool:
+    """Whether a list's layers stand side by side, for one does not take what another gives: heads of several tasks."""
+    layers = list(module.children())
+    linear = isinstance(module, nn.ModuleList) and all(isinstance(layer, nn.Linear) for layer in layers)
+    ways: Any = pairwise(layers) if linear else ()
+    return any(one.out_features != other.in_features for one, other in ways)
 
 
 def is_stack(module: nn.Module, classes: Classes) -> bool:

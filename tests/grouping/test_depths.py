@@ -104,6 +104,15 @@ def test_stages_of_one_network_stay_one_depth() -> None:
     assert found["stage1.blocks.0.linear.weight"] < found["stage2.blocks.0.linear.weight"]
 
 
+def test_heads_of_several_tasks_are_one_layer() -> None:
+    model = nn.Module()
+    model.trunk = nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])
+    model.heads = nn.ModuleList([nn.Linear(2, 1) for _ in range(2)])
+    found = rates(model)
+    assert [found[f"trunk.{i}.weight"] for i in range(3)] == [0.125, 0.25, 0.5]
+    assert [found[f"heads.{i}.weight"] for i in range(2)] == [1.0, 1.0]
+
+
 def test_a_wrapped_model_of_two_towers() -> None:
     inner, model = nn.Module(), nn.Module()
     inner.a, inner.b = Tower(2), Tower(2)
