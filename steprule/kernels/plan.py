@@ -80,6 +80,8 @@ class Plan:
                 for x in launches
             )
         )
+        self.thinned = False
+        """Whether parameters have lost their gradients that all had one in the step before."""
         self.patient = exchange is None and bool(launches) and all(x.patient for x in launches)
         """Whether parameters may be left out of a step."""
         programs_here = [*(x.program for x in launches), *(exchange.programs if exchange is not None else ())]
@@ -105,7 +107,10 @@ class Plan:
             return False
         if self.launches is not self.whole:
             return self.wake() or (self.gather() and all([x.refresh() for x in self.launches]))  # noqa: C419 (faster)
-        return all([x.refresh() for x in self.launches]) or (self.patient and self.wake())  # noqa: C419
+        if all([x.refresh() for x in self.launches]):  # noqa: C419
+            return True
+        self.thinned = self.patient and self.wake()
+        return self.thinned
 
     def gather(self) -> bool:
         """Let all launches be those of the step, with all of their parameters."""

@@ -43,6 +43,9 @@ def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> 
             optimizer._members.doubt()
             if planner.looks < LOOKS:
                 look(optimizer, stacklevel=6)
+        elif plan.thinned:
+            plan.thinned = False
+            optimizer._members.doubt()
         inputs: dict[str, Any] = {} if scale is None else {"grad_scale": scale}
         if given:
             inputs |= plan.known_inputs(given)
