@@ -23,7 +23,7 @@ slow: $(READY)
 distributed: $(READY)
 	$(BIN)/pytest tests/distributed
 
-# Trainers and wrappers of others: 2.3 GB in a venv of their own, and some six minutes the first time.
+# Trainers and wrappers of others: 2.3 GB in a venv of their own, and some six minutes the first time; two after that.
 clients: $(CLIENTS)/.ready
 	OMP_NUM_THREADS=1 $(CLIENTS)/bin/pytest -q -W ignore tests/clients
 
