@@ -14,7 +14,6 @@ from steprule import rule
 from steprule.rule.expression import Expression, Level, RuleError
 from steprule.rule.trace import trace
 
-
 HOSTS = ["llvm", "eager"]
 """Triton's interpreter makes 0.0 of a number -0.0 that a kernel is given by value; a GPU does not."""
 
