@@ -59,7 +59,7 @@ def row(name: str, sentence: str) -> str:
     optimizer.step()
     held = sum(v.numel() * v.element_size() for v in optimizer.state[p].values() if isinstance(v, torch.Tensor))
     moved = traffic(optimizer)
-    plan = optimizer._planner.plan
+    plan = optimizer._workings.planner.plan
     passes = max(len(launch.program.phases) for launch in plan.launches) if plan is not None else 0
     bytes_moved = f"{moved.bytes / p.numel():.3g}" if moved else ""
     return f"| `{name}` | {held / p.numel():.3g} | {passes} | {bytes_moved} | {sentence} |"

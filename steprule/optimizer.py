@@ -4,46 +4,46 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeVar, overload
 
 import torch
 from torch import nn
 from typing_extensions import Self
 
+from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check
 from steprule.grouping.membership import Members
 from steprule.grouping.overrides import check_mapping, groups
 from steprule.grouping.params import refuse_params
-from steprule.grouping.selectors import guesses
+from steprule.grouping.selectors import Selectable, guesses
 from steprule.kernels.tracking import total_norm
 from steprule.rule.modifier import Modifier
 from steprule.rule.slot import Slot
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters
 from steprule.saving.state_dict import StateDict
-from steprule.schedules import separate
-from steprule.stepping import changing, evaluation, idle, in_backward, measuring, memory_ahead, two_points
-from steprule.stepping.applying import count_skipped, update_all, update_all_fake
-from steprule.stepping.hooks import counted, hooked, not_compiled
-from steprule.stepping.new_groups import fill, filling_defaults, take_in
-from steprule.stepping.options import (
-    NOT_HYPER,
-    OPTIONS,
-    SAYS,
-    SWITCHES,
-    check_nonfinite,
-    check_options,
-    full_embeddings,
-    refuse_options,
-    spell_out_options,
+from steprule.stepping import (
+    applying,
+    changing,
+    evaluation,
+    idle,
+    in_backward,
+    measuring,
+    memory_ahead,
+    new_groups,
+    pickling,
+    showing,
+    state_dicts,
+    taking_over,
+    two_points,
 )
-from steprule.stepping.pickling import kept, renew
-from steprule.stepping.planning import Algorithm, Planner
+from steprule.stepping import options as common
+from steprule.stepping.documented import documented
+from steprule.stepping.hooks import counted, hooked, not_compiled
+from steprule.stepping.options import OPTIONS, SWITCHES
 from steprule.stepping.roles import Roles
-from steprule.stepping.showing import explained, shown, shown_as_html
-from steprule.stepping.skipping import Verdicts
-from steprule.stepping.state_dicts import install, packed, plan_load
-from steprule.stepping.taking_over import named, namesake
+from steprule.stepping.workings import Workings, check_hyper
 
 from .spelling import refuse_misspelt
 from .torch_private import FAKE, dispatch_mode
@@ -123,13 +123,13 @@ class Optimizer(torch.optim.Optimizer):
     switches: ClassVar[frozenset[str]] = SWITCHES
     """Those of torch's switches that the constructor takes; it refuses the others, as torch does."""
 
-    _inside_step = False
+    _workings: Workings
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether GradScaler leaves scale and flag to the step, as it does for torch's fused implementations."""
         chosen = self.__dict__.get("_amp_scaling")
-        return bool(self.defaults["fused"]) and self._has_rule if chosen is None else chosen
+        return bool(self.defaults["fused"]) and self._workings.has_rule if chosen is None else chosen
 
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:
@@ -137,8 +137,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        refuse_misspelt(cls, Optimizer, SAYS)
-        spell_out_options(cls)
+        refuse_misspelt(cls, Optimizer, common.SAYS)
+        common.spell_out_options(cls)
 
     @not_compiled
     def __init__(
@@ -160,36 +160,29 @@ class Optimizer(torch.optim.Optimizer):
         passed = self.__dict__.pop("_passed", {})
         overrides, nonfinite = passed.pop("overrides", overrides), passed.pop("nonfinite", nonfinite)
         options |= passed
-        refuse_options(options, self.switches, defaults, name)
+        common.refuse_options(options, self.switches, defaults, name)
         # an option that the rule has among its own hyperparameters is the rule's to apply
-        self._own_options = frozenset(OPTIONS) & frozenset(defaults)
+        own_options = frozenset(OPTIONS) & frozenset(defaults)
         defaults = {**OPTIONS, **options, **defaults}
-        self._steps = 0
-        self._verdicts = Verdicts()
-        self._roles = Roles(self)
-        if defaults["modifiers"] and not self._has_rule:
+        roles, rule = Roles(self), has_rule(type(self))
+        self._workings = works = Workings(roles, rule, own_options)
+        if defaults["modifiers"] and not rule:
             raise ValueError(f"{name} has no update rule for modifiers to go around")
-        under, over = self._roles.lay({**defaults, "modifiers": ()}, {"modifiers": defaults["modifiers"]})
+        under, over = roles.lay({**defaults, "modifiers": ()}, {"modifiers": defaults["modifiers"]})
         defaults |= {**under, **over}
-        self._validate(defaults)
-        self._tracked: tuple[str, ...] = ()
-        self.nonfinite, self._skipped = nonfinite, 0
-        self._members = Members(params)
-        self._planner = Planner()
-        self._scheduled = False
-        self._evaluates = False
-        self._moved: list[tuple[torch.Tensor, torch.Tensor]] | None = None
-        self._guesses = guesses(overrides or (), params)
-        if full := full_embeddings(params, defaults["state_dtype"]):
+        check_hyper(self, defaults)
+        self.nonfinite = nonfinite
+        works.members, works.guesses = Members(params), guesses(overrides or (), params)
+        if full := common.full_embeddings(params, defaults["state_dtype"]):
             check_mapping(overrides or {})
             overrides = {**full, **(overrides or {})}
         if overrides:
-            params = groups(params, defaults, overrides, lay=self._roles.lay)
+            params = groups(params, defaults, overrides, lay=roles.lay)
         elif isinstance(params, nn.Module):
             params = list(params.named_parameters())
         super().__init__(params, defaults)
         self.__dict__.setdefault("_amp_scaling", self._step_supports_amp_scaling)  # wrappers copy what stands here
-        self._members.note(self.param_groups)
+        works.members.note(self.param_groups)
 
     @classmethod
     def from_torch(cls, optimizer: torch.optim.Optimizer) -> Self:
@@ -211,10 +204,11 @@ class Optimizer(torch.optim.Optimizer):
             >>> type(Optimizer.from_torch(torch.optim.AdamW([weight], lr=0.1)))
             <class 'steprule.algorithms.adaptive.adamw.AdamW'>
         """
-        kind, old = namesake(cls, optimizer), optimizer.defaults
-        switches = {name: old[name] for name in kind.switches if old.get(name)}
-        new = kind([dict(group, params=named(group)) for group in optimizer.param_groups], **switches)
-        install(new, plan_load(new, optimizer.state_dict(), hyperparameters="current", given=lambda _: True))
+        taken = [dict(group, params=taking_over.named(group)) for group in optimizer.param_groups]
+        kind, old = taking_over.namesake(cls, optimizer), optimizer.defaults
+        new = kind(taken, **{name: old[name] for name in kind.switches if old.get(name)})
+        plan = state_dicts.plan_load(new, optimizer.state_dict(), hyperparameters="current", given=lambda _: True)
+        state_dicts.install(new, plan)
         return new
 
     # -- what a subclass writes ----------------------------------------------------------------------------------
@@ -253,7 +247,7 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: naming the hyperparameter that is no number.
         """
         check(self.ranges, h)
-        check_options(h, self._own_options)
+        common.check_options(h, self._workings.own_options)
 
     # -- construction --------------------------------------------------------------------------------------------
 
@@ -264,11 +258,11 @@ class Optimizer(torch.optim.Optimizer):
             type(self).step = hooked(counted(step))  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **kept(self)}
+        return {**super().__getstate__(), **pickling.kept(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        renew(self)
+        pickling.renew(self, has_rule(type(self)))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, which takes part from the next step on.
@@ -282,26 +276,20 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: if a parameter is not a leaf or stands in a group already, a required hyperparameter is
                 missing, or one is out of range.
         """
-        fill(self, param_group)
-        with filling_defaults(self, param_group):
+        new_groups.fill(self, param_group)
+        with new_groups.filling_defaults(self, param_group):
             super().add_param_group(param_group)
-        take_in(self)
-
-    def _validate(self, hyper: Mapping[str, Any]) -> None:
-        """:meth:`validate` hyperparameters among which there may be schedules."""
-        present = {name: value for name, value in hyper.items() if name not in NOT_HYPER}
-        separate(present, self.steps_taken if "_verdicts" in self.__dict__ else 0)
-        self._roles.validate(present, self.validate)
+        new_groups.take_in(self)
 
     @property
     def nonfinite(self) -> str:
         """What a step does about gradients that are not finite: ``"propagate"``, ``"skip"`` or ``"raise"``."""
-        return self._nonfinite
+        return self._workings.nonfinite
 
     @nonfinite.setter
     def nonfinite(self, value: str) -> None:
-        check_nonfinite(value, rule=self._has_rule)
-        self._nonfinite = value
+        common.check_nonfinite(value, rule=self._workings.has_rule)
+        self._workings.nonfinite = value
 
     # -- a step --------------------------------------------------------------------------------------------------
 
@@ -328,16 +316,17 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: the weights are those to evaluate with; or a modifier needs gradients at two points, and there
                 is neither a closure nor a :meth:`first_step` before.
         """
-        if self._evaluates:
+        works = self._workings
+        if works.evaluates:
             evaluation.refuse_evaluation()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._roles.two_points:
+        if works.roles.two_points:
             two_points.take_second(self, closure)
-        with self._planner.lock:
-            (update_all if dispatch_mode(FAKE) is None else update_all_fake)(self, inputs)
+        with works.planner.lock:
+            (applying.update_all if dispatch_mode(FAKE) is None else applying.update_all_fake)(self, inputs)
         return loss
 
     @property
@@ -346,25 +335,13 @@ class Optimizer(torch.optim.Optimizer):
 
         With ``fused=True`` on a GPU it waits until the GPU has decided on the last step.
         """
-        if self._verdicts.waiting:
-            count_skipped(self)
-        return self._steps
+        return self._workings.count.settled().taken
 
     @property
     def skipped(self) -> int:
         """How many steps were left out as gradients were not finite: by ``nonfinite="skip"``, or by GradScaler's flag
         with ``fused=True``. It waits for a GPU as :attr:`steps_taken` does."""
-        if self._verdicts.waiting:
-            count_skipped(self)
-        return self._skipped
-
-    @property
-    def _has_rule(self) -> bool:
-        return type(self).update is not Optimizer.update
-
-    def _algorithm(self, modifiers: tuple[Modifier, ...] = ()) -> Algorithm:
-        cls, fused = type(self), "fused" in self.switches
-        return Algorithm(cls.__name__, self.update, self.slots, self._own_options, fused, self.refuse, modifiers)
+        return self._workings.count.settled().skipped
 
     @not_compiled
     def explain(self, source: bool = False) -> str:
@@ -375,19 +352,19 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             source: show each Program as mathematics, and the code that was generated from it.
         """
-        if not self._has_rule and type(self).step is not Optimizer.step:
+        if not self._workings.has_rule and type(self).step is not Optimizer.step:
             return f"{type(self).__name__} works by torch operations, on whatever device its parameters are"
-        with self._planner.lock:
-            return explained(self, source)
+        with self._workings.planner.lock:
+            return showing.explained(self, source)
 
     @not_compiled
     def __repr__(self) -> str:
         """The groups as a table that fits the terminal, as plain text."""
-        return shown(self)
+        return showing.shown(self)
 
     @not_compiled
     def _repr_html_(self) -> str:
-        return shown_as_html(self)
+        return showing.shown_as_html(self)
 
     @property
     def grad_norm(self) -> torch.Tensor:
@@ -396,19 +373,77 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: if no group has ``clip_norm``, or no step was taken yet.
         """
-        return total_norm(self._planner.plan)
+        return total_norm(self._workings.planner.plan)
 
-    # -- around the step: what these do stands in the files that they come from ----------------------------------
+    # -- around the step: what these do is said where it is done ------------------------------------------------------
 
-    first_step, second_step, go_back = two_points.first_step, two_points.second_step, two_points.go_back
-    eval, train, evaluating = evaluation.eval, evaluation.train, evaluation.evaluating
-    step_in_backward, memory = in_backward.step_in_backward, memory_ahead.memory
-    freeze, unfreeze, add = changing.freeze, changing.unfreeze, changing.add
-    check, follow, report_metric = changing.check, changing.follow, changing.report_metric
-    track, tracked, untrained = measuring.track, measuring.tracked, idle.untrained
+    @documented(two_points.first_step)
+    def first_step(self, zero_grad: bool = False) -> None:
+        two_points.first_step(self, zero_grad)
 
-    def _params(self) -> list[torch.Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
+    @documented(two_points.second_step)
+    def second_step(self, zero_grad: bool = False) -> None:
+        two_points.second_step(self, zero_grad)
+
+    @documented(two_points.go_back)
+    def go_back(self) -> None:
+        two_points.go_back(self)
+
+    @documented(evaluation.eval)
+    def eval(self) -> None:
+        evaluation.eval(self)
+
+    @documented(evaluation.train)
+    def train(self, mode: bool = True) -> None:
+        evaluation.train(self, mode)
+
+    @documented(evaluation.evaluating)
+    def evaluating(self) -> AbstractContextManager[None]:
+        return evaluation.evaluating(self)
+
+    @documented(in_backward.step_in_backward)
+    def step_in_backward(self, model: nn.Module) -> in_backward.StepInBackward:
+        return in_backward.step_in_backward(self, model)
+
+    @documented(memory_ahead.memory)
+    def memory(self, *, ranks: int = 1) -> memory_ahead.Memory:
+        return memory_ahead.memory(self, ranks=ranks)
+
+    @documented(changing.freeze)
+    def freeze(self, what: Selectable) -> list[str]:
+        return changing.freeze(self, what)
+
+    @documented(changing.unfreeze)
+    def unfreeze(self, what: Selectable) -> list[str]:
+        return changing.unfreeze(self, what)
+
+    @documented(changing.add)
+    def add(self, what: nn.Module | torch.Tensor | Iterable[Any], **hyper: Any) -> None:
+        changing.add(self, what, **hyper)
+
+    @documented(changing.check)
+    def check(self, model: nn.Module) -> None:
+        changing.check(self, model)
+
+    @documented(changing.follow)
+    def follow(self, model: nn.Module) -> Followed:
+        return changing.follow(self, model)
+
+    @documented(changing.report_metric)
+    def report_metric(self, value: float) -> None:
+        changing.report_metric(self, value)
+
+    @documented(measuring.track)
+    def track(self, *names: str) -> None:
+        measuring.track(self, *names)
+
+    @documented(measuring.tracked)
+    def tracked(self, by: str = "parameter") -> dict[str, float]:
+        return measuring.tracked(self, by)
+
+    @documented(idle.untrained)
+    def untrained(self) -> dict[str, str]:
+        return idle.untrained(self)
 
     # -- saving --------------------------------------------------------------------------------------------------
 
@@ -424,8 +459,8 @@ class Optimizer(torch.optim.Optimizer):
             torch's form, ``{"state": {index: {slot: value}}, "param_groups": [...]}``, with names, schedules as
             plain data, and under ``"steprule"`` what else is needed to know that a state fits.
         """
-        with self._planner.lock:
-            return packed(self, full)
+        with self._workings.planner.lock:
+            return state_dicts.packed(self, full)
 
     @not_compiled
     def load_state_dict(  # type: ignore[override]
@@ -454,11 +489,15 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: it does not fit (every problem is named).
             TypeError, KeyError: it is not a state dictionary.
         """
-        with self._planner.lock:
-            plan = plan_load(
-                self, state_dict, strict=strict, hyperparameters=hyperparameters, rename=rename, resize=resize
-            )
+        asked: Any = dict(strict=strict, hyperparameters=hyperparameters, rename=rename, resize=resize)
+        with self._workings.planner.lock:
+            plan = state_dicts.plan_load(self, state_dict, **asked)
             for line in plan.warnings:
                 warnings.warn(line, stacklevel=4)  # two frames are those of not_compiled
-            install(self, plan)
+            state_dicts.install(self, plan)
         return plan.result
+
+
+def has_rule(cls: type[Optimizer]) -> bool:
+    """Whether a class of optimizers gives an update rule."""
+    return cls.update is not Optimizer.update

@@ -107,7 +107,7 @@ def test_long_names_break_after_dots(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_table_says_what_is_so(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every group's numbers, against the groups themselves; a row is found by its number."""
     optimizer = deep(3, backend="auto")
-    optimizer._steps = 550
+    optimizer._workings.count.taken = 550
     steprule.schedules.write(optimizer.param_groups, 550)
     lines = printed(optimizer, width, monkeypatch)
     assert "550 steps taken" in " ".join(lines[:2])
@@ -174,7 +174,7 @@ def test_printing_changes_nothing() -> None:
             optimizer.step()
         str(optimizers[1])
     assert all(map(torch.equal, twins[0].parameters(), twins[1].parameters()))
-    assert optimizers[1]._steps == 3
+    assert optimizers[1].steps_taken == 3
 
 
 def test_it_is_80_columns_wide_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ def test_schedules_are_drawn_as_they_are() -> None:
 def test_the_present_step_is_marked() -> None:
     optimizer = steprule.SGD([torch.zeros(2)], lr=RATE)
     assert len(report.plot_schedules(optimizer).axes[0].get_lines()) == 1
-    optimizer._steps = 400
+    optimizer._workings.count.taken = 400
     lines = report.plot_schedules(optimizer).axes[0].get_lines()
     assert list(np.asarray(lines[1].get_xdata())) == [400, 400]
 

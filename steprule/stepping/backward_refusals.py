@@ -17,6 +17,7 @@ from steprule.rule.program import OF_ITS_OWN, Program
 
 from .evaluation import refuse_evaluation
 from .planning import called
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -36,13 +37,14 @@ def refuse_options(optimizer: Optimizer) -> None:
     Raises:
         RuntimeError: naming it.
     """
+    works = workings(optimizer)
     name = type(optimizer).__name__
-    if not optimizer._has_rule:
+    if not works.has_rule:
         raise RuntimeError(
             f"{name} has no update rule: it works on all gradients at once, which a step in backward never has"
         )
     groups = optimizer.param_groups
-    if any(map(optimizer._roles.ascending, groups)):
+    if any(map(works.roles.ascending, groups)):
         raise RuntimeError(
             f"a modifier of this {name} takes gradients at two points, such as SAM: a step in backward has those of "
             f"one; {PLAIN}"
@@ -60,12 +62,12 @@ def refuse_options(optimizer: Optimizer) -> None:
             f"nonfinite={optimizer.nonfinite!r} has to see all gradients before anything changes, and a step in "
             f"backward has them one after the other; set optimizer.nonfinite = 'propagate', or {PLAIN}"
         )
-    if optimizer._tracked:
+    if works.tracked:
         raise RuntimeError(
-            f"{', '.join(optimizer._tracked)} can't be tracked in a step in backward; call optimizer.track() without "
+            f"{', '.join(works.tracked)} can't be tracked in a step in backward; call optimizer.track() without "
             f"names, or {PLAIN}"
         )
-    if optimizer._evaluates:
+    if works.evaluates:
         refuse_evaluation()
 
 

@@ -15,6 +15,7 @@ from steprule.grouping.selectors import Selectable
 from steprule.schedules import report
 
 from .options import refuse_hyper
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -34,7 +35,7 @@ def freeze(optimizer: Optimizer, what: Selectable) -> list[str]:
     Raises:
         ValueError: it matches nothing, or needs names or modules that are not known.
     """
-    return optimizer._members.train(what, optimizer.param_groups, on=False)
+    return workings(optimizer).members.train(what, optimizer.param_groups, on=False)
 
 
 def unfreeze(optimizer: Optimizer, what: Selectable) -> list[str]:
@@ -49,7 +50,7 @@ def unfreeze(optimizer: Optimizer, what: Selectable) -> list[str]:
     Raises:
         ValueError: it matches nothing, or needs names or modules that are not known.
     """
-    return optimizer._members.train(what, optimizer.param_groups, on=True)
+    return workings(optimizer).members.train(what, optimizer.param_groups, on=True)
 
 
 def check(optimizer: Optimizer, model: nn.Module) -> None:
@@ -74,10 +75,11 @@ def check(optimizer: Optimizer, model: nn.Module) -> None:
         ValueError: of Sequential, 1.weight, 1.bias train but are in no group of this SGD: optimizer.add(...) takes
         them in
     """
+    works = workings(optimizer)
     if found := missing(model, optimizer.param_groups, type(optimizer).__name__):
         raise ValueError(found)
-    optimizer._planner.settle()
-    updated = {id(entry.owner) for entry in optimizer._planner.entries if entry.uncounted or entry.state}
+    works.planner.settle()
+    updated = {id(entry.owner) for entry in works.planner.entries if entry.uncounted or entry.state}
     names = [
         name
         for name, p in model.named_parameters()
@@ -103,10 +105,11 @@ def add(optimizer: Optimizer, what: nn.Module | torch.Tensor | Iterable[Any], **
         ValueError: all of them are in a group already; names are needed and not known, or are taken.
         TypeError: an unknown hyperparameter.
     """
+    works = workings(optimizer)
     refuse_hyper(hyper, optimizer.defaults, type(optimizer).__name__)
-    optimizer.add_param_group({"params": optimizer._members.newcomers(what, optimizer.param_groups), **hyper})
-    optimizer._members.know(what)
-    optimizer._members.note(optimizer.param_groups)
+    optimizer.add_param_group({"params": works.members.newcomers(what, optimizer.param_groups), **hyper})
+    works.members.know(what)
+    works.members.note(optimizer.param_groups)
 
 
 def follow(optimizer: Optimizer, model: nn.Module) -> Followed:
@@ -133,8 +136,9 @@ def follow(optimizer: Optimizer, model: nn.Module) -> Followed:
         >>> print(optimizer.follow(model))
         begun anew: 1.weight, 1.bias
     """
-    done = optimizer._members.follow(model, optimizer.param_groups, optimizer.state)
-    optimizer._planner.outdated()
+    works = workings(optimizer)
+    done = works.members.follow(model, optimizer.param_groups, optimizer.state)
+    works.planner.outdated()
     return done
 
 

@@ -22,6 +22,7 @@ from steprule.torch_private import increment_version, unset_fake_temporarily
 from .options import NOT_HYPER
 from .planning import called, entry_of
 from .roles import Roles
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -44,13 +45,14 @@ def eval(optimizer: Optimizer) -> None:
     Raises:
         RuntimeError: a step is half done, between :meth:`first_step` and :meth:`second_step`.
     """
-    if optimizer._moved is not None:
+    works = workings(optimizer)
+    if works.moved is not None:
         raise RuntimeError("a step is half done: call second_step() before eval()")
-    if not optimizer._evaluates:
+    if not works.evaluates:
         with unset_fake_temporarily():
-            exchange(optimizer._roles, optimizer.param_groups, optimizer.state)
-        optimizer._evaluates = True
-        optimizer._planner.outdated()
+            exchange(works.roles, optimizer.param_groups, optimizer.state)
+        works.evaluates = True
+        works.planner.outdated()
 
 
 def train(optimizer: Optimizer, mode: bool = True) -> None:
@@ -59,12 +61,13 @@ def train(optimizer: Optimizer, mode: bool = True) -> None:
     Args:
         mode: False is :meth:`eval`, as in :meth:`torch.nn.Module.train`.
     """
+    works = workings(optimizer)
     if not mode:
         optimizer.eval()
-    elif optimizer._evaluates:
+    elif works.evaluates:
         back(optimizer.state)
-        optimizer._evaluates = False
-        optimizer._planner.outdated()
+        works.evaluates = False
+        works.planner.outdated()
 
 
 @contextmanager
@@ -83,7 +86,7 @@ def evaluating(optimizer: Optimizer) -> Iterator[None]:
         ...     weight.item()
         -0.25
     """
-    before = optimizer._evaluates
+    before = workings(optimizer).evaluates
     optimizer.eval()
     try:
         yield

@@ -12,6 +12,7 @@ from steprule.torch_private import FakeTensor, after_all, before_all, not_compil
 
 from .skipping import loss_of, skips, watched
 from .two_points import go_back
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -34,14 +35,15 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         return run(self, args, kwargs)
 
     def run(self: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._inside_step:
+        works = workings(self)
+        if works.inside_step:
             return step(self, *args, **kwargs)
         if "found_inf" in self.__dict__ and skips(self):
             go_back(self)
-            self._skipped += 1
+            works.count.skipped += 1
             return loss_of(args, kwargs)
         asked = bool(kwargs) and asks_for_state(self, kwargs)
-        left_out, taken = self.skipped if watched(self) else None, self._steps
+        left_out, taken = self.skipped if watched(self) else None, works.count.taken
         all_before, before = before_all, self._optimizer_step_pre_hooks
         for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():
             result = pre_hook(self, (self, *args), kwargs)
@@ -53,11 +55,11 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                 (_, *args), kwargs = result  # type: ignore[assignment]
         out = step(self, *args, **kwargs)
         if asked:
-            self._steps = taken
-        if self._members.unchecked:
-            self._members.check(self.param_groups, type(self).__name__)
+            workings(self).count.taken = taken
+        if works.members.unchecked:
+            works.members.check(self.param_groups, type(self).__name__)
         self._optimizer_step_code()
-        if left_out is not None and self._skipped > left_out:
+        if left_out is not None and workings(self).count.skipped > left_out:
             return out
         after, all_after = self._optimizer_step_post_hooks, after_all
         for post_hook in [*after.values(), *all_after.values()] if after or all_after else ():
@@ -93,16 +95,18 @@ def counted(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        before, left_out, outermost = self._steps, self._skipped, not self._inside_step
-        if self._scheduled:
-            self._planner.timetable.write(self.param_groups, before)
-        self._inside_step = True
+        works = workings(self)
+        before, left_out, outermost = works.count.taken, works.count.skipped, not works.inside_step
+        if works.scheduled:
+            works.planner.timetable.write(self.param_groups, before)
+        works.inside_step = True
         try:
             out = step(self, *args, **kwargs)
         finally:
-            self._inside_step = not outermost
-        if self._skipped == left_out:
-            self._steps = max(self._steps, before + 1)
+            workings(self).inside_step = not outermost  # the step may have loaded another state
+        count = workings(self).count
+        if count.skipped == left_out:
+            count.taken = max(count.taken, before + 1)
         return out
 
     wrapper.own = True  # type: ignore[attr-defined]

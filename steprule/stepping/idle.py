@@ -10,6 +10,7 @@ import torch
 from .applying import update_all
 from .planning import called
 from .trial import trial
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -26,13 +27,14 @@ def known_idle(optimizer: Optimizer) -> dict[str, str]:
 
 def idle(optimizer: Optimizer) -> Iterable[tuple[str, torch.Tensor, dict[str, Any], str]]:
     """Every parameter with its name and group, and why it does not train; nothing, where that is not known yet."""
-    optimizer._members.keep_names(optimizer.param_groups)
+    works = workings(optimizer)
+    works.members.keep_names(optimizer.param_groups)
     for index, group in enumerate(optimizer.param_groups):
         for position, p in enumerate(group["params"]):
             reason = ""
             if not p.requires_grad:
                 reason = "frozen: requires_grad is False"
-            elif p.grad is None and not optimizer._planner.beside:  # a step in backward drops them
+            elif p.grad is None and not works.planner.beside:  # a step in backward drops them
                 reason = NO_GRADIENT
             elif isinstance(group.get("lr"), float | int) and group["lr"] == 0:
                 reason = "its rate lr is 0"
@@ -70,7 +72,7 @@ def untrained(optimizer: Optimizer) -> dict[str, str]:
             found[name] = said
         else:
             open_ones.append((name, p, p.detach().clone()))
-    if open_ones and optimizer._has_rule:
+    if open_ones and workings(optimizer).has_rule:
         with trial(optimizer):
             optimizer.nonfinite = "propagate"
             update_all(optimizer)

@@ -27,6 +27,7 @@ from .backward_refusals import (
 )
 from .large_parameters import Place, Singles
 from .planning import Asked, called
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -88,6 +89,7 @@ class StepInBackward:
     """
 
     def __init__(self, optimizer: Optimizer, model: nn.Module) -> None:
+        works = workings(optimizer)
         refuse_options(optimizer)
         refuse_step(optimizer)
         refuse_model(model, optimizer.param_groups)
@@ -104,7 +106,7 @@ class StepInBackward:
         self.open = False
         """Whether a backward has begun and has not come to its end."""
         self.looked = False
-        self.lock = optimizer._planner.lock
+        self.lock = works.planner.lock
         self.numbers: list[tuple[Any, ...]] = []
         """What stood in the groups when the step began."""
         self.done: list[Place] = []
@@ -112,7 +114,7 @@ class StepInBackward:
         """The parameters that were updated at the end of the last backward."""
         self.rest: tuple[Plan | None, Asked | None] = (None, None)
         self.singles = Singles(optimizer)
-        self.planner = optimizer._planner
+        self.planner = works.planner
         self.hooks: list[Any] = []
         self.handles = [
             optimizer.register_step_pre_hook(self.before_step),
@@ -124,13 +126,14 @@ class StepInBackward:
 
     def remove(self) -> None:
         """Take plain steps again, from the next backward on."""
-        with self.optimizer._planner.lock:
+        works = workings(self.optimizer)
+        with works.planner.lock:
             self.settle()
             for handle in (*self.hooks, *self.handles):
                 handle.remove()
             self.hooks, self.handles = [], []
-            if self.optimizer._planner.beside is self.singles.beside:
-                self.optimizer._planner.settle()
+            if works.planner.beside is self.singles.beside:
+                works.planner.settle()
                 self.singles.beside.clear()
             ACTIVE.discard(self)
 
@@ -198,7 +201,7 @@ class StepInBackward:
         if is_nested():
             self.nested = task
             return False
-        with self.optimizer._planner.lock:
+        with workings(self.optimizer).planner.lock:
             self.begin(task)
         return self.task == task
 
@@ -212,7 +215,8 @@ class StepInBackward:
         """
         optimizer, singles = self.optimizer, self.singles
         self.look_for_another_state()
-        self.lock = optimizer._planner.lock
+        works = workings(optimizer)
+        self.lock = works.planner.lock
         if self.open:
             self.refuse_broken()
         if self.pending:
@@ -223,8 +227,8 @@ class StepInBackward:
             refuse_model(self.model, optimizer.param_groups)
             self.looked = True
         groups = optimizer.param_groups
-        if optimizer._scheduled:
-            optimizer._planner.timetable.write(groups, optimizer.steps_taken)
+        if works.scheduled:
+            works.planner.timetable.write(groups, optimizer.steps_taken)
         if singles.dropped:
             singles.drop()
             self.rest = None, None
@@ -242,7 +246,7 @@ class StepInBackward:
 
     def finish(self) -> None:
         """The outermost backward is done: take what is left, and count what was updated."""
-        with self.optimizer._planner.lock:
+        with workings(self.optimizer).planner.lock:
             again = [place.name for place in self.done if place.param.grad is not None]
             if again:
                 self.refuse_again(again)
@@ -256,7 +260,7 @@ class StepInBackward:
 
     def take_rest(self) -> None:
         """A plain update of all parameters that have a gradient: the small ones, and what no hook could take."""
-        optimizer, planner = self.optimizer, self.optimizer._planner
+        optimizer, planner = self.optimizer, workings(self.optimizer).planner
         groups, state, asked = optimizer.param_groups, optimizer.state, asked_now(optimizer)
         if all(p.grad is None for group in groups for p in group["params"]):
             return
@@ -320,7 +324,7 @@ class StepInBackward:
         """The step is counted."""
         self.pending, self.done, self.together = False, [], []
         if self.singles.outdated:
-            self.optimizer._planner.settle()
+            workings(self.optimizer).planner.settle()
             self.singles.forget()
             refuse_params(self.optimizer.param_groups)
             self.arrange()
@@ -343,8 +347,9 @@ class StepInBackward:
 
     def look_for_another_state(self) -> None:
         """Begin anew if a state was loaded."""
-        if self.planner is not self.optimizer._planner:
-            self.planner = self.optimizer._planner
+        works = workings(self.optimizer)
+        if self.planner is not works.planner:
+            self.planner = works.planner
             self.open, self.pending, self.done, self.together = False, False, [], []
 
     # -- errors --------------------------------------------------------------------------------------------------
@@ -426,14 +431,15 @@ def refuse_rules(optimizer: Optimizer) -> None:
     Raises:
         RuntimeError: naming what they need.
     """
-    groups, roles, asked = optimizer.param_groups, optimizer._roles, asked_now(optimizer)
+    works = workings(optimizer)
+    groups, roles, asked = optimizer.param_groups, works.roles, asked_now(optimizer)
     roles.adopt(groups)
     for index, group in enumerate(groups):
         algorithm, seen = roles.algorithm(group, optimizer), set()
         for position, p in enumerate(group["params"]):
             if not is_lazy(p) and p.ndim not in seen:
                 seen.add(p.ndim)
-                program = optimizer._planner.program(algorithm, group, asked, p.ndim)
+                program = works.planner.program(algorithm, group, asked, p.ndim)
                 refuse_program(program, called(group, index, position))
 
 

@@ -22,6 +22,7 @@ from steprule.rule.program import Program
 from .applying import asked_now
 from .backward_refusals import refuse_program
 from .planning import admit, called, entry_of
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -89,7 +90,7 @@ class Singles:
 
     def drop(self) -> None:
         """Plan everything anew: all plans were given up."""
-        self.beside = self.optimizer._planner.beside
+        self.beside = workings(self.optimizer).planner.beside
         self.launches: list[SinglyLaunch] = []
         self.answers: Answers | None = None
         """What groups say to the Programs of these launches."""
@@ -100,7 +101,7 @@ class Singles:
     @property
     def dropped(self) -> bool:
         """Whether all plans were given up."""
-        return self.beside is not self.optimizer._planner.beside
+        return self.beside is not workings(self.optimizer).planner.beside
 
     @property
     def outdated(self) -> bool:
@@ -115,7 +116,7 @@ class Singles:
 
     def begin(self) -> None:
         """Compute the numbers of this step; nothing has changed yet."""
-        groups, planner = self.optimizer.param_groups, self.optimizer._planner
+        groups, planner = self.optimizer.param_groups, workings(self.optimizer).planner
         if self.launches and not self.fit():
             planner.settle()
             self.scatter()
@@ -177,18 +178,18 @@ class Singles:
         Raises:
             RuleError, RuntimeError: it can't be served; it is named.
         """
-        optimizer = self.optimizer
-        groups, planner, group = optimizer.param_groups, optimizer._planner, optimizer.param_groups[place.group]
+        optimizer, works = self.optimizer, workings(self.optimizer)
+        groups, planner, group = optimizer.param_groups, works.planner, optimizer.param_groups[place.group]
         if self.settled != round:
             self.settled = round
             planner.settle()
-            optimizer._roles.adopt(groups)
+            works.roles.adopt(groups)
             planner.know(groups)
         entry, grad = planner.entries[place.position], place.param.grad
         assert grad is not None
         entry.group, entry.name = place.group, place.name
         entry.meet(grad, optimizer.state.get(place.param))
-        algorithm = optimizer._roles.algorithm(group, optimizer)
+        algorithm = works.roles.algorithm(group, optimizer)
         admit(entry, algorithm, group)
         program = planner.program(algorithm, group, asked_now(optimizer), place.param.ndim)
         refuse_program(program, place.name)

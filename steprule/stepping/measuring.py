@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from steprule.kernels.tracking import check_tracked, read_tracked
 
+from .workings import workings
+
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
@@ -34,10 +36,11 @@ def track(optimizer: Optimizer, *names: str) -> None:
         >>> {name: round(value, 6) for name, value in optimizer.tracked().items()}
         {'grad_norm/weight': 1.414214, 'update_to_param/weight': 0.028284}
     """
+    works = workings(optimizer)
     check_tracked(names)
-    if names and not optimizer._has_rule:
+    if names and not works.has_rule:
         raise RuntimeError(f"{type(optimizer).__name__} has no update rule, in which norms are computed on the way")
-    optimizer._tracked = names
+    works.tracked = names
 
 
 def tracked(optimizer: Optimizer, by: str = "parameter") -> dict[str, float]:
@@ -54,6 +57,7 @@ def tracked(optimizer: Optimizer, by: str = "parameter") -> dict[str, float]:
     Raises:
         ValueError: ``by`` is something else.
     """
-    check_tracked(optimizer._tracked, by)
-    optimizer._members.keep_names(optimizer.param_groups)
-    return read_tracked(optimizer._planner.plan, optimizer.param_groups, optimizer._tracked, by)
+    works = workings(optimizer)
+    check_tracked(works.tracked, by)
+    works.members.keep_names(optimizer.param_groups)
+    return read_tracked(works.planner.plan, optimizer.param_groups, works.tracked, by)

@@ -16,6 +16,7 @@ from steprule.kernels.slots import slot_bytes
 from .evaluation import TRAINED
 from .large_parameters import LARGE
 from .planning import called
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -128,13 +129,14 @@ def memory(optimizer: Optimizer, *, ranks: int = 1) -> Memory:
         >>> found.weights, found.gradients, found.slots
         (1000000, 1000000, {'step': 4, 'exp_avg': 1000000, 'exp_avg_sq': 1000000})
     """
+    works = workings(optimizer)
     if not isinstance(ranks, int) or isinstance(ranks, bool) or ranks < 1:
         raise ValueError(f"ranks={ranks!r} is a number of processes, 1 or more")
     name = type(optimizer).__name__
-    if not optimizer._has_rule:
+    if not works.has_rule:
         raise RuntimeError(f"{name} has no update rule that would say what its state is")
-    optimizer._roles.adopt(optimizer.param_groups)
-    optimizer._members.keep_names(optimizer.param_groups)
+    works.roles.adopt(optimizer.param_groups)
+    works.members.keep_names(optimizer.param_groups)
     from steprule.display.table import globs  # rich takes a while to load
 
     groups, grads, named = [], [], globs(optimizer.param_groups)
@@ -165,7 +167,8 @@ def slots_of(
     optimizer: Optimizer, group: dict[str, Any], p: torch.Tensor, shape: Sequence[int], ranks: int, label: str
 ) -> dict[str, tuple[int, bool]]:
     """The bytes of each slot of a parameter, and whether it holds a copy of the weights."""
-    planner, algorithm = optimizer._planner, optimizer._roles.algorithm(group, optimizer)
+    works = workings(optimizer)
+    planner, algorithm = works.planner, works.roles.algorithm(group, optimizer)
     program = planner.program(algorithm, group, (False, False, (), False), p.ndim)
     if ranks > 1 and program.tables:
         raise ValueError(

@@ -17,6 +17,7 @@ from steprule.schedules import separate
 
 from .applying import asked_now
 from .options import NOT_HYPER
+from .workings import check_hyper, workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -33,7 +34,7 @@ def fill(optimizer: Optimizer, group: dict[str, Any]) -> None:
     if not isinstance(group, dict):
         return
     refuse_group(group)
-    params, defaults, roles = group["params"], optimizer.defaults, optimizer._roles
+    params, defaults, roles = group["params"], optimizer.defaults, workings(optimizer).roles
     if "nonfinite" in group:
         raise TypeError("nonfinite is an option of the whole optimizer, not of a group")
     if not isinstance(params, (torch.Tensor, set)):
@@ -41,7 +42,7 @@ def fill(optimizer: Optimizer, group: dict[str, Any]) -> None:
         refuse_members(group["params"], optimizer.param_groups, defaults["differentiable"])
     given = {name: value for name, value in group.items() if name not in NOT_HYPER}
     group.update(laid(roles.lay, defaults, given))
-    optimizer._validate({**defaults, **roles.needed_by(group), **group})
+    check_hyper(optimizer, {**defaults, **roles.needed_by(group), **group})
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def filling_defaults(optimizer: Optimizer, group: Any) -> Iterator[None]:
     """The defaults are those that this group lacks: torch fills it up with them, and it may be of another algorithm."""
     own = optimizer.defaults
     try:
-        optimizer.defaults = optimizer._roles.filling(group, own) if isinstance(group, dict) else own
+        optimizer.defaults = workings(optimizer).roles.filling(group, own) if isinstance(group, dict) else own
         yield
     finally:
         optimizer.defaults = own
@@ -61,8 +62,9 @@ def take_in(optimizer: Optimizer) -> None:
     Raises:
         RuntimeError, TypeError, ValueError: its algorithm is not for its parameters; it is in no more.
     """
+    works = workings(optimizer)
     group, index = optimizer.param_groups[-1], len(optimizer.param_groups) - 1
-    roles, planner = optimizer._roles, optimizer._planner
+    roles, planner = works.roles, works.planner
     try:
         roles.player(group, optimizer).accept(group)
     except (RuntimeError, TypeError, ValueError):
@@ -70,8 +72,8 @@ def take_in(optimizer: Optimizer) -> None:
         raise
     roles.sign(optimizer.param_groups)
     group["schedules"] = separate(group, optimizer.steps_taken)
-    optimizer._scheduled |= bool(group["schedules"])
-    optimizer._members.keep_names(optimizer.param_groups)
+    works.scheduled |= bool(group["schedules"])
+    works.members.keep_names(optimizer.param_groups)
     planner.outdated()
     if any(map(is_flat, group["params"])):
         planner.check_flat(roles.algorithm(group, optimizer), group, index, asked_now(optimizer))

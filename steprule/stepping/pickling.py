@@ -2,63 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch.optim.optimizer import required
 
-from steprule.grouping.membership import Members
-
+from .counting import Count
 from .evaluation import exchanged
 from .options import OPTIONS
 from .planning import Planner
 from .roles import Roles
-from .skipping import Verdicts
+from .workings import Workings, workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
 __all__ = ["kept", "renew"]
 
-KEPT = ("_evaluates", "_guesses", "_own_options", "_roles", "_tracked", "_nonfinite", "_skipped")
-
-ABSENT: dict[str, Any] = {
-    "_guesses": [],
-    "_own_options": frozenset(),
-    "_steps": 0,
-    "_tracked": (),
-    "_nonfinite": "propagate",
-    "_skipped": 0,
+KEPT = {
+    "_roles": "roles",
+    "_own_options": "own_options",
+    "_nonfinite": "nonfinite",
+    "_tracked": "tracked",
+    "_guesses": "guesses",
+    "_evaluates": "evaluates",
 }
-"""What stands for an attribute that a pickle does not have."""
+"""What parts of an optimizer are called in a pickle."""
 
 
 def kept(optimizer: Optimizer) -> dict[str, Any]:
-    """The attributes that are pickled beside those that torch keeps."""
-    steps = optimizer.steps_taken
-    optimizer._planner.settle()
-    own = {name: vars(optimizer)[name] for name in KEPT}
-    return {**own, "_steps": steps, "_frozen": list(optimizer._members.held.values())}
+    """What is pickled beside what torch keeps."""
+    works = workings(optimizer)
+    count = works.count.settled()
+    works.planner.settle()
+    own = {name: getattr(works, part) for name, part in KEPT.items()}
+    return {**own, "_steps": count.taken, "_skipped": count.skipped, "_frozen": list(works.members.held.values())}
 
 
-def renew(optimizer: Optimizer) -> None:
-    """Make what is not pickled anew, once attributes, groups and state are there."""
-    own = vars(optimizer)
+def renew(optimizer: Optimizer, has_rule: bool) -> None:
+    """Make what is not pickled anew, once attributes, groups and state are there.
+
+    Args:
+        optimizer: what comes out of a pickle, or has been given another state.
+        has_rule: whether its class gives an update rule.
+    """
+    own, groups = vars(optimizer), optimizer.param_groups
     optimizer.defaults = {**OPTIONS, **optimizer.defaults}
-    own.update({**ABSENT, **own})
-    if "_members" not in own:
-        optimizer._members = Members()
-    optimizer._members.held.update((id(p), p) for p in own.pop("_frozen", ()))
-    if "_roles" not in own:
-        optimizer._roles = Roles(optimizer)
-    optimizer._evaluates, optimizer._moved = own.get("_evaluates", exchanged(optimizer.state)), None
-    lock = own["_planner"].lock if "_planner" in own else None
-    optimizer._planner = Planner(lock)  # the same lock, for which another thread may wait
-    optimizer._planner.begin_at(optimizer._steps, optimizer.param_groups, optimizer.state)
-    optimizer._verdicts = Verdicts()
-    optimizer._scheduled = any(group.get("schedules") for group in optimizer.param_groups)
-    for group in optimizer.param_groups:
-        for name, default in optimizer._roles.filling(group, optimizer.defaults).items():
+    said = {part: own.pop(name) for name, part in KEPT.items() if name in own}
+    before: Workings | None = own.get("_workings")
+    if before is None:
+        before = Workings(said["roles"] if "roles" in said else Roles(optimizer), has_rule)
+    said.setdefault("evaluates", before.evaluates if "_workings" in own else exchanged(optimizer.state))
+    count = Count(own.pop("_steps", before.count.taken), own.pop("_skipped", before.count.skipped))
+    scheduled = any(group.get("schedules") for group in groups)
+    planner = Planner(before.planner.lock)  # the same lock, for which another thread may wait
+    works = replace(before, planner=planner, count=count, scheduled=scheduled, moved=None, **said)
+    works.members.held.update((id(p), p) for p in own.pop("_frozen", ()))
+    works.planner.begin_at(count.taken, groups, optimizer.state)
+    optimizer._workings = works
+    for group in groups:
+        for name, default in works.roles.filling(group, optimizer.defaults).items():
             if default is not required:
                 group.setdefault(name, default)
-    optimizer._members.seen = {}
-    optimizer._members.keep_names(optimizer.param_groups)
+    works.members.seen = {}
+    works.members.keep_names(groups)

@@ -78,14 +78,14 @@ class Roles:
             raise TypeError(f"algorithm={algorithm!r} is not known here, only {known}; give the class")
         name = getattr(algorithm, "__name__", repr(algorithm))
         rule = getattr(algorithm, "update", None)
-        if not isinstance(algorithm, type) or rule is None or not hasattr(algorithm, "_algorithm"):
+        if not isinstance(algorithm, type) or rule is None or not hasattr(algorithm, "steps_taken"):
             raise TypeError(
                 f"algorithm={name} is none that a group could be updated by: give a class of steprule's optimizers, "
                 "such as steprule.AdamW"
             )
         if name != self.own and name not in self.players:
             self.players[name] = player = self.audition(algorithm, given)
-            if not player._has_rule:
+            if not player._workings.has_rule:
                 del self.players[name]
                 raise TypeError(f"{name} works by torch operations on all parameters: give it an optimizer of its own")
         return name
@@ -160,12 +160,12 @@ class Roles:
     def shared(self, under: Hyper, name: str) -> dict[str, Any]:
         """Of an optimizer's hyperparameters those that go around any algorithm."""
         own = {*OPTIONS, *self.keys_of(under.get("modifiers", ()))}
-        return {key: value for key, value in under.items() if key in own - self.players[name]._own_options}
+        return {key: value for key, value in under.items() if key in own - self.players[name]._workings.own_options}
 
     def defaults_of(self, name: str) -> dict[str, Any]:
         """The hyperparameters of another algorithm."""
         player = self.players[name]
-        options = set(OPTIONS) - player._own_options
+        options = set(OPTIONS) - player._workings.own_options
         mine = {key: value for key, value in player.defaults.items() if key not in options}
         return {key: value for key, value in mine.items() if key not in self.required[name]}
 
@@ -207,8 +207,16 @@ class Roles:
 
     def algorithm(self, group: Hyper, own: Any) -> Algorithm:
         """What updates a group."""
-        said: Algorithm = self.player(group, own)._algorithm(self.around(group))
-        return said
+        player = self.player(group, own)
+        return Algorithm(
+            type(player).__name__,
+            player.update,
+            player.slots,
+            player._workings.own_options,
+            "fused" in player.switches,
+            player.refuse,
+            self.around(group),
+        )
 
     def validate(self, group: Hyper, own: Callable[[Hyper], None]) -> None:
         """Refuse hyperparameters out of range, by the checks of a group's algorithm and of its modifiers.

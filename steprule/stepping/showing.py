@@ -9,6 +9,7 @@ from steprule.kernels.explain import explain, first_names
 from .applying import asked_now, made_plan
 from .idle import known_idle
 from .options import OPTIONS
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -24,14 +25,14 @@ def shown(optimizer: Optimizer) -> str:
     from steprule.display.table import plain_text, terminal_width  # rich takes a while to load
 
     width = terminal_width()
-    return "\n".join([plain_text(table_of(optimizer, width), width), *optimizer._guesses])
+    return "\n".join([plain_text(table_of(optimizer, width), width), *workings(optimizer).guesses])
 
 
 def shown_as_html(optimizer: Optimizer) -> str:
     """The groups as a table for a notebook."""
     from steprule.display.notebook import html_of
 
-    return html_of([*table_of(optimizer, NOTEBOOK).renderables, *optimizer._guesses])
+    return html_of([*table_of(optimizer, NOTEBOOK).renderables, *workings(optimizer).guesses])
 
 
 def table_of(optimizer: Optimizer, width: int) -> Any:
@@ -39,18 +40,19 @@ def table_of(optimizer: Optimizer, width: int) -> Any:
     from steprule.display.table import group_table
 
     groups = optimizer.param_groups
-    optimizer._members.keep_names(groups)
+    workings(optimizer).members.keep_names(groups)
     kernels = [kernels_of(optimizer, group) for group in groups]
     return group_table(type(optimizer).__name__, groups, kernels, OPTIONS, optimizer.steps_taken, width)
 
 
 def kernels_of(optimizer: Optimizer, group: dict[str, Any]) -> str:
     """What serves a group's parameters, in words."""
-    if not optimizer._has_rule:
+    works = workings(optimizer)
+    if not works.has_rule:
         return "torch"
-    algorithm = optimizer._roles.algorithm
+    algorithm = works.roles.algorithm
     try:
-        found = optimizer._planner.kernels(algorithm(group, optimizer), group, optimizer.state, asked_now(optimizer))
+        found = works.planner.kernels(algorithm(group, optimizer), group, optimizer.state, asked_now(optimizer))
     except (RuntimeError, ValueError, TypeError):
         return "none (explain() says why)"
     return ", ".join(found) or "not known yet"
@@ -61,7 +63,7 @@ def explained(optimizer: Optimizer, source: bool) -> str:
     from steprule.display.notebook import Shown
     from steprule.display.table import encodable
 
-    planner = optimizer._planner
+    planner = workings(optimizer).planner
     launches = planner.beside or (planner.plan or made_plan(optimizer, asked_now(optimizer))).launches
     text = "\n".join([explain(launches, source), *(left_out(optimizer) if launches else ())])
     return Shown(encodable(text))

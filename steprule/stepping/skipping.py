@@ -1,4 +1,4 @@
-"""Steps that GradScaler skips: which they are, and how many, while only the GPU knows."""
+"""Steps that GradScaler skips, told before they begin."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import torch
 
 from steprule.torch_private import FakeTensor, after_all, before_all
 
+from .workings import workings
+
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["Verdicts", "loss_of", "says_so", "skips", "watched"]
-
-MANY = 64
-"""Verdicts that wait to be read at most."""
+__all__ = ["loss_of", "says_so", "skips", "watched"]
 
 
 def skips(optimizer: Optimizer) -> bool:
@@ -27,7 +26,7 @@ def skips(optimizer: Optimizer) -> bool:
     found_inf = optimizer.__dict__.get("found_inf")
     if found_inf is None:
         return False
-    plan = optimizer._planner.plan
+    plan = workings(optimizer).planner.plan
     if plan is not None and plan.asynchronous and not watched(optimizer):
         return False
     return says_so(found_inf)
@@ -53,38 +52,3 @@ def loss_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         return None
     with torch.enable_grad():
         return closure()
-
-
-class Verdicts:
-    """Whether steps that kernels decide on were skipped: a GPU says so once it has come as far."""
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[torch.Tensor, torch.cuda.Event | None]] = []
-        self.known = 0
-
-    def add(self, found_inf: torch.Tensor) -> None:
-        """A step was taken whose flag is not known here yet."""
-        if len(self.waiting) == MANY:
-            self.known += self.read(MANY // 2)
-        if not found_inf.is_cuda:
-            self.waiting.append((found_inf.clone(), None))
-            return
-        if torch.cuda.is_current_stream_capturing():
-            return  # a replay has its own flag, and counts no step on the host
-        said, event = torch.empty((), dtype=found_inf.dtype, pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
-        said.copy_(found_inf.reshape(()), non_blocking=True)
-        event.record(torch.cuda.current_stream(found_inf.device))
-        self.waiting.append((said, event))
-
-    def skipped(self) -> int:
-        """How many were skipped since this was last asked."""
-        count, self.known = self.known + self.read(len(self.waiting)), 0
-        return count
-
-    def read(self, many: int) -> int:
-        """How many of the first so many were skipped."""
-        first, self.waiting = self.waiting[:many], self.waiting[many:]
-        for _, event in first:
-            if event is not None:
-                event.synchronize()
-        return sum(bool(said.item()) for said, _ in first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,9 @@ from steprule.saving.joined import joined
 from steprule.saving.loading import Loading, prepare, restoring
 from steprule.saving.state_dict import StateDict, pack
 
+from .counting import Count
 from .evaluation import exchanged
+from .workings import check_hyper, workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -49,15 +52,16 @@ HELD = Holding()
 
 def packed(optimizer: Optimizer, full: bool = False) -> StateDict:
     """The optimizer as a dictionary, between torch's hooks."""
+    works = workings(optimizer)
     for pre_hook in optimizer._optimizer_state_dict_pre_hooks.values():
         pre_hook(optimizer)
-    members, groups, name = optimizer._members, optimizer.param_groups, type(optimizer).__name__
-    optimizer._planner.settle()
+    members, groups, name = works.members, optimizer.param_groups, type(optimizer).__name__
+    works.planner.settle()
     members.keep_names(groups)
     if members.unchecked:
         members.check(groups, name, stacklevel=6)  # two frames are those of not_compiled
-    differ = optimizer._evaluates or any(map(optimizer._roles.evaluated, groups))
-    weights = ("evaluation" if optimizer._evaluates else "training") if differ else None
+    differ = works.evaluates or any(map(works.roles.evaluated, groups))
+    weights = ("evaluation" if works.evaluates else "training") if differ else None
     done, frozen = optimizer.steps_taken, members.frozen
     state: Any = optimizer.state
     if full:
@@ -77,18 +81,19 @@ def plan_load(optimizer: Optimizer, saved: Any, **options: Any) -> Loading:
         saved: one state dictionary, or several.
         **options: see :class:`steprule.saving.loading.Options`.
     """
-    members, roles, planner = optimizer._members, optimizer._roles, optimizer._planner
+    works = workings(optimizer)
+    members, roles, planner = works.members, works.roles, works.planner
     members.keep_names(optimizer.param_groups)
     if isinstance(saved, (list, tuple)):
         return plan_load(optimizer, joined(saved, optimizer.param_groups), **options)
 
     def check(group: Mapping[str, Any]) -> None:
-        optimizer._validate({**roles.filling(group, optimizer.defaults), **group})
+        check_hyper(optimizer, {**roles.filling(group, optimizer.defaults), **group})
 
     def slots(group: dict[str, Any], p: torch.Tensor) -> dict[str, Slot]:
         return planner.slots_of(roles.algorithm(group, optimizer), group, p)
 
-    known: dict[str, Any] = dict(check=check, slots=slots if optimizer._has_rule else None, frozen=members.frozen)
+    known: dict[str, Any] = dict(check=check, slots=slots if works.has_rule else None, frozen=members.frozen)
     known |= dict(fresh=fresh, held=HELD, placed=placed)
     return prepare(optimizer, saved, step=optimizer.steps_taken, **known, **options)
 
@@ -96,8 +101,9 @@ def plan_load(optimizer: Optimizer, saved: Any, **options: Any) -> Loading:
 def install(optimizer: Optimizer, plan: Loading) -> None:
     """Make the optimizer what was planned; where that raises it is as it was."""
     with restoring(optimizer):
-        optimizer._steps = plan.step
+        optimizer._workings = replace(workings(optimizer), count=Count(plan.step, workings(optimizer).count.skipped))
         plan.install(optimizer)
-    optimizer._planner.begin_at(plan.step, optimizer.param_groups, optimizer.state)
-    optimizer._evaluates = exchanged(optimizer.state) if plan.weights is None else plan.weights == "evaluation"
-    optimizer._members.held.update((id(p), p) for _, p in plan.frozen)
+    works = workings(optimizer)
+    works.planner.begin_at(plan.step, optimizer.param_groups, optimizer.state)
+    works.evaluates = exchanged(optimizer.state) if plan.weights is None else plan.weights == "evaluation"
+    works.members.held.update((id(p), p) for _, p in plan.frozen)

@@ -7,6 +7,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch import nn
 
 from steprule.schedules import plateaus
 
-from .skipping import Verdicts
+from .counting import Count
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -34,17 +36,18 @@ def trial(optimizer: Optimizer, models: Iterable[nn.Module] = ()) -> Iterator[No
         optimizer: what takes steps in the block.
         models: whose buffers are kept beside the parameters of the optimizer.
     """
-    params = optimizer._params()
+    params = [p for group in optimizer.param_groups for p in group["params"]]
     buffers = [buffer for model in models for buffer in model.buffers()]
     kept = [(tensor, tensor.detach().clone()) for tensor in (*params, *buffers)]
     grads = [(p, p.grad) for p in params]
     put_back = [*map(kept_group, optimizer.param_groups), kept_numbers()]
     attributes = dict(vars(optimizer))
-    planner = optimizer._planner
-    planner.settle()
+    works = workings(optimizer)
+    works.planner.settle()
     try:
         optimizer.state = defaultdict(dict, {p: copy.deepcopy(own) for p, own in optimizer.state.items()})
-        optimizer._planner, optimizer._verdicts = planner.twin(optimizer.param_groups, optimizer.state), Verdicts()
+        planner, count = works.planner.twin(optimizer.param_groups, optimizer.state), works.count
+        optimizer._workings = replace(works, planner=planner, count=Count(count.taken, count.skipped))
         yield
     finally:
         vars(optimizer).clear()

@@ -14,6 +14,7 @@ from steprule.torch_private import increment_version, unset_fake_temporarily
 from .evaluation import planned, put_back, refuse_evaluation, standing, traced
 from .planning import called
 from .roles import Roles
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -33,17 +34,18 @@ def first_step(optimizer: Optimizer, zero_grad: bool = False) -> None:
         RuntimeError: no modifier needs a second gradient, the first step was taken already, or the weights are
             those to evaluate with.
     """
-    if not any(map(optimizer._roles.ascending, optimizer.param_groups)):
+    works = workings(optimizer)
+    if not any(map(works.roles.ascending, optimizer.param_groups)):
         raise RuntimeError("first_step() is for modifiers that take gradients at two points, such as SAM; call step()")
-    if optimizer._moved is not None:
+    if works.moved is not None:
         raise RuntimeError(
             "first_step() has been taken already: call second_step() after the second backward, or go_back(), which "
             "belongs behind GradScaler's step (it leaves the step out where the second backward overflows)"
         )
-    if optimizer._evaluates:
+    if works.evaluates:
         refuse_evaluation()
     with unset_fake_temporarily():
-        optimizer._moved = ascend(optimizer._roles, optimizer.param_groups, optimizer.state)
+        works.moved = ascend(works.roles, optimizer.param_groups, optimizer.state)
     if zero_grad:
         optimizer.zero_grad()
 
@@ -57,7 +59,7 @@ def second_step(optimizer: Optimizer, zero_grad: bool = False) -> None:
     Raises:
         RuntimeError: there was no :meth:`first_step`.
     """
-    if optimizer._moved is None:
+    if workings(optimizer).moved is None:
         raise RuntimeError("second_step() comes after first_step() and another backward")
     optimizer.step()
     if zero_grad:
@@ -70,14 +72,15 @@ def take_second(optimizer: Optimizer, closure: Callable[[], Any] | None) -> None
     Raises:
         RuntimeError: a modifier needs them, and there is neither a closure nor a first step.
     """
-    needing = [m for group in optimizer.param_groups if (m := optimizer._roles.ascending(group))]
+    works = workings(optimizer)
+    needing = [m for group in optimizer.param_groups if (m := works.roles.ascending(group))]
     if not needing:
         return
     if closure is not None:
         optimizer.first_step(zero_grad=True)
         with torch.enable_grad():
             closure()
-    if optimizer._moved is None:
+    if works.moved is None:
         raise RuntimeError(
             f"{type(needing[0]).__name__} takes gradients at two points: give step() a closure, or, as with "
             "GradScaler, whose step() takes none, call first_step() after the first backward and second_step() after "
@@ -92,7 +95,8 @@ def go_back(optimizer: Optimizer) -> None:
     Call it after ``scaler.step(optimizer)``: where the second backward overflows, GradScaler leaves the step out. With
     ``fused=True`` the step goes back by itself.
     """
-    moved, optimizer._moved = optimizer._moved, None
+    works = workings(optimizer)
+    moved, works.moved = works.moved, None
     if moved is not None:
         put_back(moved)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from steprule.grouping.globs import fold
 
 from .planning import LOOKS, called
+from .workings import workings
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -21,7 +22,8 @@ def look(optimizer: Optimizer, stacklevel: int) -> None:
     After the first step that leaves some out the plan is taken for outdated, so that the next one comes by here, and
     no other step has to.
     """
-    planner, params = optimizer._planner, optimizer._params()
+    works = workings(optimizer)
+    planner, params = works.planner, [p for group in optimizer.param_groups for p in group["params"]]
     without = {id(p) for p in params if p.requires_grad and p.grad is None and not optimizer.state.get(p)}
     planner.looks += 1
     if planner.looks < LOOKS:
@@ -34,7 +36,7 @@ def look(optimizer: Optimizer, stacklevel: int) -> None:
     missed = without & planner.without
     if not missed or not any(p.grad is not None for p in params):
         return
-    optimizer._members.keep_names(optimizer.param_groups)
+    works.members.keep_names(optimizer.param_groups)
     names = [
         called(group, index, position).strip("'")
         for index, group in enumerate(optimizer.param_groups)

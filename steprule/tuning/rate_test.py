@@ -14,6 +14,7 @@ from steprule.optimizer import Optimizer
 from steprule.report import panels
 from steprule.schedules import Schedule, Scheduled
 from steprule.stepping.trial import trial
+from steprule.stepping.workings import workings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,7 +130,7 @@ def find_lr(
         raise ValueError(f"no group of this {type(optimizer).__name__} has a rate lr that is not 0")
     rates: list[float] = []
     losses: list[float] = []
-    with trial(optimizer, [*optimizer._members.modules(), *([] if model is None else [model])]):
+    with trial(optimizer, [*workings(optimizer).members.modules(), *([] if model is None else [model])]):
         for group in optimizer.param_groups:
             if "schedules" in group:
                 group["schedules"] = Scheduled({at: own for at, own in group["schedules"].items() if at != "lr"})

@@ -70,7 +70,7 @@ def test_schedules_selectors_and_explanations() -> None:
         p.grad = torch.ones_like(p)
     said: Any = found.explain(source=True)
     assert said._repr_html_().startswith("<pre>llvm: dense memory on the CPU")
-    program = found._planner.plan.launches[0].program  # type: ignore[union-attr]
+    program = found._workings.planner.plan.launches[0].program  # type: ignore[union-attr]
     assert "exp_avg_sq ←" in program._repr_html_()
 
 

@@ -253,6 +253,6 @@ def test_steps_that_no_rule_counts_are_counted_where_they_were_taken() -> None:
         for i, p in enumerate(params):
             p.grad = None if step and step % (i + 2) == 0 else torch.ones(3)
         optimizer.step()
-    entries = optimizer._planner.entries
-    optimizer._planner.settle()
+    entries = optimizer._workings.planner.entries
+    optimizer._workings.planner.settle()
     assert [entry.uncounted for entry in entries] == [4, 5, 5]

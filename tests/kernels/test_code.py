@@ -48,7 +48,7 @@ def test_a_flag_of_many_values_keeps_the_latest() -> None:
     for value in range(9):
         optimizer.param_groups[0]["power"] = str(value)
         optimizer.step()
-        programs.add(optimizer._planner.plan.launches[0].program)
+        programs.add(optimizer._workings.planner.plan.launches[0].program)
         gc.collect()
         # those of the last plans, and the last that were asked for, which are among them
         assert machine.living() <= planning.PLANS
@@ -63,14 +63,14 @@ def test_the_latest_used_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in range(14):
         optimizer.param_groups[0]["power"] = "0" if value % 2 else str(value)
         optimizer.step()
-    known = [program for _, program in optimizer._planner.programs]
+    known = [program for _, program in optimizer._workings.planner.programs]
     assert any("0" in [guard.answer for guard in program.guards] for program in known)
 
 
 def test_code_lives_as_long_as_a_launch_runs_it() -> None:
     first, second = stepping(), stepping()
-    code = weakref.ref(first._planner.plan.launches[0].code)
-    assert second._planner.plan.launches[0].code is code()
+    code = weakref.ref(first._workings.planner.plan.launches[0].code)
+    assert second._workings.planner.plan.launches[0].code is code()
     machine.LAST.clear()
     del first
     gc.collect()

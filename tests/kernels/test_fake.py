@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from every_algorithm import ONLY_MATRICES
+from inside import params_of
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
@@ -38,7 +39,7 @@ def train(make: Made, take: Stepped = step, dtype: torch.dtype = torch.float32, 
 def forms(optimizer: Optimizer) -> list[Any]:
     """What the state is like, parameter by parameter."""
     look = lambda v: (v.shape, v.dtype, v.device, v.stride()) if isinstance(v, Tensor) else v
-    return [{name: look(v) for name, v in optimizer.state[p].items()} for p in optimizer._params()]
+    return [{name: look(v) for name, v in optimizer.state[p].items()} for p in params_of(optimizer)]
 
 
 def assert_alike(make: Made, take: Stepped = step, dtype: torch.dtype = torch.float32) -> Optimizer:
@@ -168,7 +169,7 @@ class Everything(Optimizer):
 
 def test_a_rule_with_slots_of_every_kind() -> None:
     fake = assert_alike(lambda model: Everything([p for p in model.parameters() if p.ndim == 2]))
-    kinds = fake.state[fake._params()[0]]
+    kinds = fake.state[params_of(fake)[0]]
     assert {name: tuple(v.shape) for name, v in kinds.items()} == {
         "start": (4, 3), "by_row": (4, 1), "by_column": (1, 3), "by_channel": (4, 1), "left": (4, 4), "number": (),
         "measured": (),
@@ -278,7 +279,7 @@ def test_it_is_saved_loaded_and_shown() -> None:
         assert not any(optimizer.load_state_dict(optimizer.state_dict()))
         assert forms(optimizer) == before
         assert "kernel=fake" in repr(optimizer)
-        theirs = torch.optim.Adafactor(optimizer._params(), lr=0.1)
+        theirs = torch.optim.Adafactor(params_of(optimizer), lr=0.1)
         theirs.load_state_dict(optimizer.state_dict())
         assert type(Optimizer.from_torch(theirs)) is steprule.Adafactor
 

@@ -245,7 +245,7 @@ def test_neighbours_in_one_buffer_and_shared_gradients_stay_in_one_launch() -> N
     params = [leaf(buffer[:10], grad), leaf(buffer[10:], grad)]
     optimizer = steprule.SGD(params)
     optimizer.step()
-    assert [launch.backend for launch in optimizer._planner.plan.launches] == ["llvm"]
+    assert [launch.backend for launch in optimizer._workings.planner.plan.launches] == ["llvm"]
 
 
 @pytest.mark.parametrize("backend", COMPILED)

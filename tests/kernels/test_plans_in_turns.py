@@ -56,7 +56,7 @@ def test_plans_kept_do_as_new_ones(kind: str, backend: str, monkeypatch: pytest.
     monkeypatch.setattr(Planner, "make", lambda self, *args: plans.append(make(self, *args)) or plans[-1])
     ours, one = run_in_turns(kind, backend)
     made_new = len(plans)
-    assert len(one._planner.recent) <= PLANS
+    assert len(one._workings.planner.recent) <= PLANS
     monkeypatch.setattr(Planner, "recall", lambda *args: None)
     theirs, other = run_in_turns(kind, backend)
     assert made_new < len(plans) - made_new
@@ -91,9 +91,9 @@ def test_plans_are_let_go_with_what_they_were_made_for() -> None:
         for p in params:
             p.grad = torch.ones_like(p)
         optimizer.step()
-    assert len(optimizer._planner.recent) == 2
+    assert len(optimizer._workings.planner.recent) == 2
     optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)]})
-    assert not optimizer._planner.recent
+    assert not optimizer._workings.planner.recent
 
 
 class Plain(Optimizer):

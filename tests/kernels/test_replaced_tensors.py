@@ -329,7 +329,7 @@ def test_replaced_memory_is_freed_at_the_next_step(backend: str) -> None:
     p = leaf(torch.zeros(4), torch.ones(4))
     optimizer = AdamW([p], backend=backend)
     optimizer.step()
-    gone = [weakref.ref(optimizer.state[p]["exp_avg"]), weakref.ref(optimizer._planner.plan)]
+    gone = [weakref.ref(optimizer.state[p]["exp_avg"]), weakref.ref(optimizer._workings.planner.plan)]
     optimizer.state[p]["exp_avg"] = torch.zeros(4)
     optimizer.step()
     assert not any(map(alive, gone))
@@ -355,7 +355,7 @@ def test_plans_do_not_pile_up() -> None:
         gc.collect()
         counts.append(sum(type(x) is Plan for x in gc.get_objects()))
     assert max(counts) == counts[-1] == 2  # one for each set of gradients
-    assert len(optimizer._planner.programs) == 1
+    assert len(optimizer._workings.planner.programs) == 1
 
 
 # Copies.

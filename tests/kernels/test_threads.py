@@ -413,7 +413,7 @@ def test_a_child_forked_while_a_thread_takes_a_step_can_take_steps() -> None:
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with optimizer._planner.lock:
+        with optimizer._workings.planner.lock:
             held.set()
             done.wait()
 

@@ -146,8 +146,8 @@ def test_no_pass_over_memory_is_added(make: Callable[..., steprule.Optimizer]) -
         optimizer.track(*names)
         backward(model, 0)
         optimizer.step()
-        assert optimizer._planner.plan is not None
-        return [len(launch.program.phases) for launch in optimizer._planner.plan.launches]
+        assert optimizer._workings.planner.plan is not None
+        return [len(launch.program.phases) for launch in optimizer._workings.planner.plan.launches]
 
     assert passes(NAMES) == passes(())
 

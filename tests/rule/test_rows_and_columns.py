@@ -11,6 +11,7 @@ import torch
 from captures import as_if_capturing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside import params_of
 from tensors import give_gradients, parameters
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
@@ -129,7 +130,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.1}
 @BACKENDS
 def test_every_reduction_is_what_torch_says(backend: str, dtype: torch.dtype) -> None:
     optimizer = trained(params := parameters(SHAPES, dtype), backend=backend)
-    assert {launch.backend for launch in optimizer._planner.plan.launches} == {backend}
+    assert {launch.backend for launch in optimizer._workings.planner.plan.launches} == {backend}
     wide, states = expected(parameters(SHAPES, dtype), 6, skip=True)
     for p, q, known in zip(params, wide, states, strict=True):
         torch.testing.assert_close(p.detach().double(), q, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -207,13 +208,13 @@ def test_a_state_of_another_shape_is_refused_and_one_that_grew_is_resized() -> N
         return optimizer
 
     small, large = named(2), named(4)
-    (p,) = large._params()
+    (p,) = params_of(large)
     before = {name: value.clone() for name, value in large.state[p].items()}
     with pytest.raises(ValueError, match=r"table: low was saved as \(2, 1\)"):
         large.load_state_dict(small.state_dict())
     assert all(torch.equal(large.state[p][name], value) for name, value in before.items())
     large.load_state_dict(small.state_dict(), resize=["table"])
-    (q,) = small._params()
+    (q,) = params_of(small)
     assert torch.equal(large.state[p]["low"][:2], small.state[q]["low"])
     assert large.state[p]["low"][2:].tolist() == [[0.0], [0.0]]
     assert torch.equal(large.state[p]["high"], small.state[q]["high"])
@@ -438,7 +439,7 @@ def test_rows_may_be_given_numbers_and_undeclared_slots_what_they_are_given(back
     made = rule(update, x=row(1.0), z=column())
     made.param_groups[0]["backend"] = backend
     made.step()
-    (p,) = made._params()
+    (p,) = params_of(made)
     state = made.state[p]
     assert state["x"].flatten().tolist() == pytest.approx([1 + 6**0.5] * 2)
     assert (state["y"].tolist(), state["z"].tolist()) == ([[2.0] * 3], [[3.0] * 3])
@@ -536,7 +537,7 @@ def test_parameters_without_rows_and_columns_are_refused_by_name() -> None:
             optimizer.step()
         assert torch.equal(p, before)
     optimizer = type(made)([("v", torch.ones(2, 2, requires_grad=True))], {}, differentiable=True)
-    optimizer._params()[0].grad = torch.ones(2, 2)
+    params_of(optimizer)[0].grad = torch.ones(2, 2)
     with pytest.raises(RuntimeError, match=r"differentiable=True.*'v'"):
         optimizer.step()
 
@@ -553,7 +554,7 @@ def test_matrices_whose_rows_are_not_contiguous_are_served_by_torch_operations()
 
 def test_the_square_root_of_a_mean() -> None:
     made = rule(lambda p, g, s: p - g / sqrt(mean(square(g), dim=-2)))
-    (p,) = made._params()
+    (p,) = params_of(made)
     p.grad = torch.tensor([[3.0, 1.0, 2.0], [4.0, 1.0, 0.0]])
     root = torch.tensor([12.5, 1.0, 2.0]).sqrt()
     made.step()
@@ -570,6 +571,6 @@ def test_a_slot_of_rows_that_no_pass_reads_is_kept_too(backend: str) -> None:
     made.param_groups[0]["backend"] = backend
     made.step()
     made.step()
-    (p,) = made._params()
+    (p,) = params_of(made)
     assert made.state[p]["x"].flatten().tolist() == pytest.approx([1 + 2 * 6**0.5] * 2)
     assert p.tolist() == [[-1.0] * 3] * 2

@@ -601,7 +601,7 @@ def test_groups_that_differ_in_what_the_host_computes_share_no_launch() -> None:
     optimizer.step()
     assert [p[0].item() for p in params] == [-2, -3, -13, -23]
     assert [optimizer.state[p]["count"].item() for p in params] == [2, 1, 1, 1]
-    assert len(optimizer._planner.plan.launches) == 3
+    assert len(optimizer._workings.planner.plan.launches) == 3
 
 
 def test_operators_and_functions_accept_numbers_on_either_side() -> None:
@@ -852,7 +852,7 @@ def lamb(p: Any, g: Any, s: Any, h: Any) -> Any:
 
 def program_of(optimizer: Optimizer) -> Program:
     optimizer.step()
-    [(_, program)] = optimizer._planner.programs
+    [(_, program)] = optimizer._workings.planner.programs
     return program
 
 

@@ -215,9 +215,9 @@ def test_work_of_every_third_step_is_not_done_in_between_and_stacks_are_batched(
             p.grad = torch.ones_like(p)
         optimizer.step()
     assert calls == [(2, 4, 4), (1, 2, 2)] * 3
-    plan = optimizer._planner.plan
+    plan = optimizer._workings.planner.plan
     optimizer.step()
-    assert optimizer._planner.plan is plan
+    assert optimizer._workings.planner.plan is plan
 
 
 def test_it_is_saved_and_goes_on_to_the_bit() -> None:

@@ -254,7 +254,7 @@ class Watched(steprule.SGD):
     seen: list[float]
 
     def step(self, closure: Any = None) -> Any:
-        self.seen = [*getattr(self, "seen", []), *(p.grad.norm().item() for p in self._params())]
+        self.seen = [*getattr(self, "seen", []), *(p.grad.norm().item() for p in self.param_groups[0]["params"])]
         return super().step(closure)
 
 

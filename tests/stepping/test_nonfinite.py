@@ -114,7 +114,7 @@ def test_where_the_device_decides_nobody_waits_and_the_counts_are_right(options:
     for turn, bad in enumerate([None, None, math.nan, None, math.inf, None]):
         give_ramps(ours, bad)
         skipping.step()
-        plan = skipping._planner.plan
+        plan = skipping._workings.planner.plan
         assert plan is not None
         assert plan.awaits is (turn == 0)
         if bad is None:

@@ -95,7 +95,7 @@ class Own(steprule.Optimizer):
 
 def test_a_rule_of_ones_own_is_known_to_keep_squares() -> None:
     _, _, optimizer = run(lambda p: Own(p, state_dtype="bfloat16"), torch.ones(9), gradients((9,), 1, torch.float32))
-    program = optimizer._planner.plan.launches[0].program
+    program = optimizer._workings.planner.plan.launches[0].program
     assert {slot.name: slot.positive for slot in program.slots} == {"square": True, "mean": False}
 
 

@@ -60,7 +60,7 @@ class _HiddenMatrices(Optimizer):
             params = [self._of_side(item) if isinstance(item, dict) else item for item in params]
         super().__init__(params, defaults, overrides=chosen, **options)
         if isinstance(params, nn.Module) and not said and not any(group[self.flag] for group in self.param_groups):
-            guessed = "".join(f" ({words})" for words in self._guesses)
+            guessed = "".join(f" ({words})" for words in self._workings.guesses)
             warnings.warn(
                 f"{type(self).__name__} found no hidden matrix in {type(params).__name__}{guessed}: AdamW trains all "
                 f"of it, with the rate in adamw=, and nothing follows lr; overrides={{...: dict({self.flag}=True)}} "

@@ -210,7 +210,7 @@ class LBFGS(Optimizer):
 
     def _moving(self) -> list[torch.Tensor]:
         """The parameters but for frozen ones of whole numbers, which have no direction."""
-        params = self._params()
+        params = self.param_groups[0]["params"]
         return [p for p in params if p.is_floating_point() or p.is_complex() or p.requires_grad] or params
 
     def _refuse_faulty(self) -> None:

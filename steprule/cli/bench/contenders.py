@@ -230,7 +230,7 @@ class Traffic:
 
 def traffic(optimizer: steprule.Optimizer) -> Traffic | None:
     """The memory traffic of an optimizer that has taken a step; None where its Programs do not tell the whole."""
-    plan = optimizer._planner.plan
+    plan = optimizer._workings.planner.plan
     if plan is None or any(x.sparse or x.program.temporaries for x in plan.launches):
         return None
     moved = [bytes_per_element(launch) * sum(p.numel() for p in launch.params) for launch in plan.launches]

@@ -80,7 +80,7 @@ def in_blocks(block: Block) -> Callable[[list[torch.Tensor]], steprule.Optimizer
     def made(params: list[torch.Tensor]) -> steprule.Optimizer:
         optimizer = steprule.AdamW(params)
         optimizer.step()
-        for launch in optimizer._planner.plan.launches if optimizer._planner.plan else ():
+        for launch in optimizer._workings.planner.plan.launches if optimizer._workings.planner.plan else ():
             if isinstance(launch, TritonLaunch):
                 launch.block = block
         return optimizer

@@ -88,7 +88,8 @@ Everything.slots = {"number": rule.scalar(1.0)}
 
 
 def program(optimizer: Optimizer) -> Program:
-    return optimizer._planner.program(optimizer._algorithm(), optimizer.param_groups[0], (False, False, (), False), 2)
+    works, group = optimizer._workings, optimizer.param_groups[0]
+    return works.planner.program(works.roles.algorithm(group, optimizer), group, (False, False, (), False), 2)
 
 
 def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) -> Counter[str]:

@@ -866,21 +866,21 @@ def test_what_a_graph_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     sparse = steprule.SGD(params, backend="triton")
     for optimizer in (counts, sparse, eager):
         optimizer.step()
-    assert counts._planner.plan is not None
-    assert sparse._planner.plan is not None
-    assert eager._planner.plan is not None
+    assert counts._workings.planner.plan is not None
+    assert sparse._workings.planner.plan is not None
+    assert eager._workings.planner.plan is not None
     with pytest.raises(RuntimeError, match=r"Attempting CUDA graph capture of step\(\) for an instance of AdamW but"):
-        counts._planner.plan.check_capture(counts.param_groups)
+        counts._workings.planner.plan.check_capture(counts.param_groups)
     counts.param_groups[0]["capturable"] = True
-    counts._planner.plan.check_capture(counts.param_groups)
-    sparse._planner.plan.check_capture(sparse.param_groups)
+    counts._workings.planner.plan.check_capture(counts.param_groups)
+    sparse._workings.planner.plan.check_capture(sparse.param_groups)
     with pytest.raises(RuntimeError, match=r"0 of group 0 can't be captured .* its numbers live on the host: eager"):
-        eager._planner.plan.check_capture(eager.param_groups)
+        eager._workings.planner.plan.check_capture(eager.param_groups)
     scheduled = steprule.SGD(params, lr=0.1 * steprule.schedules.linear(9), backend="triton")
     scheduled.step()
-    assert scheduled._planner.plan is not None
+    assert scheduled._workings.planner.plan is not None
     with pytest.raises(RuntimeError, match=r"0 of group 0 can't be captured .* schedules \(lr\): every replay"):
-        scheduled._planner.plan.check_capture(scheduled.param_groups)
+        scheduled._workings.planner.plan.check_capture(scheduled.param_groups)
     start = params[0].detach().clone()
     sparse_gradients(params, 0)
     sparse.step()
