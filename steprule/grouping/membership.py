@@ -34,6 +34,8 @@ class Members:
         """By a module's identity, the identities of those of its parameters that were in a group."""
         self.looked: int | None = None
         """What ``registrations`` counted when somebody last looked for parameters that came or went."""
+        self.doubtful = False
+        """Whether some may have gone behind a module's back."""
         self.said: set[str] = set()
         self.seen: Seen = {}
         self.held: dict[int, torch.Tensor] = {}
@@ -98,18 +100,20 @@ class Members:
     @property
     def unchecked(self) -> bool:
         """Whether a module may have other parameters than when somebody last looked."""
-        return self.looked != registrations[0] and bool(self.models)
+        return (self.doubtful or self.looked != registrations[0]) and bool(self.models)
 
     def doubt(self) -> None:
-        """Look again after this step, whoever has told: parameters without a gradient may be the module's no more."""
-        self.looked = -1
+        """Look again after this step, though nobody has told: parameters without a gradient may be the module's no
+        more."""
+        self.doubtful = True
 
     def check(self, groups: Groups, optimizer: str, stacklevel: int = 4) -> None:
         """Warn, once of each, of parameters that train but are in no group, and of those that train in vain."""
-        self.looked = registrations[0]
+        told = self.looked != registrations[0]
+        self.looked, self.doubtful = registrations[0], False
         for module in self.modules():
             gone = orphaned(module, self.had.get(id(module), ()), groups)
-            found = in_vain(module, gone, optimizer) if gone else missing(module, groups, optimizer)
+            found = in_vain(module, gone, optimizer) if gone else missing(module, groups, optimizer) if told else None
             if found and found not in self.said:
                 self.said.add(found)
                 warnings.warn(found, stacklevel=stacklevel)
