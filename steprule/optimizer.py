@@ -151,7 +151,8 @@ class Optimizer(torch.optim.Optimizer):
         **options: Any,
     ) -> None:
         name = type(self).__name__
-        refuse_params(params, name)
+        if params is not None:  # which torch refuses after hyperparameters
+            refuse_params(params, name)
         if not isinstance(defaults or {}, Mapping):
             raise TypeError(
                 f"defaults must be the hyperparameters with their values, dict(lr=...), got {defaults!r:.60}"
@@ -171,6 +172,7 @@ class Optimizer(torch.optim.Optimizer):
         under, over = roles.lay({**defaults, "modifiers": ()}, {"modifiers": defaults["modifiers"]})
         defaults |= {**under, **over}
         check_hyper(self, defaults)
+        refuse_params(params, name)
         self.nonfinite = nonfinite
         works.members, works.guesses = Members(params), guesses(overrides or (), params)
         if full := common.full_embeddings(params, defaults["state_dtype"]):

@@ -184,3 +184,11 @@ def test_a_class_of_ones_own_over_torchs_is_not_taken_over() -> None:
 
     with pytest.raises(TypeError, match=r"takes no .*Mine, only an optimizer of torch.optim called AdamW"):
         steprule.AdamW.from_torch(Mine(network().parameters()))
+
+
+def test_nothing_in_place_of_parameters_is_refused_after_hyperparameters_as_by_torch() -> None:
+    for optim in (steprule, torch.optim):
+        with pytest.raises(ValueError, match="Tensor lr must be 1-element"):
+            optim.AdamW(None, lr=torch.tensor([0.001, 0.001]))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="'NoneType' object is not iterable"):
+            optim.AdamW(None)  # type: ignore[arg-type]
