@@ -205,8 +205,11 @@ class Launch:
         self.kept = list(chain.from_iterable(zip(*columns, strict=True)))
         self.kept_of = operator.itemgetter(*names) if names else dict
         self.installed = True
-        counting = list(chain.from_iterable((*self.counter_views, *self.kept_views)))
+        counting: list[torch.Tensor] = list(chain.from_iterable((*self.counter_views, *self.kept_views)))
         self.hold(counting, list(map(torch.Tensor.data_ptr, counting)))
+        self.counting = counting
+        self.counts: Callable[..., bool] | None = still(counting) if counting else None
+        """Whether what counts, as it stands in the states, still looks so."""
 
     def joined(self, columns: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
         """What stands in the states of parameters that several processes hold: tensors spread as they are, where a
@@ -279,6 +282,8 @@ class Launch:
         self.implicit = any([e.implicit for e in self.entries])  # noqa: C419 (a list is faster)
         self.looks = [e.still for e in self.entries]
         self.unchanged: Callable[..., bool] | None = None
+        self.counting = []
+        self.counts = None
 
     def hold(self, counting: Sequence[torch.Tensor], pointers: Sequence[int]) -> None:
         """Let what counts have to stay where it lies too; of arrays it is where they lay when the launch was made."""
@@ -349,6 +354,7 @@ class Launch:
             self.counters, self.numbers, self.counter_views = before.counters, before.numbers, before.counter_views
             self.kept, self.kept_of, self.installed = before.kept, before.kept_of, True
             self.hold(before.held[before.arrays :], before.held_pointers[before.arrays :])
+            self.counting, self.counts = before.counting, before.counts
         return same
 
     def take_up(self, groups: Sequence[Group]) -> bool:
@@ -404,9 +410,11 @@ class Launch:
         )
 
     def states_are_kept(self) -> bool:
-        """Whether the states hold the very tensors that this launch works on."""
+        """Whether the states hold the very tensors that this launch works on, and those that count look as they did."""
         if not self.kept:
             return True
+        if self.counts is not None and not self.counts(*self.counting):
+            return False
         try:
             found: Any = map(self.kept_of, self.states)
             one_each = len(self.kept) == len(self.states)

@@ -61,6 +61,20 @@ def test_a_slot_changed_in_place_counts_as_it_is_now(change: Callable[[Tensor], 
     assert torch.equal(changed.state[p]["exp_avg"], replaced.state[q]["exp_avg"])
 
 
+@pytest.mark.parametrize("backend", COMPILED)
+def test_a_count_changed_in_place_counts_as_it_is_now(backend: str) -> None:
+    (changed, p), (replaced, q) = (trained(2, backend) for _ in range(2))
+    step = changed.state[p]["step"]
+    step.data = step.data.view(torch.int32)
+    replaced.state[q]["step"] = step.clone()
+    for optimizer, param in ((changed, p), (replaced, q)):
+        param.grad = normal(4, 4, seed=9)
+        optimizer.step()
+        assert optimizer.state[param]["step"].dtype == torch.float32
+    assert torch.equal(p, q)
+    assert changed.state[p]["step"] == replaced.state[q]["step"]
+
+
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.bool], ids=str)
 def test_state_of_whole_numbers_is_refused_by_name(dtype: torch.dtype, steps: int) -> None:
