@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 import steprule
 from steprule import biases, layer_decay, norms, scale
+from steprule.display.frame import framed
 from steprule.schedules import cosine, linear, warmup, write
 
 RATE = 3e-4 * warmup(1000).then(cosine(9000))
@@ -65,12 +65,13 @@ def setups() -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    table = Table("setup", title="microseconds a step spends on schedules", title_justify="left")
-    table.add_column("µs", justify="right")
+    columns: dict[str, list[str]] = {"setup": [], "µs": []}
     for name, options in setups().items():
         groups = steprule.AdamW(**options).param_groups
-        table.add_row(name, f"{microseconds(lambda groups=groups: write(groups, 5000), calls=1000):.2f}")  # type: ignore[misc]
-    Console().print(table)
+        columns["setup"].append(name)
+        took = microseconds(lambda groups=groups: write(groups, 5000), calls=1000)  # type: ignore[misc]
+        columns["µs"].append(f"{took:.2f}")
+    Console().print(framed(columns, left=["setup"], title="microseconds a step spends on schedules"))
 
 
 if __name__ == "__main__":

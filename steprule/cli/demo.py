@@ -13,10 +13,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 import steprule
+from steprule.display.frame import framed
+from steprule.display.table import value_text
 from steprule.grouping.globs import fold
 from steprule.spelling import nearest
 
@@ -136,21 +138,16 @@ def group_names(optimizer: steprule.Optimizer) -> list[str]:
     return [", ".join(fold(own, among=chain.from_iterable(names))) for own in names]
 
 
-def table_of_groups(optimizer: steprule.Optimizer) -> Table:
+def table_of_groups(optimizer: steprule.Optimizer) -> RenderableType:
     """The groups, the number of their parameters, and their hyperparameters."""
     columns = [name for name in ("lr", "momentum", "betas", "weight_decay") if name in optimizer.defaults]
-    table = Table("group", title=f"steprule.{type(optimizer).__name__}", title_justify="left")
-    for column in ("size", *columns):
-        table.add_column(column, justify="right")
-    for name, group in zip(group_names(optimizer), optimizer.param_groups, strict=True):
-        size = sum(parameter.numel() for parameter in group["params"])
-        table.add_row(name, f"{size:,}", *(shown(group[column]) for column in columns))
-    return table
-
-
-def shown(value: Any) -> str:
-    """A hyperparameter as it stands in a table."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    groups = optimizer.param_groups
+    cells: dict[str, list[str]] = {
+        "group": group_names(optimizer),
+        "size": [f"{sum(p.numel() for p in group['params']):,}" for group in groups],
+        **{column: [value_text(group[column]) for group in groups] for column in columns},
+    }
+    return framed(cells, left=["group"], breaking=["group"], title=f"steprule.{type(optimizer).__name__}")
 
 
 def draw(run: DemoRun, total: int, path: Path) -> None:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from steprule.checkpoint import CheckpointError
+from steprule.display.bytes import readable
+from steprule.display.frame import framed
 from steprule.grouping.globs import compile_glob, fold
 from steprule.names import printable
 from steprule.schedules import from_dict
@@ -108,20 +107,13 @@ def _report(file: StateFile, table: Sequence[ParameterRow]) -> None:
     say(str(file.path), style="bold")
     say(f"{file.kind}{version}: {file.algorithm}{step}")
     size = f"{counted(found['parameters'], 'parameter')} in {counted(len(found['groups']), 'group')}"
-    sizes = ", ".join(f"{part} {_bytes(size)}" for part, size in found["bytes"].items() if size)
+    sizes = ", ".join(f"{part} {readable(size)}" for part, size in found["bytes"].items() if size)
     say(f"{size}, {found['numbers']:,} numbers")
     say(sizes)
     if file.others:
         say(f"also in it: {', '.join(map(str, file.others))}")
     _groups(file, found["groups"])
     _parameters(table)
-
-
-def _bytes(n: float) -> str:
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while n >= 1000 and len(units) > 1:
-        n, units = n / 1000, units[1:]
-    return f"{n:.0f} {units[0]}" if units[0] == "bytes" or n >= 100 else f"{n:.1f} {units[0]}"
 
 
 LEAST = 36
@@ -164,14 +156,11 @@ def _print_table(
     wanted = min(max((len(line) for cell in columns[names] for line in cell.split("\n")), default=0), LEAST)
     if stacked is not None and _room(columns, names) < wanted:
         columns = _stacked(columns, stacked[0], stacked[1])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    left, room = (names, *(stacked[:1] if stacked else ())), max(_room(columns, names), 20)
-    for title in columns:
-        table.add_column(Text(printable(title)), justify="left" if title in left else "right", overflow="fold")
-    for row in zip(*columns.values(), strict=True):
-        named = zip(columns, row, strict=True)
-        table.add_row(*(Text(_broken(cell, room) if title == names else cell) for title, cell in named))
-    console.print(table)
+    left, room = {names, *(stacked[:1] if stacked else ())}, max(_room(columns, names), 20)
+    cells = {printable(title): own for title, own in columns.items()}
+    cells[names] = [_broken(cell, room) for cell in columns[names]]
+    console.print()
+    console.print(framed(cells, left=left, breaking=cells))
     for note in notes:
         say(note)
     console.print()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from .frame import framed
 from .table import first_globs
 
 __all__ = ["memory_table", "readable"]
@@ -32,13 +31,13 @@ def memory_table(
     """
     sums = [sum(row[1][k] for row in rows) for k in range(len(COLUMNS))]
     shown = [k for k, name in enumerate(COLUMNS) if sums[k] or name != "masters"]
-    found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_footer=len(rows) > 1)
-    found.add_column("", justify="right", no_wrap=True)
-    found.add_column("parameters", overflow="fold", footer="all")
-    for k in shown:
-        found.add_column(COLUMNS[k], justify="right", no_wrap=True, footer=readable(sums[k]))
-    for i, (names, sizes) in enumerate(rows):
-        found.add_row(str(i), Text("\n".join(first_globs(names))), *(readable(sizes[k]) for k in shown))
+    columns = {
+        "": list(map(str, range(len(rows)))),
+        "parameters": ["\n".join(first_globs(names)) for names, _ in rows],
+        **{COLUMNS[k]: [readable(sizes[k]) for _, sizes in rows] for k in shown},
+    }
+    footer = {"parameters": "all", **{COLUMNS[k]: readable(sums[k]) for k in shown}} if len(rows) > 1 else None
+    found = framed(columns, left=["parameters"], breaking=["parameters"], footer=footer)
     below = ", ".join(f"{name} {readable(size)}" for name, size in slots.items()) or "none"
     lines = [f"state: {below}"]
     if in_backward is not None:

@@ -10,7 +10,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,8 @@ from torch.nn.parameter import is_lazy
 from steprule.grouping.globs import fold
 from steprule.schedules import Schedule, Scheduled
 from steprule.spelling import counted
+
+from .frame import GAP, framed
 
 __all__ = ["globs", "group_table", "plain_text", "terminal_width"]
 
@@ -30,7 +31,6 @@ WIDE = 120
 LEAST = 36
 """Columns that names get at least; with fewer left, a group's hyperparameters stand below each other."""
 MOST_GROUPS, MOST_GLOBS = 12, 5
-GAP = 2  # between columns
 
 
 def group_table(
@@ -86,14 +86,7 @@ def table(groups: Groups, kernels: Sequence[str], varying: Sequence[str], step: 
     if hidden:
         for name, cells in columns.items():
             cells.insert(hidden.start, {"": "⋮", "parameters": f"{len(hidden)} more groups"}.get(name, ""))
-    found = Table(box=SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in columns:
-        names = name == "parameters"
-        justify: Any = "right" if name in ("", "tensors", "size") else "left"
-        found.add_column(name, justify=justify, no_wrap=not names, overflow="fold" if names else "ellipsis")
-    for row in zip(*columns.values(), strict=True):
-        found.add_row(*map(Text, row))
-    return found
+    return framed(columns, left=columns.keys() - {"", "tensors", "size"}, breaking=["parameters"])
 
 
 def stacked(columns: Mapping[str, list[str]], names: Sequence[str]) -> dict[str, list[str]]:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.console import RenderableType
+
+from steprule.display.frame import framed
 
 from .cases import MEMORY, OURS, Result, Target
 from .timing import Spread, spread
@@ -33,14 +35,12 @@ class Grid:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def rich(self) -> Table:
+    def rich(self) -> RenderableType:
         """For the terminal."""
-        table = Table(title=self.title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-        for index, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if index else "left", no_wrap=bool(index))
-        for row in self.rows:
-            table.add_row(*row, style="red" if "missed" in row else None)
-        return table
+        columns = {name: [row[k] for row in self.rows] for k, name in enumerate(self.columns)}
+        styles = ["red" if "missed" in row else None for row in self.rows]
+        first = self.columns[:1]
+        return framed(columns, left=first, breaking=first, styles=styles, title=self.title, dense=True)
 
     def markdown(self) -> str:
         """As a table in Markdown.

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
+
+from steprule.display.bytes import readable
+from steprule.display.frame import framed
 
 from .curves import STYLES, curves
 from .run import Run
 
 __all__ = ["Outcome", "results", "screen", "smoothing", "target_of", "window_of"]
+
+COLUMNS = ("", "setting", "steps", "loss", "to target", "seconds", "state")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def cells(result: Outcome, steps: int, target: float | None) -> list[str]:
         "failed" if result.failed else f"{result.loss:.4g}",
         reached,
         f"{result.seconds:.1f}",
-        short_bytes(result.state_bytes) if result.state_bytes or result.steps >= steps else "",
+        readable(result.state_bytes) if result.state_bytes or result.steps >= steps else "",
     ]
 
 
@@ -95,17 +98,15 @@ def screen(runs: Sequence[Run], steps: int, target: float | None, width: int, he
     """The curves so far above the table so far, which leave a few rows of the terminal free."""
     smooth = [run.mean(smoothing(steps)) for run in runs]
     drawn = curves(smooth, steps, min(width, 140), min(16, max(7, height - len(runs) - 9)))
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("")
-    table.add_column("setting", overflow="fold")
-    for name in ("steps", "loss", "to target", "seconds", "state"):
-        table.add_column(name, justify="right", no_wrap=True)
     found, goal = results(runs, steps, target), target_of(runs, steps, target)
     best = min((r.loss for r in found if r.loss is not None and r.steps >= steps and not r.failed), default=None)
+    rows = []
     for index, result in enumerate(found):
         style = "red" if result.failed else "bold" if result.loss == best else ""
         mark = Text(str(index + 1), f"bold {STYLES[index % len(STYLES)]}")
-        table.add_row(mark, *(Text(cell, style) for cell in cells(result, steps, goal)))
+        rows.append([mark, *(Text(cell, style) for cell in cells(result, steps, goal))])
+    columns = {name: [row[k] for row in rows] for k, name in enumerate(COLUMNS)}
+    table = framed(columns, left=COLUMNS[:2], breaking=["setting"])
     failures = [Text(f"{index}: {run.failed}", "red") for index, run in enumerate(runs, 1) if run.failed]
     return Group(drawn, Text(), table, Text(legend(runs, steps, target), "dim"), *failures)
 
@@ -117,16 +118,3 @@ def legend(runs: Sequence[Run], steps: int, target: float | None) -> str:
     if goal is None:
         return f"{mean}."
     return f"{mean}; target: {goal:.4g}{'' if target is not None else ', where the worst ended'}."
-
-
-def short_bytes(count: int) -> str:
-    """A number of bytes in a few characters.
-
-    >>> [short_bytes(n) for n in (0, 999, 496_088, 12_345_678)]
-    ['0 B', '999 B', '496 kB', '12.3 MB']
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:.3g} {unit}"
