@@ -37,14 +37,24 @@ measured() { # part, seconds, cases: they become FOLDER/part.json, and none begi
         --seconds $((seconds * 4 / 5)) --case "$cases" --json "$results/$part.json"
 }
 
-"$python" scripts/gpu_check.py 2>&1 | tee "$results/check.txt"
-[ "${PIPESTATUS[0]}" -eq 0 ] || exit 2
+report() {
+    "$python" scripts/gpu_page.py "$results"
+    cat "$results/summary.txt"
+}
+
+timeout --kill-after=5 20 "$python" scripts/gpu_check.py 2>&1 | tee "$results/check.txt"
+status=${PIPESTATUS[0]}
+if [ "$status" -ne 0 ]; then
+    echo "check: exit status $status, so that nothing else was run" >>"$results/summary.txt"
+    report
+    exit 2
+fi
 
 parallel=()
 "$python" -c 'import xdist' 2>/dev/null && parallel=(-n 12)
 waiting='wait or graph or captur or replay or stream'
 limited sync 90 "$python" -m pytest -q -W default "${parallel[@]}" tests/gpu -k "$waiting"
-limited tests 105 "$python" -m pytest -q -W default "${parallel[@]}" tests/gpu tests/kernels/gpu/test_triton.py \
+limited tests 100 "$python" -m pytest -q -W default "${parallel[@]}" tests/gpu tests/kernels/gpu/test_triton.py \
     -m 'not slow' -k "not ($waiting)"
 if command -v compute-sanitizer >/dev/null; then
     limited memory 40 compute-sanitizer --tool memcheck --target-processes all --error-exitcode 3 \
@@ -52,7 +62,7 @@ if command -v compute-sanitizer >/dev/null; then
 elif [[ " $parts " == *" memory "* ]]; then
     echo "memory: not run, since compute-sanitizer is not there" >>"$results/summary.txt"
 fi
-measured blocks 50 'adamw*-block-*'
+measured blocks 45 'adamw*-block-*'
 measured zeros 45 'adamw*-zeros-*'
 measured rows 30 'adafactor/[rw]*'
 measured bucket 20 'adamw*-bucket/*'
@@ -66,6 +76,5 @@ measured benchmark 300 '*'
 limited compile 70 "$python" benchmarks/step_time.py --device cuda --repeats 5 --case 'adamw/gpt2' --compile \
     --json "$results/compile.json"
 
-"$python" scripts/gpu_page.py "$results"
-cat "$results/summary.txt"
+report
 ! grep -qv -e 'exit status 0 ' -e 'not run' "$results/summary.txt"

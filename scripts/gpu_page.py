@@ -42,15 +42,26 @@ def row(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def read(path: Path) -> dict[str, Any] | str:
+    """What a part has measured, or why that can't be said."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"{path.name} can't be read: {error}"
+    return found
+
+
 def page(folder: Path) -> str:
     """The table of all files in a folder, in the order in which the parts have ended."""
     files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    found = list(map(read, files))
+    runs = [run for run in found if isinstance(run, dict)]
+    unread = [why for why in found if isinstance(why, str)]
     check, summary = folder / "check.txt", folder / "summary.txt"
     where = describe(runs[0]) if runs else check.read_text(encoding="utf-8").strip() if check.exists() else "no GPU"
     rows = [row(result) for run in runs for result in run["results"]]
     table = Grid("", COLUMNS, rows).markdown() if rows else "Nothing was measured."
-    parts = summary.read_text(encoding="utf-8").splitlines() if summary.exists() else []
+    parts = [*unread, *(summary.read_text(encoding="utf-8").splitlines() if summary.exists() else [])]
     return "\n\n".join([f"# Step times on {where}", table, NOTE, "\n".join(f"- {part}" for part in parts)]) + "\n"
 
 

@@ -146,6 +146,8 @@ def test_a_page_says_so_where_nothing_was_measured(tmp_path: Path) -> None:
     assert "Nothing was measured." in page(tmp_path)
     (tmp_path / "check.txt").write_text("NVIDIA B7, torch 3\n")
     assert page(tmp_path).startswith("# Step times on NVIDIA B7, torch 3\n")
+    (tmp_path / "rows.json").write_text('{"results": [')
+    assert "- rows.json can't be read: " in page(tmp_path)
 
 
 # -- the cases of a GPU, on the CPU -----------------------------------------------------------------------------------
