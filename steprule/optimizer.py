@@ -172,7 +172,8 @@ class Optimizer(torch.optim.Optimizer):
         under, over = roles.lay({**defaults, "modifiers": ()}, {"modifiers": defaults["modifiers"]})
         defaults |= {**under, **over}
         check_hyper(self, defaults)
-        refuse_params(params, name)
+        if params is None:
+            refuse_params(params, name)
         self.nonfinite = nonfinite
         works.members, works.guesses = Members(params), guesses(overrides or (), params)
         if full := common.full_embeddings(params, defaults["state_dtype"]):

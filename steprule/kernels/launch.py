@@ -302,18 +302,27 @@ class Launch:
     def refresh(self) -> bool:
         """Look up parameters, gradients and state again; False if anything but gradients' addresses has changed."""
         params, grads, held = self.looked_up()
-        if (
-            not (self.unchanged or self.as_planned)(*params, *grads, *self.every_slot)
-            or not self.states_are_kept()
-            or list(map(torch.Tensor.data_ptr, held)) != self.held_pointers
-            or self.numbers.tobytes() != self.expected
-        ):
+        if not self.stands(held, *params, *grads, *self.every_slot):
             return False
         self.grads = grads  # type: ignore[assignment]
         if self.fresh is not None:  # all are updated again
             self.rows, self.fresh = self.classify(self.fresh.tolist()), None
             self.sort_rows()
         return True
+
+    def stands(self, held: Sequence[torch.Tensor], *looks: Any) -> bool:
+        """Whether nobody else has changed anything: how tensors look, what the states hold, where it lies, and counts.
+
+        Args:
+            held: all that must lie where it did.
+            *looks: what must look as it did.
+        """
+        return (
+            (self.unchanged or self.as_planned)(*looks)
+            and self.states_are_kept()
+            and list(map(torch.Tensor.data_ptr, held)) == self.held_pointers
+            and bool(self.numbers.tobytes() == self.expected)
+        )
 
     def goes_on(self, before: Launch) -> bool:
         """Go on with the very counters of the launch that ran before, over the same parameters and arrays; False if it

@@ -10,9 +10,8 @@ import pytest
 peft = pytest.importorskip("peft", reason="peft is not installed: make clients installs it")
 
 import torch
-from client_task import MUON, OPTIMIZERS, SCALE, WAYS, Half, averages, holds, loader, net
+from client_task import MUON, OPTIMIZERS, SCALE, WAYS, Half, averages, holds, net
 from peft.optimizers import create_loraplus_optimizer
-from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import StepLR
 
 import steprule
@@ -33,15 +32,7 @@ def train(
         scheduler.step()
     rates = []
     for _ in range(epochs):
-        for i, (x, y) in enumerate(loader()):
-            with half.autocast():
-                loss = cross_entropy(model(x), y) / accumulate
-            half.backward(loss)
-            if (i + 1) % accumulate == 0:
-                if half.step(optimizer, model.parameters()):
-                    scheduler.step()
-                optimizer.zero_grad()
-            rates.append(scheduler.get_last_lr())
+        rates += half.epoch(model, optimizer, scheduler, accumulate)
     return {"rates": rates} | {name: p.detach().clone() for name, p in model.named_parameters()}
 
 

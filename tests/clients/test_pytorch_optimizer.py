@@ -46,15 +46,7 @@ def train(
     rates = []
     for epoch in range(2):
         getattr(optimizer, "train", lambda: None)()
-        for i, (x, y) in enumerate(loader()):
-            with half.autocast():
-                loss = cross_entropy(model(x), y) / accumulate
-            half.backward(loss)
-            if (i + 1) % accumulate == 0:
-                if half.step(optimizer, model.parameters()):
-                    scheduler.step()
-                optimizer.zero_grad()
-            rates.append(scheduler.get_last_lr())
+        rates += half.epoch(model, optimizer, scheduler, accumulate)
         if folder is not None and epoch == 0:
             torch.save([optimizer.state_dict(), scheduler.state_dict()], folder / "half.pt")
             base, optimizer, scheduler = made()

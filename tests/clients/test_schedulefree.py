@@ -10,7 +10,7 @@ import pytest
 schedulefree = pytest.importorskip("schedulefree", reason="schedulefree is not installed: make clients installs it")
 
 import torch
-from client_task import MUON, OPTIMIZERS, SCALE, WAYS, Half, assert_same, digits, holds, loader, net, weights
+from client_task import MUON, OPTIMIZERS, SCALE, WAYS, Half, assert_same, digits, holds, net, weights
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LinearLR
 
@@ -39,15 +39,7 @@ def train(
     optimizer.train()
     rates = []
     for epoch in range(2):
-        for i, (x, y) in enumerate(loader()):
-            with half.autocast():
-                loss = cross_entropy(model(x), y) / accumulate
-            half.backward(loss)
-            if (i + 1) % accumulate == 0:
-                if half.step(optimizer, model.parameters()):
-                    scheduler.step()
-                optimizer.zero_grad()
-            rates.append(scheduler.get_last_lr())
+        rates += half.epoch(model, optimizer, scheduler, accumulate)
         if folder is not None and epoch == 0:
             torch.save([optimizer.state_dict(), scheduler.state_dict()], folder / "half.pt")
             optimizer, scheduler = made()

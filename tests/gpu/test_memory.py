@@ -41,18 +41,23 @@ class Guarded:
             assert (buffer == FILL).all()
 
 
+def take_steps(guarded: Guarded, optimizer: steprule.Optimizer, params: list[torch.Tensor]) -> None:
+    """Two steps with gradients between guards, all of which are there afterwards."""
+    for _ in range(2):
+        for p in params:
+            p.grad = guarded.tensor(tuple(p.shape), p.dtype, 0.5)
+        optimizer.step()
+    with torch.no_grad():
+        guarded.check()
+
+
 @pytest.mark.parametrize("clip", [None, 0.5], ids=["", "clipped"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_odd_offsets(dtype: torch.dtype, clip: float | None) -> None:
     guarded = Guarded()
     params = [guarded.tensor((n,), dtype, 1.0).requires_grad_() for n in (1, 7, 1023, 1024, 4097, 8192)]
     optimizer = steprule.AdamW(params, clip_norm=clip, backend="triton")
-    for _ in range(2):
-        for p in params:
-            p.grad = guarded.tensor(tuple(p.shape), dtype, 0.5)
-        optimizer.step()
-    with torch.no_grad():
-        guarded.check()
+    take_steps(guarded, optimizer, params)
 
 
 @pytest.mark.parametrize("width", [1, 5, 64, 1000])
@@ -79,9 +84,4 @@ def test_rows_and_columns(dtype: torch.dtype) -> None:
     guarded = Guarded()
     params = [guarded.tensor(shape, dtype, 1.0).requires_grad_() for shape in SHAPES]
     optimizer = steprule.Adafactor(params, backend="triton")
-    for _ in range(2):
-        for p in params:
-            p.grad = guarded.tensor(tuple(p.shape), dtype, 0.5)
-        optimizer.step()
-    with torch.no_grad():
-        guarded.check()
+    take_steps(guarded, optimizer, params)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import same
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tensors import normal
 from torch import Tensor
@@ -138,9 +138,14 @@ HAPPENING = st.tuples(st.sampled_from([*EVENTS, other_rule, other_rule]), st.int
 STEPS = st.tuples(SETS, st.lists(st.tuples(st.integers(0, 2), st.lists(HAPPENING, max_size=2)), min_size=2, max_size=8))
 
 
+TURNED_AND_BACK = [["none", "turned", *["none"] * 4, "dense"], ["none", "dense", "dense", *["none"] * 4]]
+"""One plan's gradient lies as another's does not, and both plans come again."""
+
+
 @pytest.mark.parametrize(("algorithm", "backend", "options", "measured"), CASES)
 @settings(max_examples=10, deadline=None)
 @given(steps=STEPS)
+@example(steps=(TURNED_AND_BACK, [(1, []), (0, []), (1, []), (0, [])]))
 def test_a_step_has_the_bits_of_one_that_is_planned_anew(
     algorithm: str, backend: str, options: dict[str, Any], measured: tuple[str, ...], steps: Any
 ) -> None:

@@ -7,9 +7,9 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
-import torch
 
 from steprule.kernels.shared_numbers import SharedNumbers
+from steprule.rule.program import GRAD
 
 from .llvm import LLVMLaunch
 
@@ -28,16 +28,9 @@ def part_of(launch: LLVMLaunch, known: bool) -> AwakeLaunch | None:
     """
     grads = [p.grad for p in launch.params]
     awake = [g is not None for g in grads]
-    found = AwakeLaunch(launch, np.flatnonzero(awake), awake, list(compress(grads, awake)))
-    if known:
-        return found
-    kept = (
-        (launch.unchanged or launch.as_planned)(*launch.params, *launch.filled(grads), *launch.every_slot)
-        and launch.states_are_kept()
-        and list(map(torch.Tensor.data_ptr, launch.held)) == launch.held_pointers
-        and launch.numbers.tobytes() == launch.expected
-    )
-    return found if kept else None
+    if not (known or launch.stands(launch.held, *launch.params, *launch.filled(grads), *launch.every_slot)):
+        return None
+    return AwakeLaunch(launch, np.flatnonzero(awake), awake, list(compress(grads, awake)))
 
 
 class AwakeLaunch(LLVMLaunch):
@@ -58,7 +51,8 @@ class AwakeLaunch(LLVMLaunch):
         self.owners = self.params
         self.grads = self.given = grads
         self.firsts = list(compress(whole.firsts, awake))
-        self.strange = self.strange_grads() if whole.strange else []
+        # what an entry says of its gradient may be of a plan made since
+        self.strange = np.flatnonzero(np.isin(places, whole.strange)).tolist() if whole.strange else []
         self.asleep = np.ones(len(awake), bool)
         self.asleep[places] = False
 
@@ -81,7 +75,7 @@ class AwakeLaunch(LLVMLaunch):
         self.scalars[self.among] = table
 
     def send_gradients(self, pointers: list[int]) -> None:
-        self.pointers[1, self.among] = pointers
+        self.pointers[GRAD, self.among] = pointers
 
     def commit(self) -> None:
         whole = self.whole

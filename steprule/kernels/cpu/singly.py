@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from steprule.kernels.entry import Entry, Group
 from steprule.kernels.shared_numbers import SharedNumbers
@@ -56,12 +55,7 @@ class SinglyLaunch(LLVMLaunch):
 
     def refresh(self) -> bool:
         """Look up parameters and state again; False if anything but numbers of the groups has changed."""
-        return (
-            (self.unchanged or self.as_planned)(*self.params, *self.every_slot)
-            and self.states_are_kept()
-            and list(map(torch.Tensor.data_ptr, self.held)) == self.held_pointers
-            and self.numbers.tobytes() == self.expected
-        )
+        return self.stands(self.held, *self.params, *self.every_slot)
 
     def run_one(self, i: int, grad: int) -> None:
         """Update one tensor, whose gradient lies at an address."""
