@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from .spelling import nearest
+from steprule.messages.spelling import nearest
 
-__all__ = ["Rename", "match", "part_for", "printable", "refuse_unknown", "unwrapped"]
+__all__ = ["Rename", "match", "part_for", "refuse_unknown", "unwrapped"]
 
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
@@ -23,18 +23,6 @@ def unwrapped(name: str) -> str:
         'blocks.0.fc.weight'
     """
     return _WRAPPER.sub("", name)
-
-
-def printable(text: str) -> str:
-    """One line as a terminal may get it: what moves, colours or hides other text is spelled out.
-
-    Example:
-        >>> printable("fc\\x1b[2J.weight\\n")
-        'fc\\\\x1b[2J.weight\\\\n'
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def part_for(rename: Rename | None, names: Sequence[str]) -> Rename | None:

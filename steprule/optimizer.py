@@ -18,6 +18,8 @@ from steprule.grouping.overrides import check_mapping, groups
 from steprule.grouping.params import refuse_params
 from steprule.grouping.selectors import Selectable, guesses
 from steprule.kernels.tracking import total_norm
+from steprule.messages.spelling import refuse_misspelt
+from steprule.portability.torch_private import FAKE, dispatch_mode
 from steprule.rule.modifier import Modifier
 from steprule.rule.slot import Slot
 from steprule.saving.fit import LoadResult
@@ -44,9 +46,6 @@ from steprule.stepping.hooks import counted, hooked, not_compiled
 from steprule.stepping.options import OPTIONS, SWITCHES
 from steprule.stepping.roles import Roles
 from steprule.stepping.workings import Workings, check_hyper
-
-from .spelling import refuse_misspelt
-from .torch_private import FAKE, dispatch_mode
 
 __all__ = ["SWITCHES", "Optimizer"]
 

@@ -26,3 +26,10 @@ def test_every_room_stands_in_the_picture() -> None:
     picture = text.partition("```")[2].partition("```")[0]
     rooms = {path.parent.name for path in (ROOT / "steprule").glob("**/__init__.py")} - {"steprule", "bench", "compare"}
     assert {f"{room}/" for room in rooms} <= set(re.findall(r"\w+/", picture))
+
+
+def test_nothing_is_loose_at_the_root() -> None:
+    loose = {path.name for path in (ROOT / "steprule").glob("*.py")}
+    assert loose == {
+        "__init__.py", "__main__.py", "optimizer.py", "checkpoint.py", "report.py", "names.py", "replacing.py"
+    }  # fmt: skip

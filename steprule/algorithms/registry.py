@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from steprule.messages.spelling import nearest
 from steprule.optimizer import Optimizer
 from steprule.schedules import from_dict
-from steprule.spelling import nearest
 from steprule.stepping.taking_over import descendants
 
 from .arguments import Params

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from steprule.names import printable
+from steprule.messages.words import printable
 
 console = Console()
 

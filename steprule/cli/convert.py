@@ -16,10 +16,11 @@ import steprule
 from steprule.algorithms import create, names
 from steprule.checkpoint import CheckpointError, read, write_parts
 from steprule.kernels.coding import CODES, in_full
+from steprule.messages.spelling import nearest
+from steprule.messages.words import counted
 from steprule.replacing import replacing
 from steprule.saving.saved import VERSION, Parameter, highest_count
 from steprule.saving.state_dict import StateDict
-from steprule.spelling import counted, nearest
 
 from .console import fail, say
 from .state_files import StateFile, StoredTensor, open_state

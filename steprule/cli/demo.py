@@ -20,7 +20,7 @@ import steprule
 from steprule.display.frame import framed
 from steprule.display.table import value_text
 from steprule.grouping.globs import fold
-from steprule.spelling import nearest
+from steprule.messages.spelling import nearest
 
 from .console import console, fail
 from .demo_run import DemoRun, DemoSettings, algorithm, check_fits, new_run, resumed_run, train_step

@@ -16,9 +16,9 @@ from steprule.checkpoint import CheckpointError
 from steprule.display.bytes import readable
 from steprule.display.frame import framed
 from steprule.grouping.globs import compile_glob, fold
-from steprule.names import printable
+from steprule.messages.spelling import nearest
+from steprule.messages.words import counted, printable
 from steprule.schedules import from_dict
-from steprule.spelling import counted, nearest
 
 from .console import console, fail, say
 from .inspection import Differences, ParameterRow, differences, name_of, rows, shown, summary

@@ -16,8 +16,8 @@ from rich.text import Text
 from torch.nn.parameter import is_lazy
 
 from steprule.grouping.globs import fold
+from steprule.messages.words import counted
 from steprule.schedules import Schedule, Scheduled
-from steprule.spelling import counted
 
 from .frame import GAP, framed
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from steprule.portability.torch_private import global_offset
 from steprule.rule.expression import Level
 from steprule.rule.slot import Slot
-from steprule.torch_private import global_offset
 
 __all__ = ["Axis", "Share", "axis_of", "cut", "is_spread", "joined_as", "look_up", "share_of"]
 

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch.optim.optimizer import required
 
+from steprule.messages.spelling import nearest
 from steprule.schedules import Schedule
-from steprule.spelling import nearest
 
 __all__ = ["Choice", "Declared", "Number", "Range", "check", "check_number"]
 

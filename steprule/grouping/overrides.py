@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.optim.optimizer import required
 
+from steprule.messages.spelling import nearest
 from steprule.schedules import arithmetic
 from steprule.schedules.schedule import is_schedule
-from steprule.spelling import nearest
 
 from .selectors import NamedParameter, Params, Selector, chosen, entries, selector
 

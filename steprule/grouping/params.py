@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from steprule.spelling import nearest
+from steprule.messages.spelling import nearest
 
 __all__ = ["refuse_group", "refuse_params"]
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from steprule.spelling import nearest
+from steprule.messages.spelling import nearest
 
 from .globs import compile_glob
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from steprule.messages.words import counted
 from steprule.rule.program import FIRST_SLOT
-from steprule.spelling import counted
 
 from .coding import CODES
 from .launch import Launch

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping, Sequence
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from steprule.torch_private import FakeTensor
+from steprule.portability.torch_private import FakeTensor
 
 from .entry import Entry, Group, State
 from .launch import Launch

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from steprule.portability.torch_private import FakeTensor
 from steprule.rule.program import FIRST_SLOT, OF_ITS_OWN, Matrix, Program, Store
 from steprule.rule.slot import Slot
-from steprule.torch_private import FakeTensor
 
 from .coding import CODES, scale_name
 from .entry import NO_GRAD, Entry, Group, State

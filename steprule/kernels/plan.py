@@ -14,9 +14,9 @@ import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from steprule.kernels.cpu.awake import part_of
+from steprule.portability.torch_private import FakeTensor, dispatch_modes, foreach_norm
 from steprule.rule.functions import input_key
 from steprule.rule.program import Program
-from steprule.torch_private import FakeTensor, dispatch_modes, foreach_norm
 
 from .answers import Answers
 from .between_passes import compute_between

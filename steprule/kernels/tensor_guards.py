@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from steprule.torch_private import tensor_guards
+from steprule.portability.torch_private import tensor_guards
 
 __all__ = ["look", "still"]
 

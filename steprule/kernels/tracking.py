@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from steprule.spelling import nearest
+from steprule.messages.spelling import nearest
 
 from .operations import root
 from .plan import Plan

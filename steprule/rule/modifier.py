@@ -9,7 +9,7 @@ from dataclasses import replace
 from inspect import Parameter, Signature, signature
 from typing import Any, ClassVar, TypeVar
 
-from steprule.spelling import refuse_misspelt
+from steprule.messages.spelling import refuse_misspelt
 
 from .expression import Expression
 from .slot import Slot

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from steprule.spelling import nearest
+from steprule.messages.spelling import nearest
 
 from .expression import Level, RuleError
 

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from steprule.spelling import nearest
+from steprule.messages.spelling import nearest
 
 from .expression import LINES, Expression, Level, RuleError, joint, ordered
 from .host import NUMBER, Guard, as_float, asked, evaluate

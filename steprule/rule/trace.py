@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from steprule.spelling import nearest
+from steprule.messages.spelling import nearest
 
 from .chain import chained
 from .expression import Expression, Level, RuleError, asking

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 
-from steprule.names import printable
+from steprule.messages.words import printable
 from steprule.rule.slot import Slot
 
 from . import lbfgs_state

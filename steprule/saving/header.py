@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import torch
 
-from steprule.names import printable
+from steprule.messages.words import printable
 
 from .checksum import DIGESTS, NEW, blank
 from .encoding import DIGITS

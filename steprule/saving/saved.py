@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from steprule.torch_private import DataDependentOutputException
+from steprule.portability.torch_private import DataDependentOutputException
 
 __all__ = [
     "STEPS_TAKEN",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from steprule.spelling import nearest
+from steprule.messages.spelling import nearest
 
 from .schedule import Schedule, arithmetic, constant, join, repeat
 from .shapes import cosine, exponential, inverse_sqrt, linear, milestones, one_cycle, plateau, polynomial, warmup

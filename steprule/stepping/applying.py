@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steprule.kernels.plan import Plan
-from steprule.torch_private import increment_version, unset_fake_temporarily
+from steprule.portability.torch_private import increment_version, unset_fake_temporarily
 
 from .planning import LOOKS, Asked
 from .skipping import says_so, watched

@@ -12,12 +12,12 @@ from steprule.distributed.shares import Share, look_up
 from steprule.kernels.choose import launches
 from steprule.kernels.entry import Entry
 from steprule.kernels.plan import Plan
+from steprule.portability.torch_private import increment_version, unset_fake_temporarily
 from steprule.rule.chain import evaluated
 from steprule.rule.modifier import Modifier, declared
 from steprule.rule.program import Program
 from steprule.rule.slot import array
 from steprule.rule.trace import Rule, trace
-from steprule.torch_private import increment_version, unset_fake_temporarily
 
 from .options import NOT_HYPER
 from .planning import called, entry_of

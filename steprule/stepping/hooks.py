@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steprule.torch_private import FakeTensor, after_all, before_all, not_compiled, profiling
+from steprule.portability.torch_private import FakeTensor, after_all, before_all, not_compiled, profiling
 
 from .skipping import loss_of, skips, watched
 from .two_points import go_back

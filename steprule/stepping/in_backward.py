@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from steprule.kernels.plan import Plan
-from steprule.torch_private import engine_run, graph_task, increment_version, queue_callback
+from steprule.portability.torch_private import engine_run, graph_task, increment_version, queue_callback
 
 from .applying import asked_now, made_plan
 from .backward_refusals import (

@@ -12,9 +12,9 @@ from torch import nn
 from steprule.grouping.hyperparameters import Choice, Declared, Range, check
 from steprule.kernels.choose import BACKENDS
 from steprule.kernels.entry import Entry
-from steprule.spelling import nearest
+from steprule.messages.spelling import nearest
+from steprule.portability.torch_private import capturable_devices, fused_devices
 from steprule.storage import FORMATS, check_state_dtype
-from steprule.torch_private import capturable_devices, fused_devices
 
 __all__ = [
     "NOT_HYPER",

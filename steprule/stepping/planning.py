@@ -15,12 +15,13 @@ from torch.nn.parameter import is_lazy
 from steprule.distributed.exchange import Exchange, Member
 from steprule.distributed.flat import is_flat, refuse_flat
 from steprule.distributed.shares import Share, look_up, share_of
-from steprule.forking import at_fork
 from steprule.kernels.choose import choose, launches
 from steprule.kernels.entry import NO_GRAD, Entry
 from steprule.kernels.launch import Launch
 from steprule.kernels.plan import Plan, PlanInTurns
 from steprule.kernels.tracking import parts
+from steprule.portability.forking import at_fork
+from steprule.portability.torch_private import unset_fake_temporarily
 from steprule.rule import links
 from steprule.rule.holding import Hold
 from steprule.rule.modifier import Modifier
@@ -29,7 +30,6 @@ from steprule.rule.slot import Slot
 from steprule.rule.trace import Rule, trace
 from steprule.schedules import Timetable
 from steprule.storage import FORMATS, formats_of
-from steprule.torch_private import unset_fake_temporarily
 
 from .options import NOT_HYPER, check_capturable, check_fused
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steprule.torch_private import FakeTensor, after_all, before_all
+from steprule.portability.torch_private import FakeTensor, after_all, before_all
 
 from .workings import workings
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steprule.portability.torch_private import increment_version, unset_fake_temporarily
 from steprule.rule.chain import ascended
 from steprule.rule.links import Negate
-from steprule.torch_private import increment_version, unset_fake_temporarily
 
 from .evaluation import planned, put_back, refuse_evaluation, standing, traced
 from .planning import called

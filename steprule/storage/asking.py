@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from steprule.messages.spelling import nearest
 from steprule.rule.slot import Slot
-from steprule.spelling import nearest
 
 from .bfloat16 import BFLOAT16
 from .eight_bits import EIGHT_BITS

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import steprule
 from steprule.checkpoint import CheckpointError, load, save
-from steprule.spelling import counted
+from steprule.messages.words import counted
 
 from .setting import Setting
 from .task import Task, begin

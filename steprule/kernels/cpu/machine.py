@@ -14,7 +14,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
-from steprule.forking import at_fork
+from steprule.portability.forking import at_fork
 from steprule.rule.program import Program
 
 from .kept_code import keep, kept

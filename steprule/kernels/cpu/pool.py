@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from steprule.forking import at_fork
+from steprule.portability.forking import at_fork
 
 __all__ = ["ALONE", "run_on_threads"]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from steprule.kernels.upload import capturing, upload
-from steprule.torch_private import foreach_add, foreach_zero
+from steprule.portability.torch_private import foreach_add, foreach_zero
 
 __all__ = ["DeviceTable", "device_row_chunks", "flat_rows", "keep"]
 

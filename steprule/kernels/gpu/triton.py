@@ -25,10 +25,10 @@ from steprule.kernels.shared_numbers import size_along
 from steprule.kernels.slots import computed_in
 from steprule.kernels.tables import chunk_table
 from steprule.kernels.upload import capturing, upload
+from steprule.portability.torch_private import raw_stream
 from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
 from steprule.rule.program import FIRST_SLOT, GRAD, OF_ITS_OWN, Matrix, Program, Store
-from steprule.torch_private import raw_stream
 
 from . import row_tiles
 from .bound import Bound

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from steprule import torch_private
+import steprule
+from steprule.portability import torch_private
 
-PACKAGE = Path(torch_private.__file__).parent
+PACKAGE = Path(steprule.__file__).parent
+NAMES = PACKAGE / "portability" / "torch_private.py"
 PRIVATE = re.compile(
     r"from torch(?:\.\w+)*\._\w+|from torch[.\w]* import [^\n]*\b_\w+"
     r"|torch\._(?!_)\w+|torch(?:\.\w+)+\._[a-z]\w+|torch_optimizer\._\w+"
@@ -24,12 +26,12 @@ def test_private_names_of_torch_stand_in_one_file() -> None:
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).as_posix()
         found = PRIVATE.findall(path.read_text(encoding="utf-8"))
-        assert not found or name == "torch_private.py" or name.startswith(ELSEWHERE), f"{name}: {found}"
+        assert not found or path == NAMES or name.startswith(ELSEWHERE), f"{name}: {found}"
     assert PRIVATE.findall("torch._C._x"), "the pattern finds nothing"
 
 
 def test_every_name_of_the_file_is_told_of_in_its_table() -> None:
-    text = (PACKAGE / "torch_private.py").read_text(encoding="utf-8")
+    text = NAMES.read_text(encoding="utf-8")
     table = text.replace("_global_...", "_global_optimizer").partition('"""')[2].partition('"""')[0]
     for path in re.findall(r'find\(\s*f?"([^"]+)"', text):
         module, _, name = path.rpartition(":")
@@ -50,8 +52,8 @@ from pathlib import Path
 source = Path(sys.argv[1]).read_text(encoding="utf-8")
 nothing = "def find(path, otherwise=None):\\n    return otherwise\\n\\n"
 source = re.sub("def find\\\\(.*?(?=\\nclass Missing)", nothing, source, flags=re.S)
-private = types.ModuleType("steprule.torch_private")
-sys.modules["steprule.torch_private"] = private
+private = types.ModuleType("steprule.portability.torch_private")
+sys.modules["steprule.portability.torch_private"] = private
 exec(compile(source, "torch_private.py", "exec"), vars(private))
 
 import torch, steprule
@@ -82,7 +84,7 @@ except NotImplementedError as error:
 
 
 def test_a_torch_that_lacks_all_of_them_trains_the_same() -> None:
-    command = [sys.executable, "-c", WITHOUT, str(PACKAGE / "torch_private.py")]
+    command = [sys.executable, "-c", WITHOUT, str(NAMES)]
     said = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("step_in_backward needs torch._C._current_graph_task_id, which torch")

@@ -1,4 +1,4 @@
-"""Words of messages: how many there are, and what somebody may have meant who wrote a name that is not there."""
+"""What somebody may have meant who wrote a name that is not there."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ import inspect
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["counted", "nearest", "refuse_misspelt"]
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things.
-
-    Example:
-        >>> counted(1, "tensor"), counted(1200, "tensor"), counted(2, "pass")
-        ('1 tensor', '1,200 tensors', '2 passes')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+__all__ = ["nearest", "refuse_misspelt"]
 
 
 def nearest(name: str, names: Collection[str]) -> str:

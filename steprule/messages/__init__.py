@@ -1,0 +1,1 @@
+"""Words of messages, which every room says in the same way."""
