@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,37 +34,51 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                 return run(self, args, kwargs)
         return run(self, args, kwargs)
 
-    def run(self: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        works = workings(self)
+    def run(self: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        works = self._workings
         if works.inside_step:
             return step(self, *args, **kwargs)
         if "found_inf" in self.__dict__ and skips(self):
             go_back(self)
             works.count.skipped += 1
             return loss_of(args, kwargs)
-        asked = bool(kwargs) and asks_for_state(self, kwargs)
-        left_out, taken = self.skipped if watched(self) else None, works.count.taken
-        all_before, before = before_all, self._optimizer_step_pre_hooks
-        for pre_hook in [*all_before.values(), *before.values()] if all_before or before else ():
+        around = bool(kwargs) or watched(self)
+        if around:
+            args, kwargs, asked, known = before(self, args, kwargs)
+        out = step(self, *args, **kwargs)
+        members = self._workings.members  # the step may have loaded another state
+        if members.unchecked:
+            members.check(self.param_groups, type(self).__name__)
+        self._optimizer_step_code()
+        if around:
+            after(self, args, kwargs, asked, known)
+        return out
+
+    def before(self: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any, bool, tuple[int, Any]]:
+        asked = asks_for_state(self, kwargs)
+        known = self._workings.count.taken, self.skipped if watched(self) else None
+        every, own = before_all, self._optimizer_step_pre_hooks
+        for pre_hook in [*every.values(), *own.values()] if every or own else ():
             result = pre_hook(self, (self, *args), kwargs)
             if result is not None:
                 if not isinstance(result, tuple) or len(result) != 2:
                     raise RuntimeError(
                         f"{step} must return None or a tuple of (new_args, new_kwargs), but got {result}."
                     )
-                (_, *args), kwargs = result  # type: ignore[assignment]
-        out = step(self, *args, **kwargs)
+                (_, *args), kwargs = result
+        return args, kwargs, asked, known
+
+    def after(
+        self: Optimizer, args: Sequence[Any], kwargs: dict[str, Any], asked: bool, known: tuple[int, Any]
+    ) -> None:
+        count, (taken, left_out) = self._workings.count, known
         if asked:
-            workings(self).count.taken = taken
-        if works.members.unchecked:
-            works.members.check(self.param_groups, type(self).__name__)
-        self._optimizer_step_code()
-        if left_out is not None and workings(self).count.skipped > left_out:
-            return out
-        after, all_after = self._optimizer_step_post_hooks, after_all
-        for post_hook in [*after.values(), *all_after.values()] if after or all_after else ():
+            count.taken = taken
+        if left_out is not None and count.skipped > left_out:
+            return
+        own, every = self._optimizer_step_post_hooks, after_all
+        for post_hook in [*own.values(), *every.values()] if own or every else ():
             post_hook(self, (self, *args), kwargs)
-        return out
 
     eagerly = not_compiled(run)
     wrapper.hooked = True  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,7 +45,7 @@ def watched(optimizer: Optimizer) -> bool:
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or everywhere)
 
 
-def loss_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def loss_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What a skipped step gives: the loss of its closure; None without one."""
     closure = args[0] if args else kwargs.get("closure")
     if closure is None:

@@ -74,6 +74,9 @@ class AwakeLaunch(LLVMLaunch):
     def send_numbers(self, table: Any) -> None:
         self.scalars[self.among] = table
 
+    def send_shared(self, numbers: tuple[float, ...]) -> None:
+        self.scalars[self.among] = numbers
+
     def send_gradients(self, pointers: list[int]) -> None:
         self.pointers[GRAD, self.among] = pointers
 

@@ -28,7 +28,8 @@ class Bound:
     def __init__(self, function: Any, constants: dict[str, Any], options: dict[str, Any]) -> None:
         self.function, self.options = function, {**constants, **options}
         self.last = tuple(constants.values())
-        self.known: dict[bool, Any] = {}
+        self.known: dict[bool, tuple[Any, int, Any]] = {}
+        """With and without the flag: what was compiled, the programs of its last grid, and what launches that."""
 
     def __call__(self, programs: int, arguments: tuple[Any, ...], stream: int | None, flagged: bool) -> None:
         """Launch so many programs.
@@ -39,13 +40,17 @@ class Bound:
             stream: the number of the current stream; None if Triton has to ask for it.
             flagged: whether the argument that may be None is there.
         """
-        kernel = self.known.get(flagged)
-        if kernel is not None:
-            kernel[programs, 1, 1](*arguments, *self.last, stream=stream)
+        known = self.known.get(flagged)
+        if known is not None:
+            kernel, count, launch = known
+            if count != programs:
+                launch = kernel[programs, 1, 1]
+                self.known[flagged] = kernel, programs, launch
+            launch(*arguments, *self.last, stream=stream)
             return
         kernel = self.function[programs,](*arguments, **self.options)
         if kernel is not None and all(map(as_any, arguments)):  # the interpreter gives None
-            self.known[flagged] = kernel
+            self.known[flagged] = kernel, programs, kernel[programs, 1, 1]
 
 
 def as_any(argument: Any) -> bool:

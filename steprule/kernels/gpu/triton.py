@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -341,7 +340,7 @@ class TritonLaunch(Launch):
         else:
             super().advance(groups)
             if self.by_value:
-                self.sent = tuple(map(float, chain.from_iterable([row.scalars for row in self.rows])))
+                self.sent = tuple([float(number) for row in self.rows for number in row.scalars])
             else:
                 for k, row in enumerate(self.rows):
                     self.scalars.host[k] = row.scalars
@@ -370,7 +369,9 @@ class TritonLaunch(Launch):
 
     def addresses(self) -> torch.Tensor:
         """Where everything lies, as a table on the device; sent if anything lies elsewhere than in the step before."""
-        lines = [self.grads_at, *(list(map(torch.Tensor.data_ptr, tensors)) for tensors in self.temporaries)]
+        lines = [self.grads_at]
+        if self.matrices.operands:
+            lines += [list(map(torch.Tensor.data_ptr, tensors)) for tensors in self.temporaries]
         if lines == self.written and not self.recording:
             return self.pointers.tensor
         self.pointers.host[GRAD], *matrices = lines
@@ -423,8 +424,9 @@ class TritonLaunch(Launch):
         """Launch one pass over so many chunks."""
         name, flagged, functions = f"pass{stage}", tables[-2] is not None, self.kernels[stage]
         if not self.program.by_lines:
-            kernel = self.bound.get((stage, block)) or self.bind(
-                (stage, block), functions[name], dict(BLOCK=block.size), dict(num_warps=block.warps, **exact())
+            key = stage, block.size, block.warps
+            kernel = self.bound.get(key) or self.bind(
+                key, functions[name], dict(BLOCK=block.size), dict(num_warps=block.warps, **exact())
             )
             kernel(chunks, tables, self.raw_stream, flagged)
             return
