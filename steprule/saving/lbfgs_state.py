@@ -43,6 +43,8 @@ def wanted(name: str, value: Any, entry: Mapping[str, Any], numbers: int) -> str
     if name in _COUNTS:
         found = value if type(value) is int else None
         return None if found is not None and 0 <= found < _LARGEST else "a whole number from 0 on"
+    if name in VECTORS and value is None and needed(entry):
+        return f"a vector of {numbers} numbers"
     if name in _NUMBERS:
         return None if _is_number(value) or (value is None and not needed(entry)) else "one number"
     if name in _NUMBER_LISTS:

@@ -258,6 +258,8 @@ def test_lbfgs_keeps_its_lists_and_numbers() -> None:
         ("d", torch.zeros(4)),
         ("d", None),
         ("prev_flat_grad", None),
+        ("d", ...),
+        ("prev_flat_grad", ...),
     ],
 )
 def test_the_state_of_lbfgs_is_checked_part_by_part(part: str, value: object, form: str) -> None:
@@ -280,7 +282,7 @@ def test_the_state_of_lbfgs_is_checked_part_by_part(part: str, value: object, fo
         del saved["steprule"]
     other.load_state_dict(saved)
     other = trained(0)
-    if value is None:
+    if value is ...:
         del saved["state"][0][part]
     else:
         saved["state"][0][part] = value
