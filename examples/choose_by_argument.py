@@ -29,7 +29,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         epilog=f"algorithms:\n{algorithms}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--optimizer", default="AdamW", metavar="NAME", choices=steprule.algorithms.names())
+    parser.add_argument("--optimizer", default="AdamW", metavar="NAME")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=JSON", dest="settings")
     return parser.parse_args(given)
@@ -40,7 +40,10 @@ def main(given: Sequence[str] | None = None) -> float:
     chosen = arguments(given)
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
-    optimizer = steprule.create(chosen.optimizer, model, lr=chosen.lr, **dict(chosen.settings))
+    try:
+        optimizer = steprule.create(chosen.optimizer, model, lr=chosen.lr, **dict(chosen.settings))
+    except (ValueError, TypeError) as error:  # which say the nearest name that there is
+        raise SystemExit(f"choose_by_argument: {error}") from None
     print(optimizer)
     for _ in range(200):
         x = torch.randn(32, 4)

@@ -283,6 +283,9 @@ class Optimizer(torch.optim.Optimizer):
             super().add_param_group(param_group)
         new_groups.take_in(self)
 
+    def _begin_state(self) -> None:
+        """What goes before a step of zeros that is to make state only, see :func:`hooks.asks_for_state`."""
+
     @property
     def nonfinite(self) -> str:
         """What a step does about gradients that are not finite: ``"propagate"``, ``"skip"`` or ``"raise"``."""
@@ -475,6 +478,10 @@ class Optimizer(torch.optim.Optimizer):
         resize: Collection[str] = (),
     ) -> LoadResult:
         """Take over a saved state: everything is checked first, and on any error nothing has changed.
+
+        The slots of the rule become copies. What somebody keeps beside them loads as it does into torch's optimizers:
+        in new containers, tensors cast to the parameter's kind and device where they differ, and all else, such as
+        parameters that are referred to, the very object.
 
         Args:
             state_dict: what :meth:`state_dict` gave, here or in any ``torch.optim.Optimizer``; or several, of

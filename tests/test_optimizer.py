@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_algorithm import ALGORITHMS, CLASSES
 from tensors import weight
 from torch import Tensor, nn
 from torch.optim.optimizer import required
@@ -530,3 +531,16 @@ def test_repr_names_the_algorithm_the_groups_and_their_numbers() -> None:
 def test_a_misspelt_option_says_the_nearest(given: str, meant: str) -> None:
     with pytest.raises(TypeError, match=rf"unexpected keyword argument '{given}'; did you mean '{meant}'"):
         steprule.AdamW([torch.ones(1, requires_grad=True)], **{given: 1.0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("switch", ["foreach", "fused", "capturable", "differentiable"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_switch_that_an_algorithm_lacks_is_taken_for_no_other_word(name: str, switch: str) -> None:
+    cls = CLASSES[name]
+    if switch in cls.switches:
+        cls([torch.ones(2, 2, requires_grad=True)], **{switch: True})
+        return
+    there = ", ".join(sorted(cls.switches)) or "none"
+    message = rf"unexpected keyword argument '{switch}'; of torch's switches it takes {there}, and every step is fused"
+    with pytest.raises(TypeError, match=message):
+        cls([torch.ones(2, 2, requires_grad=True)], **{switch: True})

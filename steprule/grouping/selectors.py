@@ -70,6 +70,7 @@ class Selector:
         exclusive: no other exclusive entry may match the same parameter.
         guess: what it guessed of a model, in words; None where it is certain.
         spelled: whether somebody wrote a name, which may be misspelt: it is a glob or a regular expression.
+        function: whether somebody's function has a part in it, which may look at anything.
         written: those that it is put together of; each must match something by itself.
     """
 
@@ -79,6 +80,7 @@ class Selector:
     exclusive: bool = False
     guess: Callable[[nn.Module], str | None] | None = None
     spelled: bool = False
+    function: bool = False
     written: tuple[Selector, ...] = ()
 
     def __repr__(self) -> str:
@@ -102,6 +104,7 @@ class Selector:
             test,
             self.needs | other.needs,
             guess=self.guess or other.guess,
+            function=self.function or other.function,
             written=self.names() + other.names(),
         )
 
@@ -115,9 +118,8 @@ class Selector:
         return selector(other) | self
 
     def __invert__(self) -> Selector:
-        return Selector(
-            f"~{self}", lambda entry: not self.test(entry), self.needs, guess=self.guess, written=self.names()
-        )
+        kept: dict[str, Any] = dict(guess=self.guess, function=self.function, written=self.names())
+        return Selector(f"~{self}", lambda entry: not self.test(entry), self.needs, **kept)
 
 
 Selectable: TypeAlias = "Selector | str | re.Pattern[str] | type[nn.Module] | Test"
@@ -162,10 +164,39 @@ def selector(what: Selectable) -> Selector:
 
 
 def from_function(test: Test) -> Selector:
-    def matches(entry: NamedParameter) -> object:
-        return test(entry.name, entry.parameter, entry.modules[-1] if entry.modules else None)
+    text = getattr(test, "__qualname__", repr(test))
 
-    return Selector(getattr(test, "__qualname__", repr(test)), matches)
+    def matches(entry: NamedParameter) -> object:
+        module = entry.modules[-1] if entry.modules else None
+        try:
+            return test(entry.name or Nameless(), entry.parameter, module)
+        except NamelessError:
+            raise ValueError(f"{text} looks at names, {NO_NAMES}") from None
+        except (AttributeError, TypeError) as error:
+            if module is None and "NoneType" in str(error):
+                raise ValueError(f"{text} looks at the module ({error}), {NO_MODULES}") from error
+            raise
+
+    return Selector(text, matches, function=True)
+
+
+class NamelessError(Exception):
+    """Somebody looked at the name of a parameter that has none."""
+
+
+def refused(*args: Any) -> Any:
+    raise NamelessError
+
+
+class Nameless(str):
+    """The name of a parameter that has none: it is empty, and can be asked for nothing else."""
+
+    __slots__ = ()
+    __contains__ = __getitem__ = __hash__ = __iter__ = __add__ = __mod__ = __format__ = refused
+    __lt__ = __le__ = __gt__ = __ge__ = __getattribute__ = refused
+
+    def __eq__(self, other: object) -> bool:
+        return other == "" or bool(refused())
 
 
 def by_ndim(*ndims: int) -> Selector:
@@ -332,22 +363,18 @@ def chosen(rule: Selector, among: Sequence[NamedParameter]) -> list[NamedParamet
         ValueError: it matches nothing, or needs names or modules that are not known.
     """
     nameless = not all(entry.name for entry in among)
-    if "module" in rule.needs and not all(entry.modules for entry in among):
-        raise ValueError(
-            f"{rule} selects by module, and only parameters were given: give the nn.Module itself; {WITHOUT_NAMES}"
-        )
+    moduleless = not all(entry.modules for entry in among)
+    if "module" in rule.needs and moduleless:
+        raise ValueError(f"{rule} selects by module, {NO_MODULES}")
     if "name" in rule.needs and nameless:
-        raise ValueError(
-            f"{rule} selects by name, and parameters without names were given: "
-            f"give the nn.Module or model.named_parameters(); {WITHOUT_NAMES}"
-        )
+        raise ValueError(f"{rule} selects by name, {NO_NAMES}")
     for part in rule.written:
         if not any(part.test(entry) for entry in among):
             raise ValueError(f"{part} in {rule} matches no parameter{hint(part, among)}")
     found = [entry for entry in among if rule.test(entry)]
     if not found:
-        absent = "; they have no names here, for parameters without names were given" if nameless else ""
-        raise ValueError(f"{rule} matches no parameter{absent or hint(rule, among)}")
+        unseen = (f", {NO_NAMES}" if nameless else f", {NO_MODULES}") if rule.function and moduleless else ""
+        raise ValueError(f"{rule} matches no parameter{unseen or ('' if nameless else hint(rule, among))}")
     return found
 
 
@@ -356,6 +383,10 @@ WITHOUT_NAMES = (
     "lambda name, parameter, module: parameter.ndim < 2, need neither"
 )
 """What a selector may look at where there are no names and no modules."""
+
+NO_NAMES = f"and parameters without names were given: give the nn.Module or model.named_parameters(); {WITHOUT_NAMES}"
+NO_MODULES = f"and only parameters were given: give the nn.Module itself; {WITHOUT_NAMES}"
+"""What to give in the place of bare parameters."""
 
 
 def hint(rule: Selector, among: Sequence[NamedParameter]) -> str:

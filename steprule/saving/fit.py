@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -51,6 +51,7 @@ class Held(Protocol):
 Placed: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Slot | None, torch.dtype], torch.Tensor | None]
 
 _STRENGTH: tuple[Kind, ...] = ("other", "scalar", "array")
+_CONTAINERS = (list, tuple, set, frozenset, deque)
 _TORCH_SCALARS = ("step", "mu_product", "eta", "mu")
 
 
@@ -115,7 +116,8 @@ class WholeFit:
         kinds: what each slot is.
         numbers: how many numbers all parameters hold together.
         fresh: the value that a slot begins with, for the rows that a resized one gains; zeros where None.
-        given: whether a saved tensor may be taken as it is; none where None.
+        given: whether a saved tensor may be taken as it is; where None, those in slots that the optimizer does not
+            know, as torch takes them.
         held: how slots are held here; None where nobody asks.
         placed: of a saved tensor, the parameter, its slot and a dtype, a copy that is spread over processes as the
             parameter is; None where it need not be.
@@ -138,7 +140,8 @@ class Fit:
         group: the group it is in.
         label: what to call it in messages.
         saved: what was saved for it.
-        peers: the sets of slots that parameters of the same saved group have.
+        peers: the sets of slots that parameters of the same saved group and as many dimensions have, on which a rule
+            may depend.
         slots: what the optimizer knows of its slots; None for one that keeps its state as it likes.
         needed: names of the slots without which a state is not whole, as far as the optimizer knows.
         resize: whether arrays of another shape are cut or extended.
@@ -157,8 +160,7 @@ class Fit:
 
     def state(self, result: LoadResult) -> dict[str, Any] | None:
         """The new state of the parameter; None where it does not fit, and ``result`` has the reasons."""
-        # torch's older SGD keeps None where it has no momentum yet
-        entry = {k: v for k, v in self.saved.entry.items() if v is not None or self.slots is None}
+        entry = {k: v for k, v in self.saved.entry.items() if v is not None or self._stands(k)}
         coded, misfits = self._decode(entry)
         missing, unexpected = self._differing_slots(frozenset(entry))
         misshapen = [*self._misshapen_parameter(), *(m for k, v in entry.items() for m in self._misshapen(k, v))]
@@ -171,6 +173,14 @@ class Fit:
         new = {name: self._new(name, value) for name, value in entry.items() if name not in unexpected}
         return self._encode(new, coded)
 
+    def _stands(self, name: str) -> bool:
+        """Whether None is a value of this slot: torch's older SGD keeps None where it has no momentum yet."""
+        return self.slots is None or (self._foreign(name) and self.saved.record is not None)
+
+    def _foreign(self, name: str) -> bool:
+        """Whether a rule does not know a slot: what somebody keeps there loads as it does into torch's optimizers."""
+        return self.slots is not None and name not in self.slots
+
     # -- codes ---------------------------------------------------------------------------------------------------
 
     def _decode(self, entry: dict[str, Any]) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], list[Misshapen]]:
@@ -181,6 +191,8 @@ class Fit:
             if held is None or not isinstance(codes, torch.Tensor) or not held.is_code(codes.dtype):
                 continue
             scales = entry.pop(held.scale_name(name), None)
+            if scales is None and name not in (self.slots or ()):
+                continue
             codes = self.saved.as_it_lay(codes)
             numbers = held.numbers(codes, scales)
             if numbers is None:
@@ -268,10 +280,12 @@ class Fit:
         if value is None:
             return None
         target = self._target(name)
-        dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta
+        readable = isinstance(value, torch.Tensor) and not value.is_meta
+        dense = readable and (value.layout is torch.strided or self._foreign(name))
         fits = dense and (value.ndim == len(target) if self.resize else value.shape == target)
         families = (_family(value.dtype), _family(self.param.dtype)) if fits else ("", "")
-        alike = families[0] == families[1] or not (name in (self.slots or ()) or "complex" in families[0])
+        refused = name in self.slots if self.slots is not None else "complex" in families[0]
+        alike = families[0] == families[1] or not refused
         return None if fits and alike else described(target, self.param.dtype)
 
     def _target(self, name: str) -> Shape:
@@ -296,7 +310,8 @@ class Fit:
             return None
         if kind == "array":
             return self._new_array(name, value)
-        return self._new_number(name, value) if kind == "scalar" else _moved(value, self.param)
+        number = kind == "scalar" and not isinstance(value, torch.nn.Parameter)
+        return self._new_number(name, value) if number else self._moved(value)
 
     def _new_number(self, name: str, value: Any) -> Any:
         if self.slots is None and not isinstance(value, torch.Tensor):
@@ -313,6 +328,10 @@ class Fit:
             spread = None if self.common.placed is None else self.common.placed(value, param, slot, dtype)
             if spread is not None:
                 return spread
+            alike = (value.shape, value.dtype, value.device) == (target, dtype, param.device)
+            refers = isinstance(value, torch.nn.Parameter) and name not in (self.slots or ())
+            if alike and (refers or (self._foreign(name) and self._may_stay(value))):
+                return value
             like = target == param.shape
             new = (
                 torch.empty_like(param, dtype=dtype) if like else torch.empty(target, dtype=dtype, device=param.device)
@@ -326,13 +345,38 @@ class Fit:
             new[overlap] = value[overlap].to(new)
             return new
 
+    def _moved(self, value: Any, key: Any = None) -> Any:
+        """A value of any kind as torch loads it: containers are new, tensors of another kind or device are cast, and
+        everything else stays the very object, such as a parameter that is referred to."""
+        if isinstance(value, torch.Tensor):
+            return value if key == "step" and self._may_stay(value) else self._cast(value)
+        if isinstance(value, dict):
+            return {key: self._moved(item, key) for key, item in value.items()}
+        if not isinstance(value, _CONTAINERS):
+            return value
+        items = [self._moved(item) for item in value]
+        make: Any = getattr(type(value), "_make", type(value))  # which is a named tuple's
+        return make(items, value.maxlen) if isinstance(value, deque) else make(items)
+
+    def _cast(self, value: torch.Tensor) -> torch.Tensor:
+        dtype = self.param.dtype if _family(value.dtype) == _family(self.param.dtype) else value.dtype
+        if (value.dtype, value.device) == (dtype, self.param.device) and self._may_stay(value):
+            return value
+        return value.detach().to(self.param.device, dtype, copy=True)
+
+    def _may_stay(self, value: torch.Tensor) -> bool:
+        """Whether a tensor that somebody keeps in the state stays the very object."""
+        given = self.common.given
+        return given is None or isinstance(value, torch.nn.Parameter) or given(value)
+
     def _held(self, slot: Slot | None, name: str) -> torch.dtype | None:
         """The dtype in which a slot must be held; float32 where codes are to be made of it."""
         held = self.common.held
         dtype = None if held is None or slot is None else held.dtype(slot, self.param)
         if held is not None and dtype is None:
             before = self.saved.entry.get(name)
-            return self.param.dtype if isinstance(before, torch.Tensor) and held.is_code(before.dtype) else None
+            codes = isinstance(before, torch.Tensor) and held.is_code(before.dtype)
+            return self.param.dtype if codes and held.scale_name(name) in self.saved.entry else None
         return torch.float32 if held is not None and held.is_code(dtype) else dtype
 
     def _dtype(self, value: torch.Tensor) -> torch.dtype:
@@ -354,7 +398,7 @@ def _holds_nothing(value: Any) -> bool:
     """Whether there is a tensor without numbers in a value."""
     if isinstance(value, torch.Tensor):
         return value.is_meta
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, _CONTAINERS) else ()
     return any(map(_holds_nothing, items))
 
 
@@ -363,15 +407,3 @@ def _number_dtype(name: str, value: Any) -> torch.dtype:
         return value.dtype
     exact = name != "step" or float(torch.tensor(as_number(value), dtype=torch.float32)) == as_number(value)
     return torch.float32 if exact and torch.get_default_dtype() != torch.float64 else torch.float64
-
-
-def _moved(value: Any, param: torch.Tensor) -> Any:
-    """A copy of a value of any kind, its tensors treated as torch does."""
-    if isinstance(value, torch.Tensor):
-        alike = _family(value.dtype) == _family(param.dtype)
-        return value.detach().to(param.device, param.dtype if alike else value.dtype, copy=True)
-    if isinstance(value, dict):
-        return {key: _moved(item, param) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_moved(item, param) for item in value)
-    return deepcopy(value)

@@ -306,12 +306,13 @@ def _fits(
     _refuse_reordered(matched, places, saved, here.algorithm)
     numbers = sum(p.numel() * (2 if p.is_complex() else 1) for p in params)
     common = WholeFit(kinds(matched, together), numbers, here.fresh, options.given, here.held, here.placed)
-    peers = _slot_sets(saved)
+    peers = _slot_sets(saved, params, places)
 
     def one(i: int, label: str, of: Parameter) -> Fit:
         slots = None if known is None else {**together, **known[i]}
         needed = () if known is None or options.hyperparameters == "current" else known[i]
-        return Fit(params[i], owners[i], label, of, peers[of.group], slots, needed, label in resized, common)
+        alike = peers[of.group, params[i].ndim]
+        return Fit(params[i], owners[i], label, of, alike, slots, needed, label in resized, common)
 
     labelled = enumerate(zip(_labels(here.groups), places, strict=True))
     return [None if place is None else one(i, label, saved.parameters[place]) for i, (label, place) in labelled]
@@ -346,9 +347,12 @@ def _refuse_reordered(matched: Matched, places: Sequence[int | None], saved: Sav
         raise ValueError(f"the state of {algorithm} is for all parameters in their order: load it into the same ones")
 
 
-def _slot_sets(saved: Saved) -> list[set[frozenset[str]]]:
-    sets: list[set[frozenset[str]]] = [set() for _ in saved.groups]
-    for parameter in saved.parameters:
-        if parameter.entry:
-            sets[parameter.group].add(frozenset(parameter.entry))
+def _slot_sets(
+    saved: Saved, params: Sequence[torch.Tensor], places: Sequence[int | None]
+) -> Mapping[tuple[int, int], set[frozenset[str]]]:
+    """Saved group, number of dimensions -> the sets of slots that its parameters have."""
+    sets: defaultdict[tuple[int, int], set[frozenset[str]]] = defaultdict(set)
+    for param, place in zip(params, places, strict=True):
+        if place is not None and (parameter := saved.parameters[place]).entry:
+            sets[parameter.group, param.ndim].add(frozenset(parameter.entry))
     return sets

@@ -104,13 +104,13 @@ def _packed_group(group: Group, index: Mapping[int, int], step: int) -> Group:
 
 
 def _own(value: Any) -> Any:
-    """The value in new containers, and tensors with memory of their own."""
+    """The value in new containers, and tensors with memory of their own; a parameter that is referred to stays it."""
     if isinstance(value, torch.Tensor):
-        if value.layout is not torch.strided:
+        if value.layout is not torch.strided or isinstance(value, torch.nn.Parameter):
             return value
         whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
         return value if whole and value.ndim else value.detach().clone()
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {key: _own(item) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(_own(item) for item in value)

@@ -17,7 +17,7 @@ from .workings import workings
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["counted", "hooked", "not_compiled"]
+__all__ = ["asks_for_state", "counted", "hooked", "not_compiled"]
 
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
@@ -56,6 +56,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     def before(self: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any, bool, tuple[int, Any]]:
         asked = asks_for_state(self, kwargs)
+        if asked:
+            self._begin_state()
         known = self._workings.count.taken, self.skipped if watched(self) else None
         every, own = before_all, self._optimizer_step_pre_hooks
         for pre_hook in [*every.values(), *own.values()] if every or own else ():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatch
 from typing import Any
 
 import pytest
@@ -51,6 +53,55 @@ def test_those_that_need_more_say_what_to_pass(given: Any, what: Any) -> None:
         steprule.AdamW(given(net()), overrides={what: dict(weight_decay=0.0)})
 
 
-def test_a_function_of_the_name_is_told_that_there_are_none() -> None:
-    with pytest.raises(ValueError, match="matches no parameter; they have no names here"):
-        steprule.AdamW(bare(net()), overrides={lambda name, p, module: "bias" in name: dict(weight_decay=0.0)})
+NEITHER = r"where a trainer gives bare parameters, by_ndim\(...\) and functions of the parameter"
+
+
+@pytest.mark.parametrize("given", WAYS)
+@pytest.mark.parametrize(
+    "test",
+    [
+        lambda name, p, module: "bias" in name,
+        lambda name, p, module: not name.endswith("bias"),
+        lambda name, p, module: p.ndim == 1 and name[-4:] == "bias",
+        lambda name, p, module: name in {"0.bias"},
+        lambda name, p, module: fnmatch(name, "*.bias"),
+        lambda name, p, module: name == "0.bias",
+        lambda name, p, module: re.search("bias$", name),
+        lambda name, p, module: f"{name}!" == "0.bias!",
+        lambda name, p, module: name > "0",
+        lambda name, p, module: name.split(".")[-1] == "bias",
+    ],
+)
+def test_a_function_of_the_name_says_what_to_pass(given: Any, test: Any) -> None:
+    message = rf"<lambda> .*without names were given: give the nn.Module or model.named_parameters\(\); {NEITHER}"
+    with pytest.raises(ValueError, match=message):
+        steprule.AdamW(given(net()), overrides={test: dict(weight_decay=0.0)})
+    steprule.AdamW(net(), overrides={test: dict(weight_decay=0.0)})
+
+
+def test_a_function_may_ask_whether_there_is_a_name() -> None:
+    for test in (lambda name, p, m: not name and p.ndim < 2, lambda name, p, m: name == "" and p.ndim < 2):
+        assert len(steprule.AdamW(bare(net()), overrides={test: dict(weight_decay=0.0)}).param_groups) == 2
+
+
+@pytest.mark.parametrize(
+    "test",
+    [lambda name, p, module: isinstance(module, nn.LayerNorm), lambda name, p, module: module.weight.ndim == 1],
+)
+@pytest.mark.parametrize("given", [*WAYS, lambda model: list(model.named_parameters())])
+def test_a_function_of_the_module_says_what_to_pass(given: Any, test: Any) -> None:
+    with pytest.raises(ValueError, match=rf"<lambda> .*give the nn.Module.*; {NEITHER}"):
+        steprule.AdamW(given(net()), overrides={test: dict(weight_decay=0.0)})
+    with pytest.raises(ValueError, match=rf"give the nn.Module.*; {NEITHER}"):
+        steprule.AdamW(given(net()), overrides={by_ndim(1) & test: dict(weight_decay=0.0)})
+
+
+def test_what_somebody_got_wrong_himself_is_not_put_down_to_bare_parameters() -> None:
+    for test, kind, message in (
+        (lambda name, p: True, TypeError, "takes 2 positional arguments"),
+        (lambda name, p, module: p.dimensions > 1, AttributeError, "'dimensions'"),
+    ):
+        with pytest.raises(kind, match=message):
+            steprule.AdamW(bare(net()), overrides={test: dict(weight_decay=0.0)})
+    with pytest.raises(ValueError, match=r"^by_ndim\(9\) matches no parameter$"):
+        steprule.AdamW(bare(net()), overrides={by_ndim(9): dict(weight_decay=0.0)})

@@ -86,6 +86,11 @@ class SparseAdam(Optimizer):
             parameter["slots"].update({"step": None} if "step" in parameter["slots"] else {})
         return packed
 
+    def _begin_state(self) -> None:
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.grad is not None and not p.grad.is_sparse:
+                p.grad = p.grad.to_sparse(min(p.ndim, 1))
+
     def refuse(self, p: torch.Tensor) -> None:
         """Refuse a dense gradient, as torch does."""
         if p.grad is not None and not p.grad.is_sparse:

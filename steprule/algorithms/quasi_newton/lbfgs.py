@@ -8,6 +8,7 @@ import torch
 from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges, Unpack, usually
 from steprule.kernels.overlaps import fault
 from steprule.optimizer import Optimizer
+from steprule.stepping.hooks import asks_for_state
 
 from .line_search import Trial, strong_wolfe
 
@@ -115,6 +116,8 @@ class LBFGS(Optimizer):
         Raises:
             TypeError: there is no closure.
         """
+        if closure is None and asks_for_state(self, {"closure": None}):
+            return None  # there is none before the first evaluation
         if closure is None:
             raise TypeError(
                 "LBFGS evaluates the model several times in a step, and needs step(closure); where a GradScaler calls "
