@@ -12,10 +12,10 @@ import torch
 import typer
 
 import steprule
-from steprule.cli.bench import describe, disturbed, machine
+from steprule.cli.bench import about_machine, disturbed, measured_where
 from steprule.cli.bench.cases import WHERE, Where
 from steprule.cli.bench.contenders import parameters
-from steprule.cli.bench.shapes import SHAPES
+from steprule.cli.bench.tensor_shapes import SHAPES
 from steprule.cli.bench.timing import CLOCKS, Pace, alternate, ratio
 
 USUAL = """the 146 tensors of GPT-2 small; for Muon its hidden
@@ -101,9 +101,9 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Turns that each algorithm takes.")] = Pace.rounds,
 ) -> None:
     """Measure every algorithm, and write the page."""
-    about = machine("cpu")
+    about = about_machine("cpu")
     rows = [row(*algorithm, shapes, Pace(repeats)) for algorithm in algorithms()]
-    where = " ".join(filter(None, [f"Measured on {describe(about)}.", disturbed(about)]))
+    where = " ".join(filter(None, [f"Measured on {measured_where(about)}.", disturbed(about)]))
     lines = [str(line) for line in sorted(rows, key=lambda line: (round(line.state, 2), line.name))]
     page = HEAD.format(what=f"those of {shapes}" if shapes else USUAL, where=where) + "\n".join(lines) + "\n" + TAIL
     _, heading, kept = (PAGE.read_text(encoding="utf-8") if PAGE.exists() else "").partition(KEPT)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steprule.cli.bench import describe, disturbed, machine
+from steprule.cli.bench import about_machine, disturbed, measured_where
 from steprule.cli.bench.peak_memory import DEPTH, QUICK, ROWS, WIDTH, MemoryResult, measure_memory
 from steprule.display.bytes import readable
 
@@ -76,9 +76,9 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="A small model.")] = False,
     page: Annotated[Path, typer.Option(help="The page.")] = PAGE,
 ) -> None:
-    about, results = machine("cpu"), list(measure_memory(steps, quick))
+    about, results = about_machine("cpu"), list(measure_memory(steps, quick))
     width, depth = QUICK if quick else (WIDTH, DEPTH)
-    where = "\n".join(filter(None, [describe(about) + ".", disturbed(about)]))
+    where = "\n".join(filter(None, [measured_where(about) + ".", disturbed(about)]))
     weights = readable(results[0].weights)
     text = HEAD.format(width=width, depth=depth, rows=ROWS, weights=weights, where=where)
     page.write_text(text + "".join(map(line, results)) + TAIL)

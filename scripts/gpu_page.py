@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from steprule.cli.bench import describe
+from steprule.cli.bench import measured_where
 from steprule.cli.bench.table import Grid, digits
 from steprule.replacing import replacing
 
@@ -58,7 +58,9 @@ def page(folder: Path) -> str:
     runs = [run for run in found if isinstance(run, dict)]
     unread = [why for why in found if isinstance(why, str)]
     check, summary = folder / "check.txt", folder / "summary.txt"
-    where = describe(runs[0]) if runs else check.read_text(encoding="utf-8").strip() if check.exists() else "no GPU"
+    where = (
+        measured_where(runs[0]) if runs else check.read_text(encoding="utf-8").strip() if check.exists() else "no GPU"
+    )
     rows = [row(result) for run in runs for result in run["results"]]
     table = Grid("", COLUMNS, rows).markdown() if rows else "Nothing was measured."
     parts = [*unread, *(summary.read_text(encoding="utf-8").splitlines() if summary.exists() else [])]

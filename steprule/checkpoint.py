@@ -24,7 +24,7 @@ from steprule.saving.header import CheckpointError, read_header
 from steprule.saving.loading import prepare, restoring
 from steprule.saving.saved import highest_count
 from steprule.saving.state_dict import StateDict, describe
-from steprule.saving.tensor_file import check_tensors, in_order, mapped_tensors, opened, read_tensors, write_tensors
+from steprule.saving.tensor_file import check_tensors, file_order, mapped_tensors, opened, read_tensors, write_tensors
 from steprule.saving.weights import fitting_weights, restoring_model
 from steprule.stepping.state_dicts import install, plan_load
 
@@ -128,7 +128,7 @@ def _save_together(path: Path, parts: Mapping[str, Any], keep: int, together: Co
         with replacing(path, keep) as file:
             write_tensors(file, document, encoder.tensors, whole)
 
-    together.write(in_order(encoder.tensors), write_file)
+    together.write(file_order(encoder.tensors), write_file)
 
 
 def _refuse_strangers(how: str, path: object, optimizer: object, model: object) -> None:
@@ -149,7 +149,7 @@ def _refuse_strangers(how: str, path: object, optimizer: object, model: object) 
 
 
 def write_parts(path: Path, parts: Mapping[str, Any], keep: int = 1) -> None:
-    """Writes what :func:`read` reads: ``optimizer``, ``model``, ``random`` and ``extra``."""
+    """Writes what :func:`read_checkpoint` reads: ``optimizer``, ``model``, ``random`` and ``extra``."""
     encoder = Encoder(_tensor_name(parts["optimizer"]))
     document = {part: encoder.encode(parts[part], (part,)) for part in PARTS}
     with replacing(path, keep) as file:
@@ -254,7 +254,7 @@ def load(
     if together is not None:
         together.attend("load")
     with nullcontext() if together is None else together.one_for_all():
-        content = read(path, together)
+        content = read_checkpoint(path, together)
     loaded = Loaded(content["extra"])
     with _naming(path):
         _refuse_absent(content, optimizer=optimizer, model=model)
@@ -289,7 +289,7 @@ def load(
     for line in () if optimizer is None else new.warnings:
         warnings.warn(line, stacklevel=2)
     _warn_of_other_devices(content["random"])
-    with _whole(path, optimizer, model):
+    with _all_or_nothing(path, optimizer, model):
         if model is not None:
             model.load_state_dict(weights, strict=strict)
         if optimizer is not None:
@@ -318,7 +318,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _whole(path: Path, optimizer: torch.optim.Optimizer | None, model: nn.Module | None) -> Iterator[None]:
+def _all_or_nothing(path: Path, optimizer: torch.optim.Optimizer | None, model: nn.Module | None) -> Iterator[None]:
     """Everything in the block happens, or nothing: whatever raises, everything is put back."""
     random = _random_state()
     try:
@@ -352,7 +352,7 @@ def _refuse_absent(content: Mapping[str, Any], **wanted: Any) -> None:
 
 
 def _saved_names(state: StateDict | None) -> list[str]:
-    return [] if state is None else saved_state.read(state).names or []
+    return [] if state is None else saved_state.read_saved(state).names or []
 
 
 def _refuse_unused(
@@ -378,7 +378,7 @@ class Content(dict[str, Any]):
     shared: frozenset[int] = frozenset()
 
 
-def read(path: Path, together: Company | None = None) -> Content:
+def read_checkpoint(path: Path, together: Company | None = None) -> Content:
     """Everything in a checkpoint, checked: ``optimizer``, ``model``, ``random`` and ``extra``.
 
     Where several processes read it, the first of them compares the checksum, and each reads what it takes.

@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import Self
 
 from steprule.grouping.following import Followed
-from steprule.grouping.hyperparameters import Declared, check
+from steprule.grouping.hyperparameters import Declared, check_ranges
 from steprule.grouping.membership import Members
 from steprule.grouping.overrides import check_mapping, groups
 from steprule.grouping.params import refuse_params
@@ -42,7 +42,7 @@ from steprule.stepping import (
 )
 from steprule.stepping import options as common
 from steprule.stepping.documented import documented
-from steprule.stepping.hooks import counted, hooked, not_compiled
+from steprule.stepping.hooks import counted_step, hooked, not_compiled
 from steprule.stepping.options import OPTIONS, SWITCHES
 from steprule.stepping.roles import Roles
 from steprule.stepping.workings import Workings, check_hyper
@@ -248,7 +248,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: naming the hyperparameter and its value.
             TypeError: naming the hyperparameter that is no number.
         """
-        check(self.ranges, h)
+        check_ranges(self.ranges, h)
         common.check_options(h, self._workings.own_options)
 
     # -- construction --------------------------------------------------------------------------------------------
@@ -257,14 +257,14 @@ class Optimizer(torch.optim.Optimizer):
         self._zero_grad_profile_name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
         step = type(self).step
         if not getattr(step, "hooked", None):
-            type(self).step = hooked(counted(step))  # type: ignore[method-assign]
+            type(self).step = hooked(counted_step(step))  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **pickling.kept(self)}
+        return {**super().__getstate__(), **pickling.pickled(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        pickling.renew(self, has_rule(type(self)))
+        pickling.unpickle(self, has_rule(type(self)))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, which takes part from the next step on.

@@ -210,14 +210,14 @@ def plot_schedules(optimizer: Optimizer, steps: int | None = None) -> Figure:
                 now = group[key] if index is None else group[key][index]
                 values = [own[path](int(step)) if path in own else float(now) for step in at]
                 lines[f"{place}: {names[place]}"] = (at, values)
-            draw_lines(axes, joined(lines))
+            draw_lines(axes, merged_lines(lines))
             axes.set_title(key if index is None else f"{key}[{index}]")
             if 0 < optimizer.steps_taken <= last:
                 axes.axvline(optimizer.steps_taken, color=INK, linewidth=0.8, linestyle=":")
     return figure
 
 
-def joined(lines: Mapping[str, Line]) -> dict[str, Line]:
+def merged_lines(lines: Mapping[str, Line]) -> dict[str, Line]:
     """Lines that lie on each other as one."""
     found: dict[tuple[float, ...], list[str]] = {}
     for label, (_, values) in lines.items():
@@ -259,7 +259,7 @@ def plot_history(
         for kind, axes in zip(wanted, all_axes, strict=True):
             found = kinds[kind].items()
             lines: dict[str, Line] = {label: (np.asarray(at), with_gaps(values)) for label, (at, values) in found}
-            if spread(lines) > 30:
+            if highest_to_lowest(lines) > 30:
                 axes.set_yscale("log")
             draw_lines(axes, lines, window)
             axes.set_title(kind)
@@ -272,7 +272,7 @@ def with_gaps(values: Sequence[float]) -> npt.NDArray[Any]:
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def spread(lines: Mapping[str, Line]) -> float:
+def highest_to_lowest(lines: Mapping[str, Line]) -> float:
     """How many times the lowest the highest value is; 1 where one is not positive."""
     values = np.concatenate([np.asarray(values, float) for _, values in lines.values()])
     values = values[np.isfinite(values)]
@@ -317,14 +317,16 @@ def draw_lines(axes: Axes, lines: Mapping[str, Line], window: int = 1) -> None:
         shown = short_label(label) if not many or index in (0, len(lines) - 1) else None
         if window > 1:
             axes.plot(at, values, color=colour, linewidth=0.6, alpha=0.3)
-        places, means = averaged(np.asarray(at), np.asarray(values, float), window)
+        places, means = window_means(np.asarray(at), np.asarray(values, float), window)
         axes.plot(places, means, color=colour, linewidth=0.8 if many else 1.8, label=shown)
     if len(lines) > 1:
         title = f"{len(lines)} lines, first and last" if many else None
         axes.legend(title=title, alignment="left", fontsize=8, title_fontsize=8, handlelength=1, edgecolor="none")
 
 
-def averaged(at: npt.NDArray[Any], values: npt.NDArray[Any], window: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def window_means(
+    at: npt.NDArray[Any], values: npt.NDArray[Any], window: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The mean over each window, in its middle."""
     window = min(window, len(values))
     mean = np.ones(window) / window

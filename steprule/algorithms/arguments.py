@@ -55,10 +55,10 @@ def usually(**hyperparameters: str | tuple[str | Range, ...] | Declared) -> dict
         >>> {name: str(declared) for name, declared in usually(lr="1e-4 to 1e-2", rho=Range(most=1)).items()}
         {'lr': '>= 0', 'rho': '<= 1'}
     """
-    return {name: declared(name, given) for name, given in hyperparameters.items()}
+    return {name: as_declared(name, given) for name, given in hyperparameters.items()}
 
 
-def declared(name: str, given: str | tuple[str | Range, ...] | Declared) -> Declared:
+def as_declared(name: str, given: str | tuple[str | Range, ...] | Declared) -> Declared:
     """What one of them may be."""
     if isinstance(given, str):
         return Range(least=0, called=CALLED.get(name, ""), usual=given)

@@ -21,15 +21,15 @@ def tangential(p: Any, g: Any, u: Any, h: Any) -> tuple[Any, Any]:
     if ndim(p) < 2:
         return u, 1.0
     channel: Any = {"scope": "channel"}
-    along = max_abs(cosine(p, g, h.eps, **channel) + 0 * p)  # as an array, whose largest element can be found
+    along = max_abs(cosine_of_angle(p, g, h.eps, **channel) + 0 * p)  # as an array, whose largest element can be found
     channels = along < h.delta * sqrt(size(p, 0) / size(p))
-    layer = abs(cosine(p, g, h.eps)) < h.delta / sqrt(size(p))
+    layer = abs(cosine_of_angle(p, g, h.eps)) < h.delta / sqrt(size(p))
     radial = where(channels, radial_part(p, u, h.eps, **channel), where(layer, radial_part(p, u, h.eps), 0.0))
     # p as it is held: a multiple of p itself would count as decay to modifiers
     return u - radial * stored(p), where(channels | layer, h.wd_ratio, 1.0)
 
 
-def cosine(p: Any, g: Any, eps: Any, **scope: Any) -> Any:
+def cosine_of_angle(p: Any, g: Any, eps: Any, **scope: Any) -> Any:
     return sum(p * g, **scope) / (maximum(norm(p, **scope), eps) * maximum(norm(g, **scope), eps))
 
 

@@ -31,3 +31,11 @@ def fail(message: str, status: int = 2) -> NoReturn:
     """
     print("steprule:", printable(" ".join(message.split())), file=sys.stderr)
     raise typer.Exit(status)
+
+
+def check_matplotlib(what: str) -> None:
+    """Fail where matplotlib is not installed, which something needs."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        fail(f"{what} needs matplotlib: pip install 'steprule[demo]'")

@@ -14,7 +14,7 @@ import typer
 
 import steprule
 from steprule.algorithms import create, names
-from steprule.checkpoint import CheckpointError, read, write_parts
+from steprule.checkpoint import CheckpointError, read_checkpoint, write_parts
 from steprule.kernels.coding import CODES, in_full
 from steprule.messages.spelling import nearest
 from steprule.messages.words import counted
@@ -72,7 +72,8 @@ def convert(
         state = _named(content["optimizer"], names_file)
         if to is Form.checkpoint:
             write_parts(
-                target, {**content, "optimizer": _described(state, file, algorithm), "extra": content["extra"] or {}}
+                target,
+                {**content, "optimizer": _with_own_part(state, file, algorithm), "extra": content["extra"] or {}},
             )
         else:
             state, lost = _plain(state, to is Form.torch_by_name, file.saved.parameters)
@@ -100,22 +101,22 @@ def _together(content: dict[str, Any]) -> dict[str, Any]:
 def _content(file: StateFile) -> dict[str, Any]:
     """The parts of a file with their tensors; of ours, after the checksum was compared."""
     if file.version is not None:
-        return read(file.path)
+        return read_checkpoint(file.path)
     return {
-        "optimizer": _read(file.state),
-        "model": _read(file.model) or None,
+        "optimizer": _in_memory(file.state),
+        "model": _in_memory(file.model) or None,
         "random": None,
-        "extra": _read(file.others),
+        "extra": _in_memory(file.others),
     }
 
 
-def _read(value: Any) -> Any:
+def _in_memory(value: Any) -> Any:
     if isinstance(value, StoredTensor):
         return value.tensor()
     if isinstance(value, dict):
-        return {key: _read(item) for key, item in value.items()}
+        return {key: _in_memory(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_read(item) for item in value)
+        return type(value)(_in_memory(item) for item in value)
     return value
 
 
@@ -137,14 +138,14 @@ def _algorithm(file: StateFile, given: str | None) -> str:
     if given is not None and known not in (None, given):
         raise ValueError(f"{file.path} is of {known}, not of {given}")
     if given is not None and known is None:
-        _refuse_other(file, given)
+        _refuse_class(file, given)
     found = known or given or file.guessed
     if found is None:
         raise ValueError(f"{file.path} does not say of which optimizer it is; say it with --algorithm")
     return found
 
 
-def _refuse_other(file: StateFile, given: str) -> None:
+def _refuse_class(file: StateFile, given: str) -> None:
     """Refuse a class that there is not, or whose state this can't be.
 
     Raises:
@@ -160,7 +161,7 @@ def _refuse_other(file: StateFile, given: str) -> None:
         raise ValueError(f"{file.path} is not of {given}, which has no {', '.join(strange)}")
 
 
-def _described(state: StateDict, file: StateFile, algorithm: str | None) -> StateDict:
+def _with_own_part(state: StateDict, file: StateFile, algorithm: str | None) -> StateDict:
     """The state with steprule's own part."""
     if "steprule" in state:
         _algorithm(file, algorithm)

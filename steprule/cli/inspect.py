@@ -21,7 +21,7 @@ from steprule.messages.words import counted, printable
 from steprule.schedules import from_dict
 
 from .console import console, fail, say
-from .inspection import Differences, ParameterRow, differences, name_of, rows, shown, summary
+from .inspection import Differences, ParameterRow, differences, name_of, plain_value, rows, summary
 from .state_files import StateFile, open_state
 
 __all__ = ["inspect"]
@@ -202,7 +202,7 @@ def _groups(file: StateFile, groups: Sequence[dict[str, Any]]) -> None:
 
 def _shown(group: dict[str, Any], key: str) -> str:
     scheduled = any(path.partition("[")[0] == key for path in group["schedules"])
-    return shown(group["hyperparameters"].get(key, "-")) + ("*" if scheduled else "")
+    return plain_value(group["hyperparameters"].get(key, "-")) + ("*" if scheduled else "")
 
 
 def _schedule(described: Any) -> str:

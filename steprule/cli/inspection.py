@@ -21,7 +21,7 @@ __all__ = [
     "ParameterRow",
     "Stats",
     "differences",
-    "hyperparameters",
+    "group_values",
     "name_of",
     "rows",
     "stats",
@@ -111,7 +111,7 @@ def name_of(parameter: Parameter) -> str:
 
 def _row(name: str, parameter: Parameter, file: StateFile) -> ParameterRow:
     tensors = [value for value in parameter.entry.values() if isinstance(value, StoredTensor)]
-    values = _values(parameter)
+    values = _scalar_values(parameter)
     weight = file.model.get(name)
     return ParameterRow(
         name,
@@ -146,7 +146,7 @@ def jsonable(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def hyperparameters(file: StateFile) -> list[dict[str, Any]]:
+def group_values(file: StateFile) -> list[dict[str, Any]]:
     """The hyperparameters of each group, as JSON has them."""
     return [
         {key: jsonable(value) for key, value in group.items() if key not in _NOT_HYPERPARAMETERS}
@@ -186,7 +186,7 @@ def summary(file: StateFile, table: Iterable[ParameterRow]) -> dict[str, Any]:
                 "hyperparameters": hyper,
                 "schedules": scheduled,
             }
-            for i, (hyper, scheduled) in enumerate(zip(hyperparameters(file), schedules(file), strict=True))
+            for i, (hyper, scheduled) in enumerate(zip(group_values(file), schedules(file), strict=True))
         ],
         "others": {key: jsonable(value) for key, value in file.others.items()},
         "table": [as_json(row) for row in table],
@@ -254,14 +254,14 @@ def differences(a: StateFile, b: StateFile, wanted: re.Pattern[str]) -> Differen
     }
     pairs, only = _pairs(a, b, wanted)
     changes: dict[str, list[str]] = {}
-    both = hyperparameters(a), hyperparameters(b)
+    both = group_values(a), group_values(b)
     tensors: list[Difference] = []
     compared = 0
     for name, one, other in pairs:
-        here, there = both[0][one.group] | _values(one), both[1][other.group] | _values(other)
+        here, there = both[0][one.group] | _scalar_values(one), both[1][other.group] | _scalar_values(other)
         for change in _changes(here, there):
             changes.setdefault(change, []).append(name)
-        first, second = _tensors(name, one, a, b), _tensors(name, other, b, a)
+        first, second = _stored_tensors(name, one, a, b), _stored_tensors(name, other, b, a)
         only[0].extend(f"{name}: {slot}" for slot in first if slot not in second)
         only[1].extend(f"{name}: {slot}" for slot in second if slot not in first)
         shared = [slot for slot in first if slot in second]
@@ -290,15 +290,19 @@ def _pairs(
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     keys = dict.fromkeys([*a, *b])
-    return [f"{key}: {shown(a.get(key, '-'))} -> {shown(b.get(key, '-'))}" for key in keys if a.get(key) != b.get(key)]
+    return [
+        f"{key}: {plain_value(a.get(key, '-'))} -> {plain_value(b.get(key, '-'))}"
+        for key in keys
+        if a.get(key) != b.get(key)
+    ]
 
 
-def shown(value: Any) -> str:
+def plain_value(value: Any) -> str:
     """A hyperparameter as a person reads it."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _tensors(name: str, parameter: Parameter, file: StateFile, other: StateFile) -> dict[str, StoredTensor]:
+def _stored_tensors(name: str, parameter: Parameter, file: StateFile, other: StateFile) -> dict[str, StoredTensor]:
     found = {"weight": file.model.get(name) if other.model else None, **_arrays(parameter)}
     return {slot: tensor for slot, tensor in found.items() if isinstance(tensor, StoredTensor)}
 
@@ -308,7 +312,7 @@ def _arrays(parameter: Parameter) -> dict[str, StoredTensor]:
     return {slot: tensor for slot, tensor in found.items() if tensor.shape}
 
 
-def _values(parameter: Parameter) -> dict[str, Any]:
+def _scalar_values(parameter: Parameter) -> dict[str, Any]:
     arrays = _arrays(parameter)
     return {slot: jsonable(value) for slot, value in in_numbers(parameter).items() if slot not in arrays}
 

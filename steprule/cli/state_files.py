@@ -18,7 +18,7 @@ from steprule.checkpoint import CheckpointError
 from steprule.kernels.coding import CODES, decoded, flat, scale_count, scale_name
 from steprule.saving.encoding import as_complex, decode
 from steprule.saving.header import Header, read_header
-from steprule.saving.saved import Parameter, Saved, read
+from steprule.saving.saved import Parameter, Saved, read_saved
 from steprule.saving.tensor_file import opened
 
 __all__ = ["StateFile", "StoredTensor", "in_numbers", "open_state"]
@@ -177,7 +177,7 @@ def _our_file(path: Path) -> StateFile:
         raise CheckpointError(f"{path}: holds no optimizer; it was saved without one")
     others = {**(document.get("extra") or {}), **({"random state": None} if document.get("random") else {})}
     model, version = document.get("model") or {}, header.version
-    return StateFile(path, "checkpoint of steprule", state, read(state), model, others, version, None)
+    return StateFile(path, "checkpoint of steprule", state, read_saved(state), model, others, version, None)
 
 
 def _stored(header: Header, name: str, is_complex: bool, path: Path) -> StoredTensor:
@@ -207,7 +207,7 @@ def _torch_file(path: Path, key: str | None) -> StateFile:
     rest = content if where and isinstance(content, dict) else {}
     models = [name for name, value in rest.items() if _is_model(value)]
     others = {name: value for name, value in rest.items() if name not in (*where[:1], *models)}
-    saved = read(state)
+    saved = read_saved(state)
     kind = "file of torch.save, state dictionary " + ("of steprule" if saved.algorithm else "of torch")
     return StateFile(path, kind, state, saved, rest[models[0]] if models else {}, others, None, guess(saved))
 

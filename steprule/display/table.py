@@ -55,7 +55,7 @@ def group_table(
     shared = {name: text for name, text in shared.items() if name not in usual or text != value_text(usual[name])}
     shared |= {"kernel": kernels[0]} if len(set(kernels)) == 1 else {}
     below = Text("in all groups: " + ", ".join(f"{name}={text}" for name, text in shared.items()))
-    return Group(heading(title, groups, step), table(groups, kernels, varying, step, width), below)
+    return Group(heading(title, groups, step), group_rows(groups, kernels, varying, step, width), below)
 
 
 def heading(title: str, groups: Groups, step: int) -> str:
@@ -65,7 +65,7 @@ def heading(title: str, groups: Groups, step: int) -> str:
     return f"{title}: {size} in {where}; {counted(step, 'step')} taken"
 
 
-def table(groups: Groups, kernels: Sequence[str], varying: Sequence[str], step: int, width: int) -> Table:
+def group_rows(groups: Groups, kernels: Sequence[str], varying: Sequence[str], step: int, width: int) -> Table:
     """The table itself: a row for each group, of which a long list leaves out the middle."""
     called, horizon = globs(groups), horizon_of(groups, step)
     hidden = range(MOST_GROUPS // 2, len(groups) - MOST_GROUPS // 2) if len(groups) > MOST_GROUPS else range(0)
@@ -180,10 +180,10 @@ def hyper_text(group: Mapping[str, Any], name: str, horizon: int, wide: bool) ->
     if name not in group:
         return ""
     own = [schedule for path, schedule in schedules_of(group).items() if key_of(path) == name]
-    return " ".join([value_text(group.get(name)), *(drawn(schedule, horizon, wide) for schedule in own)])
+    return " ".join([value_text(group.get(name)), *(schedule_picture(schedule, horizon, wide) for schedule in own)])
 
 
-def drawn(schedule: Schedule, horizon: int, wide: bool) -> str:
+def schedule_picture(schedule: Schedule, horizon: int, wide: bool) -> str:
     try:
         values = [schedule(round(i * horizon / 200)) for i in range(201)]
         return f"{schedule.sparkline(horizon, width=24 if wide else 8)} {min(values):.2g}…{max(values):.2g}"

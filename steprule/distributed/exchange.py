@@ -297,7 +297,7 @@ class Exchange:
     def put(self, now: Round, launch: Launch, what: Any, table: torch.Tensor, values: torch.Tensor) -> None:
         """Bring a launch's numbers, one parameter's after the other's, into the vector."""
         start = 0
-        for share, count in zip(launch.shares, counts(launch, what), strict=True):
+        for share, count in zip(launch.shares, numbers_each(launch, what), strict=True):
             # of a part without elements no pass writes anything, and what the last step left still stands there
             if (place := now.own.get((id(share), what))) and share.param.numel():
                 values[place] = table[start : start + count].to(self.device)
@@ -306,7 +306,7 @@ class Exchange:
     def take(self, now: Round, launch: Launch, what: Any, table: torch.Tensor, values: torch.Tensor) -> None:
         """Let a launch's numbers be what stands in the vector."""
         start = 0
-        for share, count in zip(launch.shares, counts(launch, what), strict=True):
+        for share, count in zip(launch.shares, numbers_each(launch, what), strict=True):
             if place := now.own.get((id(share), what)):
                 table[start : start + count] = values[place].to(table.device)
             start += count
@@ -414,7 +414,7 @@ class Exchange:
         ]
 
 
-def counts(launch: Launch, what: tuple[str, int]) -> list[int]:
+def numbers_each(launch: Launch, what: tuple[str, int]) -> list[int]:
     """How many numbers each parameter has: one for each row, column, matrix or channel."""
     kind, number = what
     level = launch.program.sums[number].level if kind == "sums" else launch.program.small[number].level

@@ -103,7 +103,7 @@ class Share:
         several = [i for i in range(mesh.ndim) if mesh.size(i) > 1]
         copies = [(axis_of(mesh, i), None) for i in several if not is_cut(placements[i])]
         cuts = [i for i in several if is_cut(placements[i])]
-        made = in_order(cuts, placements)
+        made = cut_order(cuts, placements)
         return [*copies, *((axis_of(mesh, i), min(placements[i].dim, 1)) for i in made[::-1])]
 
     def extents(self, leg: int, place: int | None) -> tuple[int, int]:
@@ -209,7 +209,7 @@ def joined_as(local: torch.Tensor, like: Any, shape: tuple[int, ...], placements
 def cut(value: torch.Tensor, mesh: Any, placements: Sequence[Any]) -> torch.Tensor:
     """A view of what of a whole tensor belongs to this process; nothing is exchanged, and nothing else is read."""
     cuts = [i for i, placement in enumerate(placements) if is_cut(placement)]
-    for i in in_order(cuts, placements):
+    for i in cut_order(cuts, placements):
         dim, size = placements[i].dim, value.shape[placements[i].dim]
         each = -(-size // mesh.size(i))
         start = min(mesh.get_local_rank(i) * each, size)
@@ -217,7 +217,7 @@ def cut(value: torch.Tensor, mesh: Any, placements: Sequence[Any]) -> torch.Tens
     return value
 
 
-def in_order(cuts: Sequence[int], placements: Sequence[Any]) -> list[int]:
+def cut_order(cuts: Sequence[int], placements: Sequence[Any]) -> list[int]:
     """The dimensions of a mesh along which a tensor is cut, in the order in which the cuts were made: what FSDP cuts of
     what tensor parallel has cut already stands before it in the mesh."""
     late = [i for i in cuts if hasattr(placements[i], "split_factor")]
@@ -257,6 +257,6 @@ def look_up(shares: Iterable[Share]) -> None:
             share.grad = grad.redistribute(share.spec.mesh, share.spec.placements)._local_tensor
 
 
-def alike(a: Any, b: Any) -> bool:
+def same_placement(a: Any, b: Any) -> bool:
     """Whether two tensors of one shape are spread in the same way."""
     return bool(a.placements == b.placements and a.mesh == b.mesh)

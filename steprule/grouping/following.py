@@ -145,7 +145,7 @@ def replace(
             fits = len(successors) == 1 and new.shape == old.shape
             (done.carried if fits else done.anew).append(new_name)
             if fits and held is not None:
-                state[new] = carried(held, old, new)
+                state[new] = carried_state(held, old, new)
     group["params"], group["param_names"] = params, names
 
 
@@ -164,7 +164,7 @@ def plain_name(name: str) -> str:
     return found[1] + found[2] if found else re.sub(r"_(orig|g|v)$", "", name)
 
 
-def carried(state: Mapping[str, Any], old: torch.Tensor, new: torch.Tensor) -> dict[str, Any]:
+def carried_state(state: Mapping[str, Any], old: torch.Tensor, new: torch.Tensor) -> dict[str, Any]:
     """A parameter's state for the one that replaces it, where that lies; of its dtype if it had the old one's."""
 
     def moved(value: Any) -> Any:

@@ -57,11 +57,11 @@ def fold(names: Iterable[str], among: Iterable[str] = ()) -> list[str]:
     listed = list(dict.fromkeys(names))
     others = set(among).difference(listed)
     rows: list[Parts] = [tuple((part,) for part in name.split(".")) for name in listed]
-    rows = gathered(gathered(rows, stem), lambda words: None)
+    rows = merged_rows(merged_rows(rows, stem), lambda words: None)
     return [pattern(row, others) for row in rows]
 
 
-def gathered(rows: list[Parts], kind: Callable[[tuple[str, ...]], object]) -> list[Parts]:
+def merged_rows(rows: list[Parts], kind: Callable[[tuple[str, ...]], object]) -> list[Parts]:
     """Rows that differ at one place only, and there in words of one kind, become one row; from the last place on."""
     for place in range(max(map(len, rows), default=0) - 1, -1, -1):
         found: dict[object, Parts] = {}

@@ -12,7 +12,7 @@ from torch.optim.optimizer import required
 from steprule.messages.spelling import nearest
 from steprule.schedules import Schedule
 
-__all__ = ["Choice", "Declared", "Number", "Range", "check", "check_number"]
+__all__ = ["Choice", "Declared", "Number", "Range", "check_number", "check_ranges"]
 
 Number: TypeAlias = float | torch.Tensor | Schedule
 
@@ -118,7 +118,7 @@ Declared: TypeAlias = Range | Choice | tuple[Range, ...]
 """What a hyperparameter may be; a tuple of ranges is that of a tuple of so many numbers."""
 
 
-def check(ranges: Mapping[str, Declared], h: Mapping[str, Any]) -> None:
+def check_ranges(ranges: Mapping[str, Declared], h: Mapping[str, Any]) -> None:
     """Refuse hyperparameters that are not what was declared, in the order of the declaration.
 
     Args:
@@ -136,14 +136,14 @@ def check(ranges: Mapping[str, Declared], h: Mapping[str, Any]) -> None:
         if value is required:
             continue
         if isinstance(declared, tuple):
-            whole = elements(name, value, len(declared))
+            whole = tuple_of(name, value, len(declared))
             for index, (one, element) in enumerate(zip(declared, whole, strict=True)):
                 one.check(f"{name}[{index}]", element, whole)
         else:
             declared.check(name, value)
 
 
-def elements(name: str, value: Any, count: int) -> tuple[Any, ...]:
+def tuple_of(name: str, value: Any, count: int) -> tuple[Any, ...]:
     """The elements of a tuple.
 
     Raises:

@@ -109,7 +109,7 @@ def found_layers(model: nn.Module, known: Sequence[NamedParameter]) -> list[list
         (whole,) = towers.values()
         towers = {name: child for name, child in whole.named_children() if is_tower(child)}
     if len(towers) < 2:
-        towers = alike(whole)
+        towers = twin_stacks(whole)
         if len({any(p.requires_grad for p in tower.parameters()) for tower in towers.values()}) < 2:
             if towers:
                 warnings.warn(
@@ -144,7 +144,7 @@ def until(whole: nn.Module, towers: Mapping[str, nn.Module]) -> Iterator[tuple[s
     return itertools.takewhile(lambda child: child[0] not in towers, whole.named_children())
 
 
-def alike(whole: nn.Module) -> dict[str, nn.Module]:
+def twin_stacks(whole: nn.Module) -> dict[str, nn.Module]:
     """Modules beside each other, of one class and of the same sizes, that hold blocks and are none."""
     classes = block_classes(whole)
     stacks = {name: child for name, child in whole.named_children() if has_stack(child, classes)}

@@ -16,7 +16,7 @@ from .following import Followed, follow_model, orphaned, registrations, watch_re
 from .globs import fold
 from .selectors import NamedParameter, Selectable, chosen, entries, selector, untracked
 
-__all__ = ["Members", "missing", "refuse_members"]
+__all__ = ["Members", "left_out_of_groups", "refuse_members"]
 
 Groups = Sequence[Mapping[str, Any]]
 
@@ -113,7 +113,13 @@ class Members:
         self.looked, self.doubtful = registrations[0], False
         for module in self.modules():
             gone = orphaned(module, self.had.get(id(module), ()), groups)
-            found = in_vain(module, gone, optimizer) if gone else missing(module, groups, optimizer) if told else None
+            found = (
+                in_vain(module, gone, optimizer)
+                if gone
+                else left_out_of_groups(module, groups, optimizer)
+                if told
+                else None
+            )
             if found and found not in self.said:
                 self.said.add(found)
                 warnings.warn(found, stacklevel=stacklevel)
@@ -192,7 +198,7 @@ def known_entries(modules: Iterable[nn.Module], groups: Groups) -> list[NamedPar
     return list(found.values())
 
 
-def missing(model: nn.Module, groups: Groups, optimizer: str) -> str | None:
+def left_out_of_groups(model: nn.Module, groups: Groups, optimizer: str) -> str | None:
     """What to say of the parameters that train but are in no group; None if there are none."""
     names = [name for name, _ in untracked(model, [p for group in groups for p in group["params"]])]
     if not names:

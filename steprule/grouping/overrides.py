@@ -121,7 +121,7 @@ def groups(
     everything = [entry for _, part in parts for entry in part]
     for rule, _ in rules:
         chosen(rule, everything)
-    return [group for hyper, part in parts for group in split(part, hyper, rules, lay)]
+    return [group for hyper, part in parts for group in split_group(part, hyper, rules, lay)]
 
 
 def as_given(base: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -144,10 +144,10 @@ def sections(
     given: list[Any] = list(params)
     if not given or not all(isinstance(group, dict) for group in given):
         return [(base, entries(given))]
-    return [(laid(lay, base, hyperparameters(group)), entries(pairs(group))) for group in given]
+    return [(laid(lay, base, hyper_of(group)), entries(pairs(group))) for group in given]
 
 
-def hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
+def hyper_of(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}
 
 
@@ -160,19 +160,19 @@ def resolved(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return {k: v.times(k, base.get(k)) if isinstance(v, Scale) else v for k, v in over.items()}
 
 
-def split(part: Sequence[NamedParameter], base: dict[str, Any], rules: Rules, lay: Lay) -> list[dict[str, Any]]:
+def split_group(part: Sequence[NamedParameter], base: dict[str, Any], rules: Rules, lay: Lay) -> list[dict[str, Any]]:
     found: dict[object, dict[str, Any]] = {}
     alike: dict[tuple[int, ...], dict[str, Any]] = {}  # parameters that the same overrides match share a group
     for entry in part:
         places = tuple(i for i, (rule, _) in enumerate(rules) if rule.test(entry))
         if len(clash := [str(rules[i][0]) for i in places if rules[i][0].exclusive]) > 1:
-            raise ValueError(f"{called(entry)} is matched by {' and '.join(clash)}, which are exclusive")
+            raise ValueError(f"{name_or_shape(entry)} is matched by {' and '.join(clash)}, which are exclusive")
         if places not in alike:
-            given = together([rules[i][1] for i in places])
+            given = merged_overrides([rules[i][1] for i in places])
             hyper = laid(lay, base, given)
             if "algorithm" in given:
-                where = f"of {hyper['algorithm']} in an override of {called(entry)}"
-                refuse_unknown(given, set(lay(base, given)[0]), where)
+                where = f"of {hyper['algorithm']} in an override of {name_or_shape(entry)}"
+                refuse_unknown_hyper(given, set(lay(base, given)[0]), where)
             key = frozenset((name, hashable(value)) for name, value in hyper.items())
             alike[places] = found.setdefault(key, {"params": [], "param_names": [], **hyper})
         group = alike[places]
@@ -184,7 +184,7 @@ def split(part: Sequence[NamedParameter], base: dict[str, Any], rules: Rules, la
     return list(found.values()) or [{"params": [], **base}]
 
 
-def together(overs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_overrides(overs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Overrides of one parameter as one: later ones win key by key, and void earlier ones of another algorithm."""
     last = next((over["algorithm"] for over in reversed(overs) if "algorithm" in over), None)
     valid = [over for over in overs if over.get("algorithm", last) is last]
@@ -197,7 +197,7 @@ def hashable(value: Any) -> object:
     return id(value) if isinstance(value, Tensor) or type(value).__hash__ is None else value
 
 
-def called(entry: NamedParameter) -> str:
+def name_or_shape(entry: NamedParameter) -> str:
     return entry.name or f"a parameter of shape {tuple(entry.parameter.shape)}"
 
 
@@ -214,10 +214,10 @@ def check_mappings(rules: Rules) -> None:
 
 def check_names(rules: Rules, known: set[str]) -> None:
     for rule, over in rules:
-        refuse_unknown(over, known, f"in the override of {rule}")
+        refuse_unknown_hyper(over, known, f"in the override of {rule}")
 
 
-def refuse_unknown(names: Iterable[str], known: set[str], where: str) -> None:
+def refuse_unknown_hyper(names: Iterable[str], known: set[str], where: str) -> None:
     for name in names:
         if name not in known:
             hint = nearest(str(name), sorted(known)) or f"; there are {', '.join(sorted(known))}"

@@ -59,7 +59,7 @@ def value(launch: Launch, index: int) -> Any:
             under_way += missing
             continue
         if at not in known:
-            known[at] = leaf(launch, o) if not o.args else computed(launch, o)
+            known[at] = leaf(launch, o) if not o.args else result_of(launch, o)
         under_way.pop()
     return known[index]
 
@@ -76,7 +76,7 @@ def leaf(launch: Launch, o: Operation) -> Any:
     return o.detail
 
 
-def computed(launch: Launch, o: Operation) -> Any:
+def result_of(launch: Launch, o: Operation) -> Any:
     if o.op == "reduce":
         lines = launch.lines.sides[launch.program.small[o.args[0]].level]
         return lines.reduce(o.detail, value(launch, o.args[0]), o.level)

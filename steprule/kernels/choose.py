@@ -116,7 +116,7 @@ def launches(
         options, shared = asked[entry.group], id(entry.param) in overlapping
         if entry.tangled != shared or not entry.holds(program, options):
             entry.tangled = shared
-            check(program, entry, groups[entry.group])
+            check_gradient(program, entry, groups[entry.group])
             kernel, reason = choose(program, entry, groups[entry.group])
             if entry.part is not None:
                 reason = f"{reason}, {entry.part.where}"
@@ -129,11 +129,11 @@ def launches(
         times = seen[id(entry.param)] = seen.get(id(entry.param), 0) + 1
         kinds.setdefault((entry.kind, times), []).append(entry)
     if resting and all(kind[0].may_leave_out(members[0].program, members[0]) for (kind, _), members in kinds.items()):
-        join(kinds, entries, resting, firsts, asked)
+        join_resting(kinds, entries, resting, firsts, asked)
     return [kind[0](members[0].program, members, groups, kind[1]) for (kind, _), members in kinds.items()]
 
 
-def join(
+def join_resting(
     kinds: Mapping[tuple[tuple[Any, ...], int], list[Entry]],
     entries: Sequence[Entry],
     resting: Sequence[tuple[int, Entry, Program]],
@@ -159,13 +159,13 @@ def may_rest(entry: Entry, program: Program, options: tuple[Any, ...]) -> bool:
     return (
         not entry.tangled
         and not (program.uses_step and entry.uncounted)
-        and all(counts(entry.state.get(name)) for name in numbers)
+        and all(is_count(entry.state.get(name)) for name in numbers)
         and entry.grad_look is not None
         and entry.holds(program, options)
     )
 
 
-def counts(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     """Whether a number of a state is one as launches keep it."""
     return type(value) is torch.Tensor and value.ndim == 0 and value.dtype == scalar_dtype() and value.is_cpu
 
@@ -179,7 +179,7 @@ def overlaps(entries: Sequence[Entry]) -> set[int]:
     return tangled(places, [owners[i] for i in found], [i < count for i in found])
 
 
-def check(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
+def check_gradient(program: Program, entry: Entry, group: Mapping[str, Any]) -> None:
     """Refuse gradients that the rule can't be applied to.
 
     Raises:

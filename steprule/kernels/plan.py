@@ -491,7 +491,7 @@ def reduced_over_launches(kind: str, values: Sequence[Any]) -> Any:
     """One number from each launch to one for all, in the order of the launches, where the first tensor is."""
     device = next((value.device for value in values if isinstance(value, torch.Tensor)), None)
     if device is None:
-        return functools.reduce(maximum if kind == "max_abs" else operator.add, values)
+        return functools.reduce(larger_of if kind == "max_abs" else operator.add, values)
     tensors = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values]
     return functools.reduce(torch.maximum if kind == "max_abs" else torch.add, tensors)
 
@@ -501,5 +501,5 @@ def bad(gradient: torch.Tensor) -> bool:
     return not bool(torch.isfinite(values).all())
 
 
-def maximum(a: float, b: float) -> float:
+def larger_of(a: float, b: float) -> float:
     return a if a != a or a > b else b

@@ -44,14 +44,14 @@ def refuse_misspelt(cls: type, base: type, names: Collection[str]) -> None:
             if name.startswith("_") or hasattr(base, name):
                 continue
             for near in difflib.get_close_matches(name, names, 1, 0.75):
-                if alike(value, getattr(base, near)):
+                if same_kind(value, getattr(base, near)):
                     raise TypeError(
                         f"{own.__name__}.{name} is never asked for; did you mean {near!r}? What is called so on "
                         "purpose may begin with an underscore"
                     )
 
 
-def alike(value: Any, known: Any) -> bool:
+def same_kind(value: Any, known: Any) -> bool:
     if inspect.isfunction(known):
         count = len(inspect.signature(known).parameters)
         return inspect.isfunction(value) and len(inspect.signature(value).parameters) == count

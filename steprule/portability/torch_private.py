@@ -99,7 +99,7 @@ def as_it_is() -> Iterator[None]:
     yield
 
 
-def missing(name: str, what: str) -> Callable[..., Any]:
+def refusing(name: str, what: str) -> Callable[..., Any]:
     def refuse(*_: Any) -> Any:
         raise NotImplementedError(f"{what} needs {name}, which torch {torch.__version__} has not")
 
@@ -125,11 +125,11 @@ increment_version: Callable[[Any], None] = find("_C._increment_version", torch.a
 profiling: Callable[[], bool] = find("_C._autograd._profiler_enabled", lambda: False)
 dispatch_modes: Callable[[], int] = find("_C._len_torch_dispatch_stack", lambda: 1)
 graph_task: Callable[[], int] = find(
-    "_C._current_graph_task_id", missing("torch._C._current_graph_task_id", "step_in_backward")
+    "_C._current_graph_task_id", refusing("torch._C._current_graph_task_id", "step_in_backward")
 )
 queue_callback: Callable[[Callable[[], None]], None] = find(
     "autograd.Variable._execution_engine.queue_callback",
-    missing("torch.autograd.Variable._execution_engine", "step_in_backward"),
+    refusing("torch.autograd.Variable._execution_engine", "step_in_backward"),
 )
 engine_run: Any = getattr(find("torch.autograd.graph:_engine_run_backward"), "__code__", None)
 tensor_guards: Any = find("_C._dynamo.guards.TensorGuards")
@@ -161,7 +161,7 @@ def global_offset(shape: Any, mesh: Any, placements: Any) -> Sequence[int]:
     name = "compute_local_shape_and_global_offset"
     local = find(
         f"torch.distributed.tensor._utils:{name}",
-        missing(f"torch.distributed.tensor._utils.{name}", "a sharded parameter that draws random numbers"),
+        refusing(f"torch.distributed.tensor._utils.{name}", "a sharded parameter that draws random numbers"),
     )
     offset: Sequence[int] = local(shape, mesh, placements)[1]
     return offset

@@ -37,7 +37,7 @@ def chained(update: Update, modifiers: Sequence[Modifier], name: str = "rule") -
         new = rule(p, g)
         for m, own, hyper in links:
             new = checked(m, "weights", m.weights(p, new, own, hyper))
-        if any(counts(m.evaluation(p, own, hyper)) for m, own, hyper in links if m.changes("evaluation")):
+        if any(depends_on_step(m.evaluation(p, own, hyper)) for m, own, hyper in links if m.changes("evaluation")):
             s._asked.add("counted")
         return new
 
@@ -70,9 +70,9 @@ def ascended(modifier: Modifier) -> Update:
     return ascend
 
 
-def counts(e: Any) -> bool:
+def depends_on_step(e: Any) -> bool:
     """Whether a value depends on the number of the step."""
-    return isinstance(e, Expression) and (e.op == "step" or any(map(counts, e.args)))
+    return isinstance(e, Expression) and (e.op == "step" or any(map(depends_on_step, e.args)))
 
 
 Link = tuple[Modifier, Any, Any]
@@ -100,7 +100,7 @@ def checked(m: Modifier, method: str, value: Any) -> Expression:
     raise RuleError(f"{type(m).__name__}.{method} returns {value!r:.40}; it must return an expression")
 
 
-def refuse_signature(update: Update, name: str) -> None:
+def refuse_rule_signature(update: Update, name: str) -> None:
     """Refuse a rule that can't be called as rules are.
 
     Raises:
@@ -138,7 +138,7 @@ class Innermost(Wrapped):
         return plus(u, product(minus(ONE, keep), p) if lost is None else lost)
 
     def new(self, p: Any, g: Any) -> Expression:
-        refuse_signature(self.update, self.name)
+        refuse_rule_signature(self.update, self.name)
         new = self.update(p, g, self.s, self.h)
         if isinstance(new, Expression):
             return new

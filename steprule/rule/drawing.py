@@ -43,8 +43,8 @@ def bits() -> Expression:
     seed, step, draw = asking.draw()
     a = of_step(seed, step, draw * GOLDEN % 2**32)
     b = mixed(on_bits("iadd", a, word(GOLDEN)))
-    x = mixed(on_bits("iadd", place("low"), a))
-    x = on_bits("ixor", x, on_bits("imul", place("high"), detail=GOLDEN))
+    x = mixed(on_bits("iadd", half_of_place("low"), a))
+    x = on_bits("ixor", x, on_bits("imul", half_of_place("high"), detail=GOLDEN))
     return mixed(on_bits("iadd", x, b))
 
 
@@ -58,7 +58,7 @@ def rounding_bits(tag: int) -> Expression:
     if asking.draw is None:
         raise RuleError("random numbers are drawn only while a rule is traced")
     seed, step, _ = asking.draw()
-    x = on_bits("imul", on_bits("ixor", place("low"), of_step(seed, step, tag)), detail=GOLDEN)
+    x = on_bits("imul", on_bits("ixor", half_of_place("low"), of_step(seed, step, tag)), detail=GOLDEN)
     return on_bits("imul", on_bits("ixor", x, on_bits("ishr", x, detail=15)), detail=0x846CA68B)
 
 
@@ -69,7 +69,7 @@ def of_step(seed: Any, step: Any, tag: Any) -> Expression:
     return mixed(on_bits("iadd", a, word(step)))
 
 
-def place(half: str) -> Expression:
+def half_of_place(half: str) -> Expression:
     """Half of the number of the place at which each element stands in the whole of its parameter."""
     origin = Expression("input", detail="origin", level=Level.REDUCED)
     return Expression("index", (word(origin), word(origin, "high")), half, Level.ARRAY)
@@ -114,10 +114,10 @@ def inverse_error_function(t: Expression) -> Expression:
     """What x is multiplied by to give the inverse error function of x, where t is 1 - x * x (Giles, 2010)."""
     w = logarithm(t)
     near, far = w - 2.5, sqrt(abs(w)) - 3
-    return where(w < 5, polynomial(near, CENTRAL), polynomial(far, TAIL))
+    return where(w < 5, horner(near, CENTRAL), horner(far, TAIL))
 
 
-def polynomial(x: Expression, coefficients: tuple[float, ...]) -> Expression:
+def horner(x: Expression, coefficients: tuple[float, ...]) -> Expression:
     total = as_expression(coefficients[0])
     for c in coefficients[1:]:
         total = c + total * x

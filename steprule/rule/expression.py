@@ -319,7 +319,7 @@ class Expression:
         raise RuleError(f"numpy.{func.__name__} is not of the language of update rules; {instead(func.__name__)}")
 
     def __repr__(self) -> str:
-        return described(self)
+        return bounded_text(self)
 
 
 VOCABULARY: set[str] = set()
@@ -448,7 +448,7 @@ def written_length(e: Expression, lengths: Mapping[int, int]) -> int:
     return 1 + sum(lengths.get(id(a), 1) for a in e.args)
 
 
-def described(expression: Expression) -> str:
+def bounded_text(expression: Expression) -> str:
     """An expression as text of a bounded size: what is used more than once, or long, gets a name in a long one."""
     order = ordered([expression])
     lengths: dict[int, int] = {}

@@ -41,7 +41,7 @@ class Hold(Link):
         self.formats, self.noisy, self.slow, self.rule = formats, noisy, slow, name
 
     def weights(self, p: Any, new: Any, s: Any, h: Any) -> Any:
-        slots = {name: known(slot) for name, slot in s._slots().items()}
+        slots = {name: kept_exact(slot) for name, slot in s._slots().items()}
         positive = never_negative(slots, s._writes, h._value)
         grown = growing(s._writes, positive)
         for name, slot in slots.items():
@@ -90,7 +90,7 @@ def weight_of(e: Expression, name: str) -> Expression | None:
     return None
 
 
-def known(slot: Slot) -> Slot:
+def kept_exact(slot: Slot) -> Slot:
     """A slot with what its declaration says of fewer bits."""
     anchored = slot.kind == "array" and slot.initial == "parameter" and slot.exact is None
     return replace(slot, exact=BEGINS_AS_PARAMETER) if anchored else slot

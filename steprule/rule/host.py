@@ -78,12 +78,12 @@ def _div(a: float, b: float) -> float:
         return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
 
 
-def _whole(function: Callable[[float], int]) -> Callable[[float], float]:
+def _to_whole(function: Callable[[float], int]) -> Callable[[float], float]:
     """A function to whole numbers, with the sign of zero as torch has it."""
     return lambda a: math.copysign(float(function(a)), a) if math.isfinite(a) else a
 
 
-_floor = _whole(math.floor)
+_floor = _to_whole(math.floor)
 
 
 def _mod(a: float, b: float) -> float:
@@ -116,8 +116,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "atan2": math.atan2,
     "erf": math.erf,
     "floor": _floor,
-    "ceil": _whole(math.ceil),
-    "round": _whole(round),
+    "ceil": _to_whole(math.ceil),
+    "round": _to_whole(round),
     "sign": lambda a: float((a > 0) - (a < 0)),
     "minimum": _minimum,
     "maximum": _maximum,

@@ -14,7 +14,7 @@ from steprule.messages.spelling import refuse_misspelt
 from .expression import Expression
 from .slot import Slot
 
-__all__ = ["Modifier", "Reading", "Scoped", "Wrapped", "declared", "hyperparameters"]
+__all__ = ["Modifier", "Reading", "Scoped", "Wrapped", "added_hyperparameters", "declared_slots"]
 
 M = TypeVar("M", bound="Modifier")
 
@@ -200,12 +200,12 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def hyperparameters(modifier: Modifier) -> dict[str, Any]:
+def added_hyperparameters(modifier: Modifier) -> dict[str, Any]:
     """What a modifier adds to a group: its switch, then its hyperparameters under their prefix."""
     return {modifier.name: True} | {f"{modifier.name}_{key}": value for key, value in modifier.values.items()}
 
 
-def declared(modifiers: Iterable[Modifier]) -> dict[str, Slot]:
+def declared_slots(modifiers: Iterable[Modifier]) -> dict[str, Slot]:
     """The slots that modifiers declare, under their prefixes."""
     found = {}
     for m in modifiers:

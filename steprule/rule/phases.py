@@ -193,7 +193,7 @@ class Phases:
 
     def shared_row(self, e: Expression) -> int:
         """The row of what all parameters take from the first."""
-        return len(self.inputs) + len(self.reduces) + place(self.shared, e)
+        return len(self.inputs) + len(self.reduces) + index_of(self.shared, e)
 
     def depth(self, e: Expression) -> int:
         """The first pass that can compute an expression: reductions and matrix steps are ready one pass later."""
@@ -341,13 +341,13 @@ class Phases:
         return self.spread.setdefault(id(e), Expression("rows", (e,), level=Level.ROW))
 
     def line(self, e: Expression) -> int:
-        return place(self.lines, e)
+        return index_of(self.lines, e)
 
     def column(self, e: Expression) -> int:
-        return place(self.scalars, e)
+        return index_of(self.scalars, e)
 
 
-def place(known: list[Expression], e: Expression) -> int:
+def index_of(known: list[Expression], e: Expression) -> int:
     """Where an expression stands among others; at their end, if it did not yet."""
     for index, other in enumerate(known):
         if other is e:

@@ -14,7 +14,7 @@ from steprule.messages.spelling import nearest
 
 from .chain import chained
 from .expression import Expression, Level, RuleError, asking
-from .modifier import Modifier, declared
+from .modifier import Modifier, declared_slots
 from .phases import Phases
 from .program import Program
 from .slot import Slot
@@ -47,7 +47,7 @@ def trace(
     Raises:
         RuleError: if the rule is wrong, saying where and what to write instead.
     """
-    slots = {**(slots or {}), **declared(modifiers)}
+    slots = {**(slots or {}), **declared_slots(modifiers)}
     for slot_name, slot in slots.items():
         refuse_slot(slot_name, slot, hyper)
     shaping = frozenset(key for slot in slots.values() for key in slot.asks)
@@ -58,14 +58,14 @@ def trace(
     while True:
         h, s = Hyper(hyper), State(slots, reduced)
         h._settle(shaping)
-        before = drawn()
+        before = generator_states()
         new = run(whole, h, s, shape)
-        if drawn() != before:
+        if generator_states() != before:
             raise RuleError(
                 f"{name}.update draws a random number: it runs once, and every step would use that one; uniform() "
                 "and normal() from steprule.rule are drawn in each step"
             )
-        refuse_misspelt(name, s)
+        refuse_misspelt_slot(name, s)
         found = s._given_reductions()
         if found <= reduced:
             program = Phases(name, s, h, reduced).program(new, s._measured, s._left)
@@ -82,12 +82,12 @@ GENERATORS: dict[str, Callable[[Any], Any]] = {
 """The states of the random generators that a rule might draw from, by module."""
 
 
-def drawn() -> list[Any]:
+def generator_states() -> list[Any]:
     """How far those generators are whose modules are in use."""
     return [state(sys.modules[name]) for name, state in GENERATORS.items() if name in sys.modules]
 
 
-def refuse_misspelt(name: str, s: State) -> None:
+def refuse_misspelt_slot(name: str, s: State) -> None:
     """A slot that is read and never written stays as it began; if one of nearly its name is written, it was meant."""
     for slot in s._reads:
         if slot not in s._writes and slot not in s._declared:

@@ -15,7 +15,7 @@ from steprule.rule.slot import Slot
 
 from . import lbfgs_state
 from .lbfgs_state import is_of_lbfgs
-from .saved import Parameter, Shape, as_number, described, form, memory_order
+from .saved import Parameter, Shape, as_number, form, memory_order, shape_and_dtype
 
 __all__ = ["Fit", "Fresh", "Held", "Kind", "LoadResult", "Misshapen", "Placed", "Slots", "WholeFit", "kinds"]
 
@@ -244,7 +244,7 @@ class Fit:
         fits = len(record.shape) == param.ndim if self.resize else record.shape == tuple(param.shape)
         if fits and _family(record.dtype) == _family(param.dtype):
             return []
-        return [Misshapen(self.label, described(record.shape, record.dtype), form(param))]
+        return [Misshapen(self.label, shape_and_dtype(record.shape, record.dtype), form(param))]
 
     def _misshapen(self, name: str, value: Any) -> list[Misshapen]:
         wanted = self._wanted(name, value)
@@ -259,7 +259,7 @@ class Fit:
         record = self.saved.record
         if record is not None and name in record.slots and record.slots[name] != _shape_of(value):
             recorded = record.slots[name]
-            return "no tensor" if recorded is None else described(recorded, record.dtype)
+            return "no tensor" if recorded is None else shape_and_dtype(recorded, record.dtype)
         if is_of_lbfgs(self.saved.entry) and (
             wanted := lbfgs_state.wanted(name, value, self.saved.entry, self.common.numbers)
         ):
@@ -286,7 +286,7 @@ class Fit:
         families = (_family(value.dtype), _family(self.param.dtype)) if fits else ("", "")
         refused = name in self.slots if self.slots is not None else "complex" in families[0]
         alike = families[0] == families[1] or not refused
-        return None if fits and alike else described(target, self.param.dtype)
+        return None if fits and alike else shape_and_dtype(target, self.param.dtype)
 
     def _target(self, name: str) -> Shape:
         """The shape that an array slot must have."""

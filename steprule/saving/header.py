@@ -138,12 +138,12 @@ def made_header(document: Document, tensors: Mapping[str, torch.Tensor]) -> byte
     if len(text) > _LONGEST_HEADER:
         raise ValueError(f"the description of the tensors takes {len(text):,} bytes, more than safetensors reads")
     most = _most_values(8 + len(text) + offset)
-    if max(_values(text), _values(described.encode())) > most:
+    if max(_value_count(text), _value_count(described.encode())) > most:
         raise ValueError(f"there are more than {most:,} values beside the tensors: make tensors of long lists")
     return len(text).to_bytes(8, "little") + text
 
 
-def _values(text: bytes) -> int:
+def _value_count(text: bytes) -> int:
     """At least how many values there are in JSON; commas in strings count too."""
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
@@ -182,7 +182,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     checksum = _CHECKSUM.match(raw)
     if checksum is None or len(checksum[2]) != DIGESTS[checksum[1].decode()][1]:
         raise CheckpointError(f"{path}: damaged: the header does not begin with a checksum")
-    tensors = _tensors(entries, size - 8 - length, path)
+    tensors = _tensor_infos(entries, size - 8 - length, path)
     text = metadata["steprule"].encode(errors="surrogatepass")
     _refuse_many(text, size, path)
     document = _parsed(text, path, DIGITS)
@@ -201,7 +201,7 @@ def _guess(start: bytes, size: int) -> str:
 
 
 def _refuse_many(text: bytes, size: int, path: Path) -> None:
-    if _values(text) > _most_values(size):
+    if _value_count(text) > _most_values(size):
         raise CheckpointError(f"{path}: its header has more than {_most_values(size):,} values; damaged or harmful")
 
 
@@ -227,7 +227,7 @@ def _short(digits: int, kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def _tensors(entries: Mapping[str, Any], size: int, path: Path) -> dict[str, TensorInfo]:
+def _tensor_infos(entries: Mapping[str, Any], size: int, path: Path) -> dict[str, TensorInfo]:
     infos = {name: _info(name, entry, path) for name, entry in entries.items()}
     tensors = dict(sorted(infos.items(), key=lambda item: (item[1].begin, item[1].end)))
     offset = 0

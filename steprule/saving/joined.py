@@ -48,10 +48,12 @@ def joined(parts: Sequence[Saved], groups: Sequence[Mapping[str, Any]]) -> dict[
         waiting.append([{**own, **g, "params": [places[k] for k in g["params"]]} for g in part["param_groups"]])
         state |= {places.get(key, key): entry for key, entry in part["state"].items()}
         first += len(places)
-    return {"state": state, "param_groups": in_order(waiting, groups)}
+    return {"state": state, "param_groups": grouped_as_here(waiting, groups)}
 
 
-def in_order(waiting: Sequence[list[dict[str, Any]]], groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def grouped_as_here(
+    waiting: Sequence[list[dict[str, Any]]], groups: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """The saved groups as those here stand; what is left over at the end."""
     found = []
     for group in groups:
@@ -69,7 +71,3 @@ def likeness(saved: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[bool, 
     ]
     said = "algorithm" in saved and saved["algorithm"] == group.get("algorithm")
     return said, len(shared) / max(len(keys), 1)
-
-
-def is_number(value: Any) -> bool:
-    return as_number(value) is not None

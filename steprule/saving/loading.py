@@ -1,6 +1,6 @@
 """Loading goes one way: a state dictionary is read and checked, fitted to an optimizer, and applied to it.
 
-:func:`steprule.saving.saved.read` gives what was saved, :func:`fit` what the optimizer becomes, and only
+:func:`steprule.saving.saved.read_saved` gives what was saved, :func:`fit` what the optimizer becomes, and only
 :meth:`Loading.install` changes anything. They need of the optimizer only what every ``torch.optim.Optimizer`` has.
 """
 
@@ -21,9 +21,9 @@ from .fit import Fit, Fresh, Held, LoadResult, Placed, Slots, WholeFit, kinds
 from .groups import Group, Hyperparameters, merge, params_of, refuse_choice
 from .lbfgs_state import is_of_lbfgs
 from .places import names_of, places_of, resized_names
-from .saved import Parameter, Saved, highest_count, read
+from .saved import Parameter, Saved, highest_count, read_saved
 
-__all__ = ["Loading", "Options", "Receiver", "fit", "prepare", "restoring"]
+__all__ = ["LoadOptions", "Loading", "Receiver", "fit", "prepare", "restoring"]
 
 _SHOWN = 8  # names in a warning
 
@@ -60,7 +60,7 @@ class Receiver:
 
 
 @dataclass(frozen=True)
-class Options:
+class LoadOptions:
     """How to load.
 
     Attributes:
@@ -180,19 +180,19 @@ def prepare(
         optimizer: the optimizer.
         saved: a dictionary of :func:`steprule.saving.state_dict.pack` or of any ``torch.optim.Optimizer``.
         step, check, slots, fresh, frozen, held, placed: see :class:`Receiver`.
-        **options: see :class:`Options`.
+        **options: see :class:`LoadOptions`.
 
     Raises:
         ValueError: the state is of another algorithm or version, does not fit (every problem is named), or
             its hyperparameters are not clear for the groups here.
         TypeError, KeyError: ``saved`` is not a state dictionary.
     """
-    chosen = Options(**options)
+    chosen = LoadOptions(**options)
     refuse_choice(chosen.hyperparameters)
     given, name = _hooked(optimizer, saved), type(optimizer).__name__
     here = Receiver(name, optimizer.param_groups, optimizer.state, step, check, slots, fresh, frozen, held, placed)
     try:
-        return fit(read(given), here, chosen)
+        return fit(read_saved(given), here, chosen)
     except RecursionError as error:
         raise ValueError("the state dictionary is nested too deep, or contains itself") from error
 
@@ -205,7 +205,7 @@ def _hooked(optimizer: torch.optim.Optimizer, saved: Any) -> Any:
     return saved
 
 
-def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
+def fit(saved: Saved, here: Receiver, options: LoadOptions) -> Loading:
     """What an optimizer becomes when it loads what was saved; nothing is changed.
 
     Raises:
@@ -219,7 +219,7 @@ def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
     step = _steps(saved, here)
     for i, group in enumerate(merged.groups):
         _check_group(i, group, step, here.check)
-    fits = _fits(saved, here, options, places, merged.groups, resized)
+    fits = _fit_everything(saved, here, options, places, merged.groups, resized)
     result = _unmatched(here, saved, places)
     state: defaultdict[Any, Any] = defaultdict(dict, saved.loose)
     for param, found in zip(params_of(here.groups), fits, strict=True):
@@ -229,13 +229,13 @@ def fit(saved: Saved, here: Receiver, options: Options) -> Loading:
             state[param] = entry
     if options.strict and any(result):
         raise ValueError(f"the saved state does not fit this {here.algorithm}:\n{result}")
-    frozen, said = _frozen(saved, here, options, places)
+    frozen, said = _frozen_here(saved, here, options, places)
     said += _unread(saved, here.algorithm, fits)
     return Loading(state, merged.groups, step, result, merged.schedules, merged.replaced, frozen, said, saved.weights)
 
 
-def _frozen(
-    saved: Saved, here: Receiver, options: Options, places: Sequence[int | None]
+def _frozen_here(
+    saved: Saved, here: Receiver, options: LoadOptions, places: Sequence[int | None]
 ) -> tuple[list[tuple[str, torch.Tensor]], list[str]]:
     """The parameters that were frozen, with what they are called, and what to say where that is not so here."""
     if saved.frozen is None or options.hyperparameters == "current":
@@ -289,10 +289,10 @@ def _unmatched(here: Receiver, saved: Saved, places: Sequence[int | None]) -> Lo
     return LoadResult(missing, [p.label for i, p in enumerate(saved.parameters) if i not in taken], [])
 
 
-def _fits(
+def _fit_everything(
     saved: Saved,
     here: Receiver,
-    options: Options,
+    options: LoadOptions,
     places: Sequence[int | None],
     groups: Sequence[Group],
     resized: Collection[str],

@@ -18,11 +18,11 @@ __all__ = [
     "Record",
     "Saved",
     "as_number",
-    "described",
     "form",
     "highest_count",
     "memory_order",
-    "read",
+    "read_saved",
+    "shape_and_dtype",
 ]
 
 VERSION = 1
@@ -90,7 +90,7 @@ class Saved:
     weights: str | None = None
 
 
-def read(saved: Mapping[str, Any]) -> Saved:
+def read_saved(saved: Mapping[str, Any]) -> Saved:
     """The parts of a saved dictionary, in torch's form or in steprule's.
 
     Raises:
@@ -131,7 +131,9 @@ def _without_count(groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, 
     for i, group in enumerate(trimmed):
         schedules = group.get("schedules")
         if isinstance(schedules, Mapping) and STEPS_TAKEN in schedules:
-            counts.append(count(schedules[STEPS_TAKEN], f"{STEPS_TAKEN!r} in the schedules of param_groups[{i}]"))
+            counts.append(
+                whole_number(schedules[STEPS_TAKEN], f"{STEPS_TAKEN!r} in the schedules of param_groups[{i}]")
+            )
             group["schedules"] = {key: value for key, value in schedules.items() if key != STEPS_TAKEN}
     return trimmed, max(counts, default=None)
 
@@ -205,8 +207,8 @@ def _section(section: Any, size: int) -> _Section:
             f"{VERSION}: use the steprule that saved it, or a newer one"
         )
     algorithm = _expect(section["algorithm"], str, "'algorithm' of the state dictionary")
-    step = count(section["step"], "'step' of the state dictionary")
-    frozen = _frozen(section.get("frozen"), size)
+    step = whole_number(section["step"], "'step' of the state dictionary")
+    frozen = _frozen_places(section.get("frozen"), size)
     weights = section.get("weights")
     if weights not in (None, "training", "evaluation"):
         raise ValueError(f"'weights' of the state dictionary must be 'training' or 'evaluation', not {weights!r}")
@@ -218,7 +220,7 @@ def _section(section: Any, size: int) -> _Section:
     return _Section(algorithm, step, [_record(entry, i) for i, entry in enumerate(parameters)], frozen, weights)
 
 
-def _frozen(places: Any, size: int) -> frozenset[int] | None:
+def _frozen_places(places: Any, size: int) -> frozenset[int] | None:
     if places is None:
         return None
     found = _expect(places, (list, tuple), "'frozen' of the state dictionary")
@@ -297,7 +299,7 @@ def highest_count(entries: Iterable[Any], default: int = 0) -> int:
     return max((int(found) for found in counts if found is not None and math.isfinite(found)), default=default)
 
 
-def count(value: Any, what: str) -> int:
+def whole_number(value: Any, what: str) -> int:
     found = as_number(value)
     if found is None:
         raise TypeError(f"{what} must be a number, not {form(value)}")
@@ -308,14 +310,14 @@ def count(value: Any, what: str) -> int:
 
 def form(value: Any) -> str:
     """A value in words: shape and dtype of a tensor, the type of anything else."""
-    return described(value.shape, value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
+    return shape_and_dtype(value.shape, value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
-def described(shape: Iterable[int], dtype: torch.dtype) -> str:
+def shape_and_dtype(shape: Iterable[int], dtype: torch.dtype) -> str:
     """Shape and dtype in words.
 
     Example:
-        >>> described((3, 4), torch.float32)
+        >>> shape_and_dtype((3, 4), torch.float32)
         '(3, 4) float32'
     """
     return f"({', '.join(map(str, shape))}) {str(dtype).removeprefix('torch.')}"

@@ -23,7 +23,7 @@ import torch
 from .checksum import NEW, WORTH_A_THREAD, Checksum, blank
 from .header import CheckpointError, Document, Header, made_header, refuse_strange
 
-__all__ = ["check_tensors", "in_order", "mapped_tensors", "opened", "read_tensors", "write_tensors"]
+__all__ = ["check_tensors", "file_order", "mapped_tensors", "opened", "read_tensors", "write_tensors"]
 
 _PIECE = 1 << 24
 _WRITEBACK = 1 << 24
@@ -65,7 +65,7 @@ class Writeback:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def in_order(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def file_order(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors as they lie in a file: so that all are aligned."""
     return dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
 
@@ -82,14 +82,14 @@ def write_tensors(
         file: open for writing, at its beginning.
         document: what JSON can hold.
         tensors: dense tensors of a dtype of safetensors; complex ones as their real views.
-        whole: gives all of a tensor; it is asked for one after the other, as :func:`in_order` has them.
+        whole: gives all of a tensor; it is asked for one after the other, as :func:`file_order` has them.
 
     Raises:
         TypeError: a tensor is of a kind that the format does not have; nothing has been written.
     """
     for name, tensor in tensors.items():
         refuse_strange(name, tensor)
-    ordered = in_order(tensors)
+    ordered = file_order(tensors)
     header = made_header(document, ordered)
     file.write(header)
     with Checksum(NEW, header) as checksum, Writeback(file) as writeback:
@@ -187,14 +187,14 @@ def _read_in_order(
     for begin, data in places:
         for i in range(0, len(data), _PIECE):
             piece = data[i : i + _PIECE]
-            ahead.append((piece, _read(file, begin + i, piece, path, readers)))
+            ahead.append((piece, _read_piece(file, begin + i, piece, path, readers)))
             while len(ahead) > 2 * _READERS:
                 yield _arrived(*ahead.popleft())
     while ahead:
         yield _arrived(*ahead.popleft())
 
 
-def _read(file: BinaryIO, begin: int, piece: memoryview, path: Path, readers: Executor) -> Future[None] | None:
+def _read_piece(file: BinaryIO, begin: int, piece: memoryview, path: Path, readers: Executor) -> Future[None] | None:
     if len(piece) >= WORTH_A_THREAD:
         with suppress(RuntimeError):  # an interpreter that is ending starts no threads
             return readers.submit(_fill, file, begin, piece, path)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from numbers import Real
 
-__all__ = ["choice", "count", "counts", "finite_number"]
+__all__ = ["choice", "finite_number", "step_count", "step_counts"]
 
 
 def finite_number(name: str, value: float, least: float = -math.inf, above: float = -math.inf) -> float:
@@ -20,7 +20,7 @@ def finite_number(name: str, value: float, least: float = -math.inf, above: floa
     return float(value)
 
 
-def count(name: str, value: int, least: int = 1) -> int:
+def step_count(name: str, value: int, least: int = 1) -> int:
     if not finite_number(name, value).is_integer():
         raise ValueError(f"{name} must be a whole number of steps, got {value!r}")
     if value < least:
@@ -28,10 +28,10 @@ def count(name: str, value: int, least: int = 1) -> int:
     return int(value)
 
 
-def counts(name: str, values: Iterable[int]) -> tuple[int, ...]:
+def step_counts(name: str, values: Iterable[int]) -> tuple[int, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(f"{name} must be a list of whole numbers of steps, got {values!r}")
-    return tuple(count(name, value, least=0) for value in values)
+    return tuple(step_count(name, value, least=0) for value in values)
 
 
 def choice(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -12,7 +12,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from .checks import choice, count, counts, finite_number
+from .checks import choice, finite_number, step_count, step_counts
 from .picture import svg
 from .sparkline import sparkline
 from .tracker import Plateau
@@ -136,7 +136,7 @@ class Schedule:
         last = self.steps if steps is None else steps
         if last is None:
             raise ValueError(f"steps must be given, since {self} never ends")
-        last, width = count("steps", last), count("width", width)
+        last, width = step_count("steps", last), step_count("width", width)
         return sparkline([self.at(round(i * last / max(width - 1, 1))) for i in range(width)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Schedule:
         return svg([self.at(round(i * last / 160)) for i in range(161)], f"{self}, {last:,} steps")
 
     def __repr__(self) -> str:
-        return text(self)
+        return schedule_text(self)
 
     def __add__(self, other: Schedule | At | float) -> Schedule:
         return arithmetic("+", self, other)
@@ -245,7 +245,7 @@ def constant(factor: float = 1.0, steps: int | None = None) -> Schedule:
     value = finite_number("factor", factor)
     if steps is None:
         return Schedule(constant, {"factor": value, "steps": None}, lambda step: value)
-    end = count("steps", steps, least=0)
+    end = step_count("steps", steps, least=0)
     return Schedule(constant, {"factor": value, "steps": end}, lambda step: value if step < end else 1.0, end)
 
 
@@ -269,7 +269,7 @@ def arithmetic(op: str, left: Schedule | At | float, right: Schedule | At | floa
     lengths = [side.steps for side in (one, other) if isinstance(side, Schedule)]
     known = [length for length in lengths if length is not None]
     end = max(known) if known and len(known) == len(lengths) else None
-    first, second, apply = formula(one), formula(other), OPERATORS[op][1]
+    first, second, apply = as_formula(one), as_formula(other), OPERATORS[op][1]
     arguments = {"op": op, "left": one, "right": other}
     return Schedule(arithmetic, arguments, lambda step: apply(first(step), second(step)), end)
 
@@ -292,7 +292,7 @@ def join(schedules: Iterable[Schedule | At | float], milestones: Iterable[int]) 
         [1.0, 0.5, 1.0, 0.5, 0.0]
     """
     parts = tuple(as_schedule("schedules", part) for part in schedules)
-    points = counts("milestones", milestones)
+    points = step_counts("milestones", milestones)
     if len(points) != len(parts) - 1:
         raise ValueError(f"milestones must be one fewer than schedules, got {len(points)} and {len(parts)}")
     if list(points) != sorted(points):
@@ -330,8 +330,8 @@ def repeat(shape: Schedule, times: int | None = None, t_mult: int = 1, gamma: fl
     length = shape.steps
     if not length:
         raise ValueError(f"{shape} {'has no steps' if length == 0 else 'never ends'}: it can't be repeated")
-    most, factor = None if times is None else count("times", times), finite_number("gamma", gamma)
-    growth, value = count("t_mult", t_mult), shape.at
+    most, factor = None if times is None else step_count("times", times), finite_number("gamma", gamma)
+    growth, value = step_count("t_mult", t_mult), shape.at
     total = None if most is None else length * (most if growth == 1 else (growth**most - 1) // (growth - 1))
 
     def at(step: int) -> float:
@@ -380,7 +380,7 @@ def function(f: At, steps: int | None = None) -> Schedule:
             )
         return value
 
-    end = None if steps is None else count("steps", steps, least=0)
+    end = None if steps is None else step_count("steps", steps, least=0)
     return Schedule(function, {"f": f, "steps": end}, at, end)
 
 
@@ -403,7 +403,7 @@ def follow(make: Callable[..., Schedule], tracker: Plateau) -> Schedule:
     return Schedule(make, {name: getattr(tracker, name) for name in names}, lambda step: tracker.value, None, tracker)
 
 
-def formula(side: Schedule | float) -> At:
+def as_formula(side: Schedule | float) -> At:
     return side.at if isinstance(side, Schedule) else lambda step: side
 
 
@@ -458,7 +458,7 @@ def is_mapping(value: object) -> bool:
     return isinstance(value, Mapping)
 
 
-def text(schedule: Schedule) -> str:
+def schedule_text(schedule: Schedule) -> str:
     make, arguments = schedule.make, schedule.arguments
     if make is arithmetic:
         op, level = arguments["op"], OPERATORS[arguments["op"]][0]
@@ -478,7 +478,7 @@ def text(schedule: Schedule) -> str:
         if value == parameter.default:
             continue
         positional = i == 0 or parameter.default is parameter.empty
-        shown.append(value_text(value) if positional else f"{parameter.name}={value_text(value)}")
+        shown.append(argument_text(value) if positional else f"{parameter.name}={argument_text(value)}")
     return f"{make.__name__}({', '.join(shown)})"
 
 
@@ -487,9 +487,9 @@ def operand(value: Schedule | float, level: int) -> str:
     return f"({value})" if lower else repr(value)
 
 
-def value_text(value: object) -> str:
+def argument_text(value: object) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(map(value_text, value))}]"
+        return f"[{', '.join(map(argument_text, value))}]"
     if callable(value) and not isinstance(value, Schedule):
         return function_name(value).partition(":")[2]
     return repr(value)

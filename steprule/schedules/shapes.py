@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from .checks import choice, count, counts, finite_number
+from .checks import choice, finite_number, step_count, step_counts
 from .schedule import At, Schedule, constant, follow
 from .tracker import Plateau
 
@@ -36,7 +36,7 @@ def linear(steps: int, start_factor: float = 1.0, end_factor: float = 0.0) -> Sc
         >>> [linear(4)(step) for step in range(6)]
         [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
-    steps = count("steps", steps)
+    steps = step_count("steps", steps)
     start, end = finite_number("start_factor", start_factor), finite_number("end_factor", end_factor)
     arguments = {"steps": steps, "start_factor": start, "end_factor": end}
     return Schedule(linear, arguments, ramp(steps, start, end), steps)
@@ -54,7 +54,7 @@ def warmup(steps: int, start_factor: float = 0.0) -> Schedule:
         >>> [warmup(4)(step) for step in range(6)]
         [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
-    steps, start = count("steps", steps, least=0), finite_number("start_factor", start_factor)
+    steps, start = step_count("steps", steps, least=0), finite_number("start_factor", start_factor)
     return Schedule(warmup, {"steps": steps, "start_factor": start}, ramp(steps, start, 1.0), steps)
 
 
@@ -78,7 +78,7 @@ def cosine(steps: int, end_factor: float = 0.0) -> Schedule:
         >>> [round(cosine(4)(step), 3) for step in range(6)]
         [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
-    steps, end = count("steps", steps), finite_number("end_factor", end_factor)
+    steps, end = step_count("steps", steps), finite_number("end_factor", end_factor)
     half, cos, turn = (1.0 - end) / 2, math.cos, math.pi / steps
 
     def at(step: float) -> float:
@@ -99,7 +99,7 @@ def polynomial(steps: int, power: float = 1.0, end_factor: float = 0.0) -> Sched
         >>> [polynomial(4, power=2)(step) for step in range(6)]
         [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
     """
-    steps, end = count("steps", steps), finite_number("end_factor", end_factor)
+    steps, end = step_count("steps", steps), finite_number("end_factor", end_factor)
     power = finite_number("power", power, above=0.0)
 
     def at(step: int) -> float:
@@ -135,7 +135,7 @@ def inverse_sqrt(timescale: int) -> Schedule:
         >>> inverse_sqrt(100)(300)
         0.5
     """
-    scale = count("timescale", timescale)
+    scale = step_count("timescale", timescale)
     sqrt = math.sqrt
     return Schedule(inverse_sqrt, {"timescale": scale}, lambda step: sqrt(scale / (scale + step)))
 
@@ -152,7 +152,7 @@ def milestones(steps: Iterable[int], gamma: float = 0.1) -> Schedule:
         >>> [milestones([2, 3], gamma=0.5)(step) for step in range(5)]
         [1.0, 1.0, 0.5, 0.25, 0.25]
     """
-    points, factor = tuple(sorted(counts("steps", steps))), finite_number("gamma", gamma)
+    points, factor = tuple(sorted(step_counts("steps", steps))), finite_number("gamma", gamma)
     values = [factor**passed for passed in range(len(points) + 1)]
     arguments = {"steps": points, "gamma": factor}
     return Schedule(milestones, arguments, lambda step: values[bisect_right(points, step)])
@@ -187,7 +187,7 @@ def one_cycle(
         >>> [round(rate(step), 10) for step in (0, 29, 99)]
         [0.004, 0.1, 4e-07]
     """
-    steps, portion = count("steps", steps), finite_number("pct_start", pct_start)
+    steps, portion = step_count("steps", steps), finite_number("pct_start", pct_start)
     initial = 1.0 / finite_number("div_factor", div_factor, above=0.0)
     final = initial / finite_number("final_div_factor", final_div_factor, above=0.0)
     choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
@@ -246,9 +246,9 @@ def warmup_stable_decay(
         >>> warmup_stable_decay(100, 800, 100)
         warmup(100).then(constant(steps=800)).then(linear(100))
     """
-    rise = warmup(count("warmup_steps", warmup_steps, least=0), start_factor)
-    level = constant(steps=count("stable_steps", stable_steps, least=0))
-    return rise.then(level).then(linear(count("decay_steps", decay_steps), end_factor=end_factor))
+    rise = warmup(step_count("warmup_steps", warmup_steps, least=0), start_factor)
+    level = constant(steps=step_count("stable_steps", stable_steps, least=0))
+    return rise.then(level).then(linear(step_count("decay_steps", decay_steps), end_factor=end_factor))
 
 
 def plateau(
@@ -296,10 +296,10 @@ def plateau(
         Plateau(
             mode,
             float(factor),
-            count("patience", patience, least=0),
+            step_count("patience", patience, least=0),
             finite_number("threshold", threshold, least=0.0),
             threshold_mode,
-            count("cooldown", cooldown, least=0),
+            step_count("cooldown", cooldown, least=0),
             finite_number("min_factor", min_factor, least=0.0),
             finite_number("eps", eps, least=0.0),
         ),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .checks import count, finite_number
+from .checks import finite_number, step_count
 
 __all__ = ["Plateau"]
 
@@ -87,8 +87,8 @@ class Plateau:
         return {
             "value": finite_number("value", state["value"], least=0.0),
             "best": float(best) if best in ("inf", "-inf") else finite_number("best", best),
-            "num_bad_epochs": count("num_bad_epochs", state["num_bad_epochs"], least=0),
-            "cooldown_counter": count("cooldown_counter", state["cooldown_counter"], least=0),
+            "num_bad_epochs": step_count("num_bad_epochs", state["num_bad_epochs"], least=0),
+            "cooldown_counter": step_count("cooldown_counter", state["cooldown_counter"], least=0),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from steprule.portability.torch_private import increment_version, unset_fake_tem
 
 from .planning import LOOKS, Asked
 from .skipping import says_so, watched
-from .watching import look
+from .watching import look_for_untrained
 from .workings import workings
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> 
             plan = planner.recall(groups, optimizer.state, asked) or made_plan(optimizer, asked)
             works.members.doubt()
             if planner.looks < LOOKS:
-                look(optimizer, stacklevel=6)
+                look_for_untrained(optimizer, stacklevel=6)
         elif plan.thinned:
             plan.thinned = False
             works.members.doubt()

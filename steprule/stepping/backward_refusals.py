@@ -22,7 +22,7 @@ from .workings import workings
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["live", "refuse_model", "refuse_options", "refuse_params", "refuse_program", "refuse_scaler", "refuse_step"]
+__all__ = ["live", "refuse_model", "refuse_optimizer", "refuse_parts", "refuse_program", "refuse_scaler", "refuse_step"]
 
 PLAIN = "take plain steps instead"
 SCALED = (
@@ -31,7 +31,7 @@ SCALED = (
 )
 
 
-def refuse_options(optimizer: Optimizer) -> None:
+def refuse_optimizer(optimizer: Optimizer) -> None:
     """Refuse what needs all gradients at once, or backward more than once.
 
     Raises:
@@ -108,7 +108,7 @@ def refuse_program(program: Program, name: str) -> None:
         )
 
 
-def refuse_params(groups: Iterable[Mapping[str, Any]]) -> None:
+def refuse_parts(groups: Iterable[Mapping[str, Any]]) -> None:
     """Refuse parameters of which this process holds a part, and those without values.
 
     Raises:

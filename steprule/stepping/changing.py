@@ -10,7 +10,7 @@ from torch import nn
 
 from steprule.grouping.following import Followed
 from steprule.grouping.globs import fold
-from steprule.grouping.membership import missing
+from steprule.grouping.membership import left_out_of_groups
 from steprule.grouping.selectors import Selectable
 from steprule.schedules import report
 
@@ -76,7 +76,7 @@ def check(optimizer: Optimizer, model: nn.Module) -> None:
         them in
     """
     works = workings(optimizer)
-    if found := missing(model, optimizer.param_groups, type(optimizer).__name__):
+    if found := left_out_of_groups(model, optimizer.param_groups, type(optimizer).__name__):
         raise ValueError(found)
     works.planner.settle()
     updated = {id(entry.owner) for entry in works.planner.entries if entry.uncounted or entry.state}

@@ -14,7 +14,7 @@ from steprule.kernels.entry import Entry
 from steprule.kernels.plan import Plan
 from steprule.portability.torch_private import increment_version, unset_fake_temporarily
 from steprule.rule.chain import evaluated
-from steprule.rule.modifier import Modifier, declared
+from steprule.rule.modifier import Modifier, declared_slots
 from steprule.rule.program import Program
 from steprule.rule.slot import array
 from steprule.rule.trace import Rule, trace
@@ -165,7 +165,7 @@ def evaluation_program(modifier: Modifier | None, group: Group, p: torch.Tensor)
 
 def traced(rule: Rule, modifier: Modifier, group: Group, p: torch.Tensor, slots: Any = (), around: Any = ()) -> Program:
     hyper = {name: value for name, value in group.items() if name not in NOT_HYPER}
-    own = {**declared([modifier]), **dict(slots)}
+    own = {**declared_slots([modifier]), **dict(slots)}
     return trace(rule, hyper, own, name=type(modifier).__name__, modifiers=around, ndim=p.ndim)
 
 

@@ -17,7 +17,7 @@ from .workings import workings
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["asks_for_state", "counted", "hooked", "not_compiled"]
+__all__ = ["asks_for_state", "counted_step", "hooked", "not_compiled"]
 
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
@@ -105,7 +105,7 @@ def asks_for_state(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> bool:
     return not any(isinstance(g, FakeTensor) or bool(g.any()) for g in gradients)
 
 
-def counted(step: Callable[..., Any]) -> Callable[..., Any]:
+def counted_step(step: Callable[..., Any]) -> Callable[..., Any]:
     """A ``step`` of a subclass's own: schedules are written before it, it counts as one, and hooks run around it alone,
     not around the steps of classes above that it calls."""
 

@@ -19,8 +19,8 @@ from .applying import asked_now, made_plan
 from .backward_refusals import (
     SCALED,
     refuse_model,
-    refuse_options,
-    refuse_params,
+    refuse_optimizer,
+    refuse_parts,
     refuse_program,
     refuse_scaler,
     refuse_step,
@@ -90,10 +90,10 @@ class StepInBackward:
 
     def __init__(self, optimizer: Optimizer, model: nn.Module) -> None:
         works = workings(optimizer)
-        refuse_options(optimizer)
+        refuse_optimizer(optimizer)
         refuse_step(optimizer)
         refuse_model(model, optimizer.param_groups)
-        refuse_params(optimizer.param_groups)
+        refuse_parts(optimizer.param_groups)
         refuse_scaler(optimizer)
         refuse_rules(optimizer)
         refuse_others(optimizer)
@@ -221,7 +221,7 @@ class StepInBackward:
             self.refuse_broken()
         if self.pending:
             self.refuse_accumulation()
-        refuse_options(optimizer)
+        refuse_optimizer(optimizer)
         if not self.looked:
             refuse_scaler(optimizer)
             refuse_model(self.model, optimizer.param_groups)
@@ -326,7 +326,7 @@ class StepInBackward:
         if self.singles.outdated:
             workings(self.optimizer).planner.settle()
             self.singles.forget()
-            refuse_params(self.optimizer.param_groups)
+            refuse_parts(self.optimizer.param_groups)
             self.arrange()
 
     def before_saving(self, _: torch.optim.Optimizer) -> None:

@@ -146,7 +146,7 @@ def memory(optimizer: Optimizer, *, ranks: int = 1) -> Memory:
         for position, p in enumerate(group["params"]):
             label = called(group, index, position)
             shape = local_shape(p, ranks, label)
-            size = count(shape) * p.element_size()
+            size = numel(shape) * p.element_size()
             weights += size
             if not p.requires_grad:
                 for slot, value in optimizer.state.get(p, {}).items():
@@ -210,9 +210,9 @@ def held(value: Any, ranks: int) -> int:
         return 0
     local = value.to_local() if hasattr(value, "to_local") else value
     rows = -(-local.shape[0] // ranks) if local.ndim else 1
-    return (rows * count(local.shape[1:]) if local.ndim else 1) * local.element_size()
+    return (rows * numel(local.shape[1:]) if local.ndim else 1) * local.element_size()
 
 
-def count(shape: Sequence[int]) -> int:
+def numel(shape: Sequence[int]) -> int:
     """Elements of a shape."""
     return torch.Size(shape).numel()

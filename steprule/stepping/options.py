@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from torch import nn
 
-from steprule.grouping.hyperparameters import Choice, Declared, Range, check
+from steprule.grouping.hyperparameters import Choice, Declared, Range, check_ranges
 from steprule.kernels.choose import BACKENDS
 from steprule.kernels.entry import Entry
 from steprule.messages.spelling import nearest
@@ -243,7 +243,7 @@ def check_options(h: Mapping[str, Any], own: Container[str]) -> None:
         TypeError: naming one that is no number.
         RuntimeError: as torch does.
     """
-    check({name: declared for name, declared in RANGES.items() if name not in own}, h)
+    check_ranges({name: declared for name, declared in RANGES.items() if name not in own}, h)
     if "seed" not in own and (isinstance(h["seed"], bool) or h["seed"] != int(h["seed"])):
         raise ValueError(f"Invalid seed: {h['seed']!r}; it is a whole number")
     check_state_dtype(h["state_dtype"])

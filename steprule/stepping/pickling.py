@@ -17,7 +17,7 @@ from .workings import Workings, workings
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["kept", "renew"]
+__all__ = ["pickled", "unpickle"]
 
 KEPT = {
     "_roles": "roles",
@@ -30,7 +30,7 @@ KEPT = {
 """What parts of an optimizer are called in a pickle."""
 
 
-def kept(optimizer: Optimizer) -> dict[str, Any]:
+def pickled(optimizer: Optimizer) -> dict[str, Any]:
     """What is pickled beside what torch keeps."""
     works = workings(optimizer)
     count = works.count.settled()
@@ -39,7 +39,7 @@ def kept(optimizer: Optimizer) -> dict[str, Any]:
     return {**own, "_steps": count.taken, "_skipped": count.skipped, "_frozen": list(works.members.held.values())}
 
 
-def renew(optimizer: Optimizer, has_rule: bool) -> None:
+def unpickle(optimizer: Optimizer, has_rule: bool) -> None:
     """Make what is not pickled anew, once attributes, groups and state are there.
 
     Args:

@@ -111,7 +111,7 @@ class Planner:
         """Whether a flag on the device leaves a step out, so that nobody has to wait for it."""
         self.agreed: set[str] = set()
         self.looks = 0
-        """In how many steps somebody has looked for parameters without a gradient, see :func:`.watching.look`."""
+        """In how many steps somebody looked for parameters without a gradient: :func:`.watching.look_for_untrained`."""
         self.without: set[int] = set()
         """The identities of those found in the first of them."""
         self.lock = threading.RLock() if lock is None else lock

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.optim.optimizer import required
 
-from steprule.grouping.hyperparameters import check
-from steprule.rule.modifier import Modifier, hyperparameters
+from steprule.grouping.hyperparameters import check_ranges
+from steprule.rule.modifier import Modifier, added_hyperparameters
 
 from .options import NOT_HYPER, OPTIONS
 from .planning import Algorithm
@@ -128,7 +128,7 @@ class Roles:
 
     def keys_of(self, names: Iterable[str]) -> dict[str, Any]:
         """What modifiers bring into a group, with the values that they were made with."""
-        return {key: value for name in names for key, value in hyperparameters(self.modifiers[name]).items()}
+        return {key: value for name in names for key, value in added_hyperparameters(self.modifiers[name]).items()}
 
     def refuse_taken(self, names: Sequence[str], under: Hyper, before: Sequence[str]) -> None:
         """Refuse modifiers whose hyperparameters are called like those of the algorithm.
@@ -137,7 +137,7 @@ class Roles:
             ValueError: naming them.
         """
         for name in names:
-            taken = [key for key in hyperparameters(self.modifiers[name]) if key in under and name not in before]
+            taken = [key for key in added_hyperparameters(self.modifiers[name]) if key in under and name not in before]
             if taken:
                 kind = type(self.modifiers[name]).__name__
                 raise ValueError(f"{', '.join(taken)} of {kind} exists already: give {kind}(...) a name= of its own")
@@ -229,7 +229,7 @@ class Roles:
         for m in self.given(group):
             for part in self.parts_of(group):
                 refuse_together(part, m)
-            check({f"{m.name}_{key}": declared for key, declared in m.ranges.items()}, group)
+            check_ranges({f"{m.name}_{key}": declared for key, declared in m.ranges.items()}, group)
             m.validate({key: group[f"{m.name}_{key}"] for key in m.defaults})
 
     def adopt(self, groups: Iterable[dict[str, Any]]) -> None:

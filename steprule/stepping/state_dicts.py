@@ -79,7 +79,7 @@ def plan_load(optimizer: Optimizer, saved: Any, **options: Any) -> Loading:
     Args:
         optimizer: the optimizer, which stays as it is.
         saved: one state dictionary, or several.
-        **options: see :class:`steprule.saving.loading.Options`.
+        **options: see :class:`steprule.saving.loading.LoadOptions`.
     """
     works = workings(optimizer)
     members, roles, planner = works.members, works.roles, works.planner

@@ -13,10 +13,10 @@ from .workings import workings
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["look"]
+__all__ = ["look_for_untrained"]
 
 
-def look(optimizer: Optimizer, stacklevel: int) -> None:
+def look_for_untrained(optimizer: Optimizer, stacklevel: int) -> None:
     """Warn, once, of parameters that had no gradient in both of two steps; called where a plan was made.
 
     After the first step that leaves some out the plan is taken for outdated, so that the next one comes by here, and

@@ -74,7 +74,7 @@ def check_rule(
                 failed += compiled_and_not(make, start, f"{where} of {dtype}", refused)
             failed += zeros(make, parameter(shape, dtype, device, 0), f"{shape} of {dtype}")
         starts = [parameter(shape, dtype, device, seed) for seed, shape in enumerate(shapes)]
-        failed += together(make, starts, f"of {dtype}")
+        failed += check_together(make, starts, f"of {dtype}")
     failed = [*(refusal(whose, reason) for reason, whose in refused.items()), *failed]
     if failed:
         name = getattr(kind, "__name__", str(kind))
@@ -177,7 +177,7 @@ def zeros(make: Callable[..., Optimizer], start: Tensor, called: str) -> Iterato
         yield f"zero gradients leave {called} not finite"
 
 
-def together(make: Callable[..., Optimizer], starts: Sequence[Tensor], called: str) -> Iterator[str]:
+def check_together(make: Callable[..., Optimizer], starts: Sequence[Tensor], called: str) -> Iterator[str]:
     """Several parameters: threads, checkpoints, gradients that are missing."""
 
     def run(threads: int = 1, resumed: bool = False) -> list[Tensor]:

@@ -124,7 +124,7 @@ def find_lr(
         raise ValueError(f"rates must be positive and ascending, got lowest={lowest} and highest={highest}")
     if steps < 10:
         raise ValueError(f"steps must be at least 10, got {steps}")
-    peaks = [peak(group) for group in optimizer.param_groups]
+    peaks = [highest_rate(group) for group in optimizer.param_groups]
     most = max(peaks, default=0.0)
     if most <= 0:
         raise ValueError(f"no group of this {type(optimizer).__name__} has a rate lr that is not 0")
@@ -138,7 +138,7 @@ def find_lr(
             rate = lowest * (highest / lowest) ** (i / (steps - 1))
             for group, own in zip(optimizer.param_groups, peaks, strict=True):
                 if "lr" in group:
-                    group["lr"] = like(group["lr"], rate * own / most)
+                    group["lr"] = rate_like(group["lr"], rate * own / most)
             loss = optimizer.step(closure)
             loss = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
             if not math.isfinite(loss):
@@ -150,7 +150,7 @@ def find_lr(
     if len(losses) < LAST:
         raise RuntimeError(f"the loss is not finite by a rate of {rate:.2g}: begin with a lower one (lowest=)")
     smoothed = averaged(losses, max(len(losses) // 20, 1))
-    return RateTest(rates, losses, smoothed, fastest(rates, losses, smoothed))
+    return RateTest(rates, losses, smoothed, steepest_rate(rates, losses, smoothed))
 
 
 def left(losses: Sequence[float]) -> bool:
@@ -165,7 +165,7 @@ def averaged(losses: Sequence[float], reach: int) -> list[float]:
     return [sum(window) / len(window) for window in around]
 
 
-def peak(group: Mapping[str, Any]) -> float:
+def highest_rate(group: Mapping[str, Any]) -> float:
     """A group's rate; the highest it comes to where it follows a schedule."""
     schedule: Schedule | None = (group.get("schedules") or {}).get("lr")
     if schedule is None:
@@ -174,12 +174,12 @@ def peak(group: Mapping[str, Any]) -> float:
     return max(schedule(round(i * last / 200)) for i in range(201))
 
 
-def like(before: Any, rate: float) -> Any:
+def rate_like(before: Any, rate: float) -> Any:
     """A rate as a group holds it: a number, or a tensor."""
     return torch.full_like(before, rate) if isinstance(before, torch.Tensor) else rate
 
 
-def fastest(rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float]) -> float:
+def steepest_rate(rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float]) -> float:
     """The rate about which a line through a quarter of the losses, over the logarithm of the rate, falls most steeply.
 
     Raises:

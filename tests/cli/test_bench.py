@@ -38,10 +38,10 @@ from steprule.cli.bench.cases import (
     Steps,
     Target,
     cases,
-    first_step,
+    time_first_step,
 )
 from steprule.cli.bench.contenders import (
-    Lion,
+    HandwrittenLion,
     clipped,
     in_a_bucket,
     in_place,
@@ -51,8 +51,8 @@ from steprule.cli.bench.contenders import (
     with_zero_gradients,
 )
 from steprule.cli.bench.gpu_cases import gpu_cases
-from steprule.cli.bench.shapes import SHAPES, elements
 from steprule.cli.bench.table import PEERS, Grid, figures, targets
+from steprule.cli.bench.tensor_shapes import SHAPES, total_elements
 from steprule.cli.bench.timing import CLOCKS, Pace, Spread, Times, alternate, ratio, spread
 from steprule.cli.digits import LeNet
 from steprule.kernels.cpu import machine
@@ -103,7 +103,7 @@ def contend(seconds: dict[str, float], pace: Pace) -> tuple[FakeTime, dict[str, 
     ],
 )
 def test_the_models_have_their_published_sizes(name: str, tensors: int, parameters: int) -> None:
-    assert (len(SHAPES[name]), elements(SHAPES[name])) == (tensors, parameters)
+    assert (len(SHAPES[name]), total_elements(SHAPES[name])) == (tensors, parameters)
 
 
 def test_lenet_is_the_module_of_the_demo() -> None:
@@ -179,7 +179,7 @@ def test_spread_is_median_and_quartiles(values: list[float]) -> None:
         (steprule.AdamW, {}, torch.bfloat16, 14, 1),
         (steprule.AdamW, {}, torch.float64, 56, 1),
         (steprule.AdamW, {"clip_norm": 1.0}, torch.float32, 32, 2),
-        (Lion, {}, torch.float32, 20, 1),
+        (HandwrittenLion, {}, torch.float32, 20, 1),
     ],
 )
 def test_traffic_is_what_the_rule_reads_and_writes(
@@ -190,7 +190,7 @@ def test_traffic_is_what_the_rule_reads_and_writes(
     optimizer.step()
     found = traffic(optimizer)
     assert found is not None
-    assert (found.bytes, found.passes) == (per_parameter * elements(SHAPES["lenet"]), passes)
+    assert (found.bytes, found.passes) == (per_parameter * total_elements(SHAPES["lenet"]), passes)
 
 
 def test_sparse_gradients_have_no_traffic_of_the_whole() -> None:
@@ -254,7 +254,7 @@ def test_the_users_rule_is_lion() -> None:
     torch.manual_seed(0)
     p = torch.randn(7, dtype=torch.float64, requires_grad=True)
     x, m = p.detach().clone(), torch.zeros(7, dtype=torch.float64)
-    optimizer = Lion([p], lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
+    optimizer = HandwrittenLion([p], lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
     for _ in range(5):
         g = torch.randn(7, dtype=torch.float64)
         p.grad = g
@@ -288,7 +288,7 @@ def test_first_steps_can_be_sent_to_another_process(monkeypatch: pytest.MonkeyPa
         if isinstance(case, FirstStep):
             assert pickle.loads(pickle.dumps(case.ours)) is case.ours
     machine.forget()
-    first = first_step(steprule.AdamW, "lenet", None, "cpu", str(tmp_path / "code"))
+    first = time_first_step(steprule.AdamW, "lenet", None, "cpu", str(tmp_path / "code"))
     assert first.seconds > 0.0
     assert first.peak is None
     assert len(list((tmp_path / "code").iterdir())) == 1
@@ -325,14 +325,14 @@ def test_an_implementation_that_torch_does_not_have_for_a_device_is_left_out() -
 
 
 def test_a_copy_moves_as_many_numbers() -> None:
-    copied = contenders.copied(parameters([(3, 4), (6,)], torch.bfloat16, "cpu"))()
+    copied = contenders.copying(parameters([(3, 4), (6,)], torch.bfloat16, "cpu"))()
     assert (copied.shape, copied.dtype) == ((9,), torch.float32)
     assert copied.tolist() == [1.0] * 9
 
 
 def test_a_gpu_copies_other_bytes_in_each_turn_so_that_no_cache_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contenders, "COLD", 1000)
-    step = contenders.copied(parameters([(100,)], torch.float32, "cpu"))
+    step = contenders.copying(parameters([(100,)], torch.float32, "cpu"))
     written = [step() for _ in range(6)]
     assert [a is b for a, b in zip(written, written[3:], strict=False)] == [True] * 3
     assert len({y.data_ptr() for y in written}) == 3
@@ -471,7 +471,7 @@ def test_cases_are_listed_and_chosen_by_name() -> None:
 
 
 def test_other_shapes_keep_only_the_targets_they_have() -> None:
-    chosen = {case.name: case for case in command.choose("adamw*", "lenet")}
+    chosen = {case.name: case for case in command.chosen_cases("adamw*", "lenet")}
     kept = ["adamw", "adamw-bf16", "adamw-clip", "adamw-groups", "adamw-schedules", "adamw-experts"]
     assert list(chosen) == [f"{rule}/lenet" for rule in kept]
     assert [t.limit for t in chosen["adamw/lenet"].targets] == [0.4, 0.2]
@@ -544,7 +544,7 @@ def test_steprule_need_not_be_installed_to_be_measured(monkeypatch: pytest.Monke
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert command.machine("cpu")["steprule"] == "not installed"
+    assert command.about_machine("cpu")["steprule"] == "not installed"
 
 
 def test_markdown_has_a_line_for_each_row() -> None:

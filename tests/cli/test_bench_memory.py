@@ -12,7 +12,9 @@ WEIGHTS = 4 * 6 * (256 * 256 + 256)
 
 
 def test_what_is_counted_is_what_is_said() -> None:
-    plain, backward = (peak_memory.measured(name, 1, 256, 6) for name in ("steprule", "steprule, step_in_backward"))
+    plain, backward = (
+        peak_memory.measure_training(name, 1, 256, 6) for name in ("steprule", "steprule, step_in_backward")
+    )
     assert plain.weights == backward.weights == WEIGHTS
     assert plain.said is not None
     assert backward.said is not None
@@ -25,7 +27,7 @@ def test_what_is_counted_is_what_is_said() -> None:
 
 def test_torchs_are_measured_too() -> None:
     for name in ("torch fused", "torch, _apply_optimizer_in_backward"):
-        result = peak_memory.measured(name, 2, 256, 6)
+        result = peak_memory.measure_training(name, 2, 256, 6)
         assert result.said is None
         assert result.counted > 2 * WEIGHTS
 

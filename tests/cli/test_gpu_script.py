@@ -19,14 +19,14 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 
 import steprule
-from steprule.cli.bench import gpu_training, machine
+from steprule.cli.bench import about_machine, gpu_training
 from steprule.cli.bench.cases import FirstStep, Result, Settings, Steps
 from steprule.cli.bench.contenders import parameters
 from steprule.cli.bench.gpu_cases import gpu_cases
 from steprule.cli.bench.gpu_training import Graphed, Scaled
-from steprule.cli.bench.shapes import SHAPES
 from steprule.cli.bench.table import as_dictionary
 from steprule.cli.bench.table import figures as table_of
+from steprule.cli.bench.tensor_shapes import SHAPES
 from steprule.cli.bench.timing import CLOCKS, Pace, Times
 from steprule.stepping import options as stepping_options
 
@@ -105,7 +105,7 @@ def test_a_report_is_written_though_parts_fail_or_take_too_long(tmp_path: Path) 
     fake, figures_file, notes = tmp_path / "python", tmp_path / "figures.json", tmp_path / "notes"
     fake.write_text(FAKE)
     fake.chmod(0o755)
-    about = machine("cpu") | {"gpu": "NVIDIA A1"}
+    about = about_machine("cpu") | {"gpu": "NVIDIA A1"}
     figures_file.write_text(json.dumps({**about, "results": [figures("adamw/gpt2", peaks={"steprule": 2_000_000})]}))
     shorter = tmp_path / "scripts" / "gpu.sh"
     shorter.parent.mkdir()

@@ -106,10 +106,10 @@ def test_what_may_be_another_s_is_replaced(change: Any, compiled: list[str], pla
 
 
 def test_code_under_the_name_of_other_code_is_not_taken(place: Path) -> None:
-    kept_code.keep("ab", b"code")
+    kept_code.keep_code("ab", b"code")
     (place / "ab").rename(place / "cd")
     assert kept_code.kept("cd") is None
-    kept_code.keep("cd", b"code")
+    kept_code.keep_code("cd", b"code")
     assert kept_code.kept("cd") == b"code"
 
 
@@ -144,7 +144,7 @@ def test_nothing_is_kept_where_nothing_is_named(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_latest_asked_for_stay(place: Path) -> None:
     for i, key in enumerate("abcd"):
-        kept_code.keep(key, b"code")
+        kept_code.keep_code(key, b"code")
         os.utime(place / key, (i, i))
     assert kept_code.kept("a") == b"code"
     kept_code.leave(place, 2)

@@ -10,7 +10,7 @@ from tensors import give_gradients, parameters
 from torch.profiler import ProfilerActivity, profile
 
 from steprule import Optimizer, rule
-from steprule.cli.bench.peak_memory import peak
+from steprule.cli.bench.peak_memory import peak_bytes
 from steprule.kernels import matrices
 
 SHAPES = [(16, 32)] * 9 + [(8, 8)] * 2
@@ -39,7 +39,7 @@ def taken(most: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[torch.Tensor
         give_gradients(params, step)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
             optimizer.step()
-    return params, peak(found)
+    return params, peak_bytes(found)
 
 
 def test_parts_give_the_same_and_take_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from steprule.optimizer import Optimizer
 from steprule.rule import ceil, matrix, maximum, ndim, norm, scalar, sqrt, where
 
 from .drawn import normal_like
-from .projected import PROJECTED, moments, moved, tall, unprojected
+from .projected import PROJECTED, moments, moved_parameter, tall, unprojected
 
 __all__ = ["Apollo"]
 
@@ -97,12 +97,12 @@ class Apollo(Optimizer):
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         projects = ndim(p) == 2 and h.rank is not None
         u = sqrt(h.scale) * self.scaled(g, s, h) if projects else unprojected(g, s, h)
-        return moved(p, u, s, h)
+        return moved_parameter(p, u, s, h)
 
     def scaled(self, g: Any, s: Any, h: Any) -> Any:
         """The gradient with each channel, or all of it, scaled; and not much longer than the time before."""
         gap, known = h.update_proj_gap, s.projection
-        s.projection = matrix(drawn, known, h.seed, ceil(s.step / gap), returns=known, every=gap)
+        s.projection = matrix(random_projection, known, h.seed, ceil(s.step / gap), returns=known, every=gap)
         averages = s.projected_exp_avg, s.projected_exp_avg_sq
         function = by_channel if h.scale_type == "channel" else by_tensor
         u, s.projected_exp_avg, s.projected_exp_avg_sq = matrix(
@@ -114,7 +114,7 @@ class Apollo(Optimizer):
         return u / over
 
 
-def drawn(projection: torch.Tensor, seed: float, count: float) -> torch.Tensor:
+def random_projection(projection: torch.Tensor, seed: float, count: float) -> torch.Tensor:
     rank = max(projection.shape[-1], 1)
     found: torch.Tensor = normal_like(projection, projection.shape[1:], seed, count) / rank**0.5
     return found.repeat(len(projection), 1, 1)

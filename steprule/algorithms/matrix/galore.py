@@ -8,8 +8,8 @@ from steprule.algorithms.arguments import Number, Options, Params, Range, Ranges
 from steprule.optimizer import Optimizer
 from steprule.rule import matrix, ndim
 
-from .projected import PROJECTED, moments, moved, tall, unprojected
-from .tables import sound
+from .projected import PROJECTED, moments, moved_parameter, tall, unprojected
+from .square_tables import sound
 
 __all__ = ["GaLore", "moments", "tall"]
 
@@ -101,7 +101,7 @@ class GaLore(Optimizer):
             u = h.scale * u
         else:
             u = unprojected(g, s, h)
-        return moved(p, u, s, h)
+        return moved_parameter(p, u, s, h)
 
 
 def directions(projection: torch.Tensor, g: torch.Tensor) -> torch.Tensor:

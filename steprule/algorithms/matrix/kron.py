@@ -25,7 +25,7 @@ from steprule.rule import (
 )
 
 from .drawn import normal_like
-from .tables import is_whole
+from .square_tables import is_whole
 
 __all__ = ["Kron"]
 
@@ -172,13 +172,13 @@ def fitted(
     v = normal_like(m, m.shape[1:], seed, step).expand_as(m)
     a = times(columns, times(rows, m).mT).mT
     b = divided(divided(v, rows).mT, columns).mT
-    new_rows, new_columns = moved(rows, a, b, rate), moved(columns, a.mT, b.mT, rate)
+    new_rows, new_columns = moved_factor(rows, a, b, rate), moved_factor(columns, a.mT, b.mT, rate)
     largest = [q.abs().amax((-2, -1), keepdim=True) for q in (new_rows, new_columns)]
     middle = (largest[0] * largest[1]).sqrt()
     return new_rows * (middle / largest[0]), new_columns * (middle / largest[1])
 
 
-def moved(q: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rate: float) -> torch.Tensor:
+def moved_factor(q: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rate: float) -> torch.Tensor:
     """The factor of the first side after a step."""
     if not is_whole(q):
         one, two = a.square().sum(-1, keepdim=True), b.square().sum(-1, keepdim=True)

@@ -10,7 +10,7 @@ from steprule.algorithms.arguments import Slots
 from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.rule import rank, sqrt, table
 
-__all__ = ["PROJECTED", "moments", "moved", "tall", "unprojected"]
+__all__ = ["PROJECTED", "moments", "moved_parameter", "tall", "unprojected"]
 
 PROJECTED: Slots = {
     "projection": table("shorter", rank("rank")),
@@ -27,7 +27,7 @@ def unprojected(g: Any, s: Any, h: Any) -> Any:
     return s.exp_avg / (sqrt(s.exp_avg_sq) + h.eps)
 
 
-def moved(p: Any, u: Any, s: Any, h: Any) -> Any:
+def moved_parameter(p: Any, u: Any, s: Any, h: Any) -> Any:
     """The parameter's new value along a direction whose moments began with zero."""
     beta1, beta2 = h.betas
     rate = h.lr * sqrt(1 - beta2**s.step) / (1 - beta1**s.step)

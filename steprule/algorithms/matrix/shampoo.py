@@ -9,7 +9,7 @@ from steprule.algorithms.moments import mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import lerp, matrix, ndim, norm, sign, sqrt, square, table, where
 
-from .tables import gathered, sound
+from .square_tables import sound, take_in_products
 
 __all__ = ["Shampoo"]
 
@@ -173,7 +173,7 @@ class Shampoo(Optimizer):
 def taken_in(
     left: torch.Tensor, right: torch.Tensor, g: torch.Tensor, beta: float, weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    gathered(left, right, g, beta, weight)
+    take_in_products(left, right, g, beta, weight)
     return left, right
 
 

@@ -9,7 +9,7 @@ from steprule.algorithms.moments import mean_of, mean_square_of
 from steprule.optimizer import Optimizer
 from steprule.rule import matrix, mean, ndim, sqrt, square, table, where
 
-from .tables import gathered, is_whole, sound, turned
+from .square_tables import is_whole, sound, take_in_products, turned
 
 __all__ = ["SOAP"]
 
@@ -138,7 +138,7 @@ def looked_at(
     beta: float,
 ) -> tuple[torch.Tensor, ...]:
     """Gradients and their means in the bases as they are, and the tables that these are made of next."""
-    gathered(gram_rows, gram_columns, g, beta, 1 - beta)
+    take_in_products(gram_rows, gram_columns, g, beta, 1 - beta)
     return turned(rows, g, columns), turned(rows, m, columns), gram_rows, gram_columns
 
 

@@ -232,19 +232,19 @@ class LBFGS(Optimizer):
 
     def _move(self, t: Any, d: torch.Tensor) -> None:
         offset = 0
-        for p in map(real, self._moving()):
+        for p in map(real_view, self._moving()):
             p.add_(d[offset : offset + p.numel()].view_as(p), alpha=t)
             offset += p.numel()
 
 
-def real(p: torch.Tensor) -> torch.Tensor:
+def real_view(p: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(p) if p.is_complex() else p
 
 
 def flat_gradient(p: torch.Tensor) -> torch.Tensor:
     if p.grad is None:
-        return real(torch.zeros_like(p)).flatten()
-    return real(p.grad.to_dense() if p.grad.is_sparse else p.grad).flatten()
+        return real_view(torch.zeros_like(p)).flatten()
+    return real_view(p.grad.to_dense() if p.grad.is_sparse else p.grad).flatten()
 
 
 def search_direction(state: dict[str, Any], gradient: torch.Tensor, history_size: int) -> torch.Tensor:

@@ -78,7 +78,7 @@ def strong_wolfe(
             bracket[high] = trial
             low, high = (0, 1) if bracket[0].loss <= bracket[1].loss else (1, 0)
             continue
-        done = flat(trial, start)
+        done = has_flattened(trial, start)
         if not done and trial.slope * (bracket[high].t - bracket[low].t) >= 0:
             bracket[high] = bracket[low]
         bracket[low] = trial
@@ -91,7 +91,7 @@ def bracketed(at: Callable[[Any], Trial], start: Trial, t: Any, limit: int) -> t
     for count in range(limit):
         if not has_numbers(trial) or too_high(trial, start) or (count > 1 and trial.loss >= before.loss):
             return [before, trial], False, count
-        if flat(trial, start):
+        if has_flattened(trial, start):
             return [trial], True, count
         if trial.slope >= 0:
             return [before, trial], False, count
@@ -125,7 +125,7 @@ def too_high(trial: Trial, start: Trial) -> bool:
     return bool(trial.loss > start.loss + ENOUGH * trial.t * start.slope)
 
 
-def flat(trial: Trial, start: Trial) -> bool:
+def has_flattened(trial: Trial, start: Trial) -> bool:
     return bool(abs(trial.slope) <= -FLAT * start.slope)
 
 

@@ -11,14 +11,14 @@ from steprule.rule import where
 __all__ = ["ScheduleFreeRAdam"]
 
 
-def known(s: Any, h: Any) -> Any:
+def enough_seen(s: Any, h: Any) -> Any:
     """Whether enough gradients were seen to divide by their size."""
     return observed(s, h.betas[1]) > 4
 
 
 def rectified(s: Any, h: Any) -> Any:
     """The rate of a step."""
-    return h.lr * where(known(s, h), rectification(s, h.betas[1]), 0.0 if h.silent_sgd_phase else 1.0)
+    return h.lr * where(enough_seen(s, h), rectification(s, h.betas[1]), 0.0 if h.silent_sgd_phase else 1.0)
 
 
 class ScheduleFreeRAdam(Optimizer):
@@ -111,6 +111,6 @@ class ScheduleFreeRAdam(Optimizer):
     def update(self, p: Any, g: Any, s: Any, h: Any) -> Any:
         beta2 = h.betas[1]
         s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)
-        u = where(known(s, h), g / corrected_root(s.exp_avg_sq, beta2, s, h), g)
+        u = where(enough_seen(s, h), g / corrected_root(s.exp_avg_sq, beta2, s, h), g)
         rate = rectified(s, h)
         return p * (1 - rate * h.weight_decay) - rate * u

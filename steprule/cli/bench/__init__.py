@@ -18,18 +18,18 @@ import torch
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from steprule.cli.console import console, fail, say
+from steprule.cli.console import check_matplotlib, console, fail, say
 from steprule.display.bytes import readable
 from steprule.replacing import replacing
 
 from .cases import Case, FirstStep, Result, Settings, Steps, cases
-from .files import measure_files
+from .file_times import measure_files
 from .gpu_cases import gpu_cases
 from .peak_memory import measure_memory
 from .picture import draw
 from .ranks import measure_ranks
-from .shapes import SHAPES
 from .table import LEGEND, as_dictionary, figures, targets
+from .tensor_shapes import SHAPES
 from .timing import Pace
 
 CASES: dict[str, Callable[[], list[Case]]] = {"cpu": cases, "cuda": gpu_cases}
@@ -80,7 +80,7 @@ def bench(
         return
     if device not in CASES:
         fail(f"--device is one of {', '.join(CASES)}, not {device!r}")
-    chosen = [item for item in choose(case, shapes, device) if not first or isinstance(item, FirstStep)]
+    chosen = [item for item in chosen_cases(case, shapes, device) if not first or isinstance(item, FirstStep)]
     if not chosen:
         fail(f"no first step is named {case!r}")
     if names:
@@ -92,19 +92,19 @@ def bench(
     for path in (json_file, picture, markdown):
         check_writable(path)
     if picture:
-        check_matplotlib()
+        check_matplotlib("a picture")
     if threads is not None:
         torch.set_num_threads(threads)
-    about = machine(device)
+    about = about_machine(device)
     pace = Pace(3, block=0.03) if quick else Pace(repeats)
     results, failed = measure(chosen, Settings(pace, device, compiled), seconds)
-    show(results, about)
+    show_results(results, about)
     if json_file:
-        write(json_file, json.dumps({**about, "pace": asdict(pace), "results": list(map(as_dictionary, results))}))
+        write_text(json_file, json.dumps({**about, "pace": asdict(pace), "results": list(map(as_dictionary, results))}))
     if markdown:
-        write(markdown, page(results, about))
+        write_text(markdown, page(results, about))
     if picture and results:
-        draw(picture, results, describe(about))
+        draw(picture, results, measured_where(about))
     for name, error in failed.items():
         console.print(f"{name} was not measured: {error}", style="red", highlight=False)
     if failed:
@@ -114,20 +114,20 @@ def bench(
 def measure_and_show_files(size: int, repeats: int, json_file: Path | None) -> None:
     """Saving and loading, in turns with torch's."""
     check_writable(json_file)
-    about, results = machine("cpu"), []
-    say(describe(about))
+    about, results = about_machine("cpu"), []
+    say(measured_where(about))
     for result in measure_files(size, repeats):
         say(result.line)
         results.append({**asdict(result), "ratio": result.ratio})
     if json_file:
-        write(json_file, json.dumps({**about, "results": results}))
+        write_text(json_file, json.dumps({**about, "results": results}))
 
 
 def measure_and_show_memory(repeats: int, quick: bool, json_file: Path | None) -> None:
     """What training takes above the weights, plain and in backward, beside torch's."""
     check_writable(json_file)
-    about, results = machine("cpu"), []
-    say(describe(about))
+    about, results = about_machine("cpu"), []
+    say(measured_where(about))
     say("bytes above the weights: said by memory(), by torch's own count, resident; time of a training step")
     for result in measure_memory(repeats, quick):
         sizes = [readable(size) if size is not None else "" for size in (result.said, result.counted, result.resident)]
@@ -135,23 +135,23 @@ def measure_and_show_memory(repeats: int, quick: bool, json_file: Path | None) -
         say(f"{result.name:50} {said:>8} {counted:>8} {resident:>8} {1000 * result.median:8.1f} ms")
         results.append(asdict(result))
     if json_file:
-        write(json_file, json.dumps({**about, "results": results}))
+        write_text(json_file, json.dumps({**about, "results": results}))
 
 
 def measure_and_show_ranks(ranks: int, repeats: int, json_file: Path | None) -> None:
     """Steps on several processes, beside torch's and beside the same parts as plain tensors."""
     check_writable(json_file)
-    about, results = machine("cpu"), []
-    say(describe(about))
+    about, results = about_machine("cpu"), []
+    say(measured_where(about))
     say(f"{ranks} processes of one thread; the last column is the time on DTensors over that on their parts")
     for result in measure_ranks(ranks, repeats):
         say(result.line)
         results.append(asdict(result))
     if json_file:
-        write(json_file, json.dumps({**about, "ranks": ranks, "results": results}))
+        write_text(json_file, json.dumps({**about, "ranks": ranks, "results": results}))
 
 
-def choose(pattern: str, shapes: str | None, device: str = "cpu") -> list[Case]:
+def chosen_cases(pattern: str, shapes: str | None, device: str = "cpu") -> list[Case]:
     """The cases of a name, on other shapes if that is asked for; a case that has no targets there loses them."""
     every = {case.name: case for case in CASES[device]()}
     chosen = [case for name, case in every.items() if fnmatchcase(name, pattern)]
@@ -174,13 +174,6 @@ def check_writable(path: Path | None) -> None:
             pass
     except OSError as error:
         fail(f"cannot write {path}: {error.strerror or error}")
-
-
-def check_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        fail("a picture needs matplotlib: pip install 'steprule[demo]'")
 
 
 def measure(
@@ -215,7 +208,7 @@ def measure(
     return results, failed
 
 
-def machine(device: str) -> dict[str, Any]:
+def about_machine(device: str) -> dict[str, Any]:
     """Where and with what it is measured."""
     return {
         "processor": processor(),
@@ -249,7 +242,7 @@ def processor() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def describe(about: dict[str, Any]) -> str:
+def measured_where(about: dict[str, Any]) -> str:
     where = about["gpu"] or "{processor}, {threads} threads".format(**about)
     return f"{where}, torch {about['torch']}, steprule {about['steprule']}"
 
@@ -261,9 +254,9 @@ def disturbed(about: dict[str, Any]) -> str | None:
     return f"Other programs were running at the start (load {about['load']:.1f}): these figures are theirs too."
 
 
-def show(results: Sequence[Result], about: dict[str, Any]) -> None:
+def show_results(results: Sequence[Result], about: dict[str, Any]) -> None:
     """The tables, on the terminal."""
-    console.print(describe(about), highlight=False)
+    console.print(measured_where(about), highlight=False)
     if warning := disturbed(about):
         console.print(warning, style="red", highlight=False)
     for grid in (figures(results, wide=console.width >= WIDE), targets(results)):
@@ -277,10 +270,10 @@ def show(results: Sequence[Result], about: dict[str, Any]) -> None:
 def page(results: Sequence[Result], about: dict[str, Any]) -> str:
     """The tables, as a page in Markdown."""
     tables = [f"## {grid.title}\n\n{grid.markdown()}" for grid in (figures(results), targets(results)) if grid.rows]
-    parts = ["# Step times", describe(about) + ".", disturbed(about), *tables, LEGEND]
+    parts = ["# Step times", measured_where(about) + ".", disturbed(about), *tables, LEGEND]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     with replacing(path) as file:
         file.write(text.encode())

@@ -18,12 +18,12 @@ import steprule
 from steprule.kernels.cpu.kept_code import CACHE
 
 from .contenders import (
-    Lion,
+    HandwrittenLion,
     Make,
     algorithms,
     clipped,
     coming_and_going,
-    copied,
+    copying,
     in_groups,
     in_place,
     parameters,
@@ -32,7 +32,7 @@ from .contenders import (
     traffic,
     works,
 )
-from .shapes import SHAPES, SIZES, elements
+from .tensor_shapes import SHAPES, SIZES, total_elements
 from .timing import CLOCKS, Pace, Spread, Times, alternate, ratio, spread
 
 __all__ = ["Case", "FirstStep", "Result", "Settings", "Sizes", "Steps", "Target", "cases"]
@@ -151,11 +151,11 @@ class Steps:
         params = self.lay(parameters(SHAPES[self.shapes], self.dtype, settings.device, self.tokens))
         ours = self.ours(params)
         peers = self.taking_part(settings)
-        memory = (in_place if settings.device == "cpu" else copied)(params)
+        memory = (in_place if settings.device == "cpu" else copying)(params)
         contenders = {OURS: ours.step, MEMORY: memory} | {name: make(params) for name, make in peers.items()}
         times = alternate(contenders, settings.pace, CLOCKS[settings.device])
         known = traffic(ours)
-        count = elements(SHAPES[self.shapes])
+        count = total_elements(SHAPES[self.shapes])
         in_place_bytes = 2 * self.dtype.itemsize * count
         result = Result(self.name, count, times, known.bytes if known else None, in_place_bytes)
         one_pass = known is not None and known.passes == 1
@@ -255,13 +255,13 @@ class FirstStep:
         makes = [*(math.ceil(settings.pace.rounds / 4) + bool(kept)) * [self.ours], *peers.values()]
         tasks = [(make, self.shapes, self.tokens, settings.device, kept) for make in makes]
         with get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
-            taken = processes.starmap(first_step, tasks, chunksize=1)
+            taken = processes.starmap(time_first_step, tasks, chunksize=1)
         own, others = taken[bool(kept) : len(taken) - len(peers)], taken[len(taken) - len(peers) :]
         seconds = tuple(first.seconds for first in own)
         peaks = {who: first.peak for who, first in zip([OURS, *peers], [own[0], *others], strict=True)}
         return Result(
             name,
-            elements(SHAPES[self.shapes]),
+            total_elements(SHAPES[self.shapes]),
             {OURS: Times(seconds[0], seconds)},
             targets=[(Target("seconds", limit), spread(seconds))],
             peaks={who: peak for who, peak in peaks.items() if peak is not None},
@@ -280,7 +280,7 @@ class First(NamedTuple):
     peak: int | None = None
 
 
-def first_step(make: Any, shapes: str, tokens: int | None, device: str, kept: str = "") -> First:
+def time_first_step(make: Any, shapes: str, tokens: int | None, device: str, kept: str = "") -> First:
     """Construct an optimizer that did not exist, and take a step.
 
     Args:
@@ -393,8 +393,8 @@ def cases() -> list[Case]:
             {"fused": clipped(adamw["fused"], 1.0)},
             [Target("fused", 0.6)],
         ),
-        Steps("lion-rule", "gpt2", Lion, {}, [Target(MEMORY, 1.1)]),
-        FirstStep("lion-rule", Lion),
+        Steps("lion-rule", "gpt2", HandwrittenLion, {}, [Target(MEMORY, 1.1)]),
+        FirstStep("lion-rule", HandwrittenLion),
         *many_groups(),
         *experts(),
         Sizes("adamw", steprule.AdamW),

@@ -17,17 +17,17 @@ from torch import Tensor
 import steprule
 from steprule.kernels.explain import bytes_per_element
 
-from .shapes import Shape
+from .tensor_shapes import Shape
 from .timing import Step
 
 __all__ = [
-    "Lion",
+    "HandwrittenLion",
     "Make",
     "Traffic",
     "algorithms",
     "clipped",
     "coming_and_going",
-    "copied",
+    "copying",
     "in_groups",
     "in_place",
     "parameters",
@@ -44,7 +44,7 @@ Make = Callable[[list[Tensor]], Step]
 """Parameters whose gradients are in place, to the step of a contender."""
 
 
-class Lion(steprule.Optimizer):
+class HandwrittenLion(steprule.Optimizer):
     """Lion as a user would write it (Chen et al. 2023, https://arxiv.org/abs/2302.06675)."""
 
     def __init__(self, params: Any, lr: float = 1e-4, betas: Any = (0.9, 0.99), weight_decay: float = 0.0) -> None:
@@ -154,10 +154,10 @@ def torch_peers(kind: type[torch.optim.Optimizer], **options: Any) -> dict[str, 
         return kind(params, **options, **way).step
 
     peers: dict[str, Make] = {name: partial(peer, **way) for name, way in ways.items()}
-    return {**peers, "compile": lambda params: compiled(peer(params))}
+    return {**peers, "compile": lambda params: with_torch_compile(peer(params))}
 
 
-def compiled(step: Step) -> Step:
+def with_torch_compile(step: Step) -> Step:
     """What torch.compile makes of a step, as if it were the first that it sees: from some number on it gives up."""
     torch.compiler.reset()
     return torch.compile(step)
@@ -190,7 +190,7 @@ def in_place(params: list[Tensor]) -> Step:
     return lambda: x.mul_(-1.0)
 
 
-def copied(params: list[Tensor]) -> Step:
+def copying(params: list[Tensor]) -> Step:
     """Read as many bytes as the parameters hold, and write as many others: how a GPU's bandwidth is told.
 
     The bytes are others in each of several turns, so that a GPU's cache does not hold them.

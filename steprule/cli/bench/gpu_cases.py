@@ -13,7 +13,7 @@ from steprule.kernels.gpu.triton import TritonLaunch
 from steprule.kernels.gpu.tune import CANDIDATES, Block
 
 from .cases import MEMORY, WHERE, Case, FirstStep, Steps, Target
-from .contenders import Lion, Make, algorithms, clipped, in_a_bucket, torch_peers, with_zero_gradients
+from .contenders import HandwrittenLion, Make, algorithms, clipped, in_a_bucket, torch_peers, with_zero_gradients
 from .gpu_training import NORM, Graphed, Scaled
 
 __all__ = ["gpu_cases"]
@@ -45,7 +45,7 @@ def in_each_block(what: str, fused: Make, lay: Callable[[list[torch.Tensor]], li
         Steps(
             f"adamw{suffix}-{what}-{block.size}x{block.warps}",
             "gpt2",
-            in_blocks(block),
+            with_block(block),
             {"fused": fused},
             [Target("fused", 1.0), IN_PLACE],
             dtype=dtype,
@@ -74,7 +74,7 @@ def in_training() -> list[Case]:
     ]
 
 
-def in_blocks(block: Block) -> Callable[[list[torch.Tensor]], steprule.Optimizer]:
+def with_block(block: Block) -> Callable[[list[torch.Tensor]], steprule.Optimizer]:
     """AdamW whose kernels take this block, whatever was measured."""
 
     def made(params: list[torch.Tensor]) -> steprule.Optimizer:
@@ -99,7 +99,7 @@ def gpu_cases() -> list[Case]:
         Steps("adamw", "lenet", steprule.AdamW, adamw),
         Steps("adamw", "small", steprule.AdamW, adamw),
         Steps("adamw-clip", "gpt2", partial(steprule.AdamW, clip_norm=1.0), norm),
-        Steps("lion-rule", "gpt2", Lion, {}, [IN_PLACE]),
+        Steps("lion-rule", "gpt2", HandwrittenLion, {}, [IN_PLACE]),
         FirstStep("adamw", steprule.AdamW, "gpt2", limit=3.0, peers={"fused": partial(torch.optim.AdamW, fused=True)}),
         FirstStep("adafactor", steprule.Adafactor, "gpt2", limit=3.0),
         FirstStep("muon", steprule.Muon, "gpt2-hidden", limit=3.0),

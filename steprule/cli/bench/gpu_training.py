@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .cases import OURS, Result, Settings, Target, judged
 from .contenders import parameters
-from .shapes import SHAPES, elements
+from .tensor_shapes import SHAPES, total_elements
 from .timing import CLOCKS, Step, alternate
 
 __all__ = ["Graphed", "Scaled"]
@@ -62,7 +62,7 @@ class Scaled:
             params = parameters(SHAPES[self.shapes], torch.float32, settings.device)
             steps[name] = behind_a_scaler(make, params, settings.device)
             ends[name] = [p.detach().clone() for p in params]
-        agree(ends)
+        refuse_other_results(ends)
         return timed(self, steps, settings)
 
 
@@ -125,7 +125,7 @@ class Graphed:
             params = parameters(SHAPES[self.shapes], torch.float32, settings.device)
             steps[name] = replayed(make, params, name != OURS, settings.device)
             ends[name] = [p.detach().clone() for p in params]
-        agree(ends)
+        refuse_other_results(ends)
         return timed(self, steps, settings)
 
 
@@ -172,7 +172,7 @@ def captured(step: Step, device: str) -> Step:
     return graph.replay
 
 
-def agree(ends: Mapping[str, Sequence[Tensor]]) -> None:
+def refuse_other_results(ends: Mapping[str, Sequence[Tensor]]) -> None:
     """Refuse to measure steps that do not do what torch's do.
 
     Raises:
@@ -187,4 +187,4 @@ def agree(ends: Mapping[str, Sequence[Tensor]]) -> None:
 def timed(case: Any, steps: Mapping[str, Step], settings: Settings) -> list[Result]:
     gc.collect()
     times = alternate(steps, settings.pace, CLOCKS[settings.device])
-    return [judged(Result(case.name, elements(SHAPES[case.shapes]), times), case.targets)]
+    return [judged(Result(case.name, total_elements(SHAPES[case.shapes]), times), case.targets)]

@@ -145,10 +145,10 @@ def giving_back() -> Iterator[None]:
 
 
 def serve(name: str, steps: int, quick: bool, results: Any) -> None:
-    results.put(measured(name, steps, *(QUICK if quick else (WIDTH, DEPTH))))
+    results.put(measure_training(name, steps, *(QUICK if quick else (WIDTH, DEPTH))))
 
 
-def measured(name: str, steps: int, width: int, depth: int) -> MemoryResult:
+def measure_training(name: str, steps: int, width: int, depth: int) -> MemoryResult:
     """What training takes, here and now."""
     train, state_dtype = contenders()[name]
     torch.manual_seed(0)
@@ -169,7 +169,7 @@ def measured(name: str, steps: int, width: int, depth: int) -> MemoryResult:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         step()
         step()
-    counted = peak(found)
+    counted = peak_bytes(found)
     del found
     seconds = []
     for _ in range(steps):
@@ -191,7 +191,7 @@ def warm(rows: int) -> None:
             optimizer.step()
 
 
-def peak(found: Any) -> int:
+def peak_bytes(found: Any) -> int:
     """The most bytes that torch's allocator had given out at once."""
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
     most = total = 0

@@ -11,8 +11,8 @@ from steprule.display.style import FAINT, INK, STYLE
 from steprule.replacing import replacing
 
 from .cases import Result
-from .shapes import SIZES
 from .table import PEERS
+from .tensor_shapes import SIZES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

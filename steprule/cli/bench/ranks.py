@@ -17,7 +17,7 @@ from torch import nn
 
 import steprule
 
-from .shapes import SHAPES, Shape
+from .tensor_shapes import SHAPES, Shape
 
 __all__ = ["RankResult", "measure_ranks"]
 
@@ -98,18 +98,18 @@ def serve(rank: int, ranks: int, store: str, repeats: int, results: Any) -> None
 def measure(repeats: int) -> Iterator[RankResult]:
     for model, shapes in MODELS.items():
         for rule, (name, options) in RULES.items():
-            shared, alone = parameters(shapes)
+            shared, alone = sharded_parameters(shapes)
             contenders: dict[str, Callable[[], object]] = {
                 "shared": getattr(steprule, name)(shared, **options).step,
                 "alone": getattr(steprule, name)(alone, **options).step,
             }
             if name == "AdamW":
-                contenders["torch"] = of_torch(parameters(shapes)[0], options)
+                contenders["torch"] = of_torch(sharded_parameters(shapes)[0], options)
             times = in_turns(contenders, repeats)
             yield RankResult(model, rule, times["shared"], times["alone"], times.get("torch"))
 
 
-def parameters(shapes: Sequence[Shape]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def sharded_parameters(shapes: Sequence[Shape]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """DTensors with gradients, and what is here of them."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor

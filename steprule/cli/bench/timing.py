@@ -25,7 +25,7 @@ def on_cpu(step: Step, steps: int) -> float:
     return time.perf_counter() - start
 
 
-def on_gpu(step: Step, steps: int) -> float:
+def seconds_on_gpu(step: Step, steps: int) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     for _ in range(steps):
@@ -35,7 +35,7 @@ def on_gpu(step: Step, steps: int) -> float:
     return float(begin.elapsed_time(end)) / 1e3
 
 
-CLOCKS: Mapping[str, Clock] = {"cpu": on_cpu, "cuda": on_gpu}
+CLOCKS: Mapping[str, Clock] = {"cpu": on_cpu, "cuda": seconds_on_gpu}
 """The clock of each kind of device."""
 
 

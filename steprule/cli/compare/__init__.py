@@ -16,12 +16,12 @@ import typer
 from rich.live import Live
 
 from steprule.checkpoint import CheckpointError
-from steprule.cli.console import console, fail
+from steprule.cli.console import check_matplotlib, console, fail
 from steprule.cli.demo import is_given, writing_to
 from steprule.replacing import replacing
 
 from . import picture, task
-from .run import Run, restore, train
+from .run import Run, restore, train_run
 from .screen import results, screen
 from .setting import Setting, parse
 
@@ -94,22 +94,24 @@ def compare(
         asked = {name: value for name, value in given.items() if is_given(context, OPTIONS[name])}
         comparison = merged(known, asked, texts, output)
     chosen = [parse(text) for text in texts or comparison.settings]
-    made = task.find(comparison.task, comparison.seed)
-    check_matplotlib()
+    made = task.find_task(comparison.task, comparison.seed)
+    check_matplotlib("the comparison's picture")
     if overwrite:
         task.try_out(made, comparison.task, comparison.seed, str(output))
     with writing_to(output):
         if known is None:
-            forget(output)
+            remove_checkpoints(output)
         runs = [restored(each, comparison, output, resume) for each in chosen]
-        write(output / "compare.json", vars(comparison))
+        write_json(output / "compare.json", vars(comparison))
         try:
             train_all(runs, made, comparison, target)
         except KeyboardInterrupt:
             command = f"steprule compare --resume --output {shlex.quote(str(output))}"
             console.print(f"Stopped. To go on: {command}", soft_wrap=True, markup=False, highlight=False)
             raise typer.Exit(130) from None
-        write(output / "compare.json", {**vars(comparison), "results": figures(runs, comparison.steps, target)})
+        write_json(
+            output / "compare.json", {**vars(comparison), "results": results_as_data(runs, comparison.steps, target)}
+        )
         if all(run.failed for run in runs):
             fail(f"no run could be trained, so that there is nothing to draw: {runs[0].failed}", 1)
         title = "LeNet on handwritten digits" if comparison.task == task.DEMO else comparison.task
@@ -119,7 +121,7 @@ def compare(
         raise typer.Exit(1)
 
 
-def forget(folder: Path) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints that an earlier comparison left, for a new one begins."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         count = len(json.loads((folder / "compare.json").read_text(encoding="utf-8"))["settings"])
@@ -137,13 +139,6 @@ def restored(setting: Setting, comparison: Comparison, folder: Path, resume: boo
         return restore(setting, path, comparison.about)
     except CheckpointError as error:
         fail(str(error))
-
-
-def check_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        fail("the comparison's picture needs matplotlib: pip install 'steprule[demo]'")
 
 
 def earlier(folder: Path) -> Comparison | None:
@@ -191,7 +186,7 @@ def train_all(runs: Sequence[Run], made: task.Task, comparison: Comparison, targ
             log = run.path.with_suffix(".txt")
             log.unlink(missing_ok=True)
             try:
-                train(run, made, comparison.seed, comparison.steps, comparison.about, show)
+                train_run(run, made, comparison.seed, comparison.steps, comparison.about, show)
             except (Exception, SystemExit) as error:
                 first = (str(error).splitlines() or [""])[0]
                 run.failed = f"{type(error).__name__} at step {len(run.losses) + 1}: {first} ({log.name} has more)"
@@ -199,7 +194,7 @@ def train_all(runs: Sequence[Run], made: task.Task, comparison: Comparison, targ
     console.print(draw())
 
 
-def figures(runs: Sequence[Run], steps: int, target: float | None) -> list[dict[str, Any]]:
+def results_as_data(runs: Sequence[Run], steps: int, target: float | None) -> list[dict[str, Any]]:
     """What was found, as plain data, with every loss."""
     found = results(runs, steps, target)
     return [
@@ -208,6 +203,6 @@ def figures(runs: Sequence[Run], steps: int, target: float | None) -> list[dict[
     ]
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as file:
         file.write(json.dumps(content, indent=1).encode())

@@ -20,7 +20,7 @@ from steprule.messages.words import counted
 from .setting import Setting
 from .task import Task, begin
 
-__all__ = ["Run", "restore", "train"]
+__all__ = ["Run", "restore", "train_run"]
 
 PAUSE = 5.0  # seconds from one checkpoint to the next
 
@@ -58,7 +58,7 @@ class Run:
         return next((step + 1 for step, loss in enumerate(self.mean(window)) if loss <= target), None)
 
 
-def train(run: Run, task: Task, seed: int, steps: int, about: Mapping[str, Any], show: Callable[[], None]) -> None:
+def train_run(run: Run, task: Task, seed: int, steps: int, about: Mapping[str, Any], show: Callable[[], None]) -> None:
     """Train a run to its end, from where it is.
 
     Args:
@@ -83,12 +83,12 @@ def train(run: Run, task: Task, seed: int, steps: int, about: Mapping[str, Any],
     while len(run.losses) < steps and run.failed is None:
         step(run, model, optimizer, losses)
         if time.monotonic() - saved > PAUSE:
-            keep(run, model, optimizer, about)
+            save_run(run, model, optimizer, about)
             saved = time.monotonic()
         show()
     run.state_bytes = bytes_of_state(optimizer)
     if run.failed is None:
-        keep(run, model, optimizer, about)
+        save_run(run, model, optimizer, about)
 
 
 def step(run: Run, model: nn.Module, optimizer: steprule.Optimizer, losses: Iterator[Tensor]) -> None:
@@ -112,7 +112,7 @@ def bytes_of_state(optimizer: steprule.Optimizer) -> int:
     return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
 
 
-def keep(run: Run, model: nn.Module, optimizer: steprule.Optimizer, about: Mapping[str, Any]) -> None:
+def save_run(run: Run, model: nn.Module, optimizer: steprule.Optimizer, about: Mapping[str, Any]) -> None:
     save(
         run.path,
         optimizer,

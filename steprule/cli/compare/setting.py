@@ -52,7 +52,7 @@ def parse(text: str) -> Setting:
         key, equals, value = word.partition("=")
         if not equals or not key.isidentifier() or key in options:
             fail(f"{word!r} in {text!r} is not a setting of its own, such as lr=0.1")
-        options[key] = evaluate(value, text)
+        options[key] = option_value(value, text)
     setting = Setting(text, algorithm(name), options)
     try:
         setting.optimizer(nn.Linear(2, 2, bias=False))
@@ -61,7 +61,7 @@ def parse(text: str) -> Setting:
     return setting
 
 
-def evaluate(value: str, text: str) -> Any:
+def option_value(value: str, text: str) -> Any:
     if value.isidentifier() and value not in ("True", "False", "None"):
         return value
     try:

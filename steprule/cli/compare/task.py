@@ -19,14 +19,14 @@ import steprule.cli.digits as digits
 from steprule.cli.console import fail
 from steprule.cli.demo import load_digits
 
-__all__ = ["DEMO", "Task", "begin", "find", "try_out"]
+__all__ = ["DEMO", "Task", "begin", "find_task", "try_out"]
 
 Task: TypeAlias = Callable[[], tuple[nn.Module, Iterator[Tensor]]]
 
 DEMO = "demo"
 
 
-def find(name: str, seed: int) -> Task:
+def find_task(name: str, seed: int) -> Task:
     """The task of a name: ``demo``, or ``package.module:function``.
 
     Such a function takes nothing and returns a model and an iterator of losses. For each step one loss is asked for,

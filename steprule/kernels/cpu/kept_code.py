@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["CACHE", "FILES", "folder", "keep", "kept"]
+__all__ = ["CACHE", "FILES", "folder", "keep_code", "kept"]
 
 CACHE = "STEPRULE_CACHE"
 """The environment variable that names the folder; empty, nothing is kept."""
@@ -64,7 +64,7 @@ def kept(key: str) -> bytes | None:
     return code if content[:DIGEST] == digest(key, code) else None
 
 
-def keep(key: str, code: bytes) -> None:
+def keep_code(key: str, code: bytes) -> None:
     """Keep code for processes to come, where that can be done."""
     place = folder()
     if place is None:

@@ -64,9 +64,9 @@ class LLVMLaunch(Launch):
             *temporaries,
         ]
         self.types = tuple(NAMES[d] for d in dtypes)
-        from .machine import compiled  # not before there is something to compile: LLVM takes a while to load
+        from .machine import code_of  # not before there is something to compile: LLVM takes a while to load
 
-        self.code = compiled(program, self.types, kind)  # which must live for as long as it is run
+        self.code = code_of(program, self.types, kind)  # which must live for as long as it is run
         self.kernels = self.code.passes
         self.pointers = np.zeros((program.operands + len(self.scales), count), np.int64)
         self.pointers[0] = self.param_pointers

@@ -17,10 +17,10 @@ import llvmlite.binding as llvm
 from steprule.portability.forking import at_fork
 from steprule.rule.program import Program
 
-from .kept_code import keep, kept
+from .kept_code import keep_code, kept
 from .source import assembly
 
-__all__ = ["COMPILING", "RECENT", "Code", "Machine", "compiled", "forget", "living", "machine"]
+__all__ = ["COMPILING", "RECENT", "Code", "Machine", "code_of", "forget", "living", "machine"]
 
 COMPILING = threading.RLock()
 # a child that is forked by another thread meanwhile would find the compiler half way through something; one that a
@@ -88,7 +88,7 @@ class Machine:
         known = kept(key)
         if known is None:
             known = self.emitted(source)
-            keep(key, known)
+            keep_code(key, known)
         return self.loaded(known, len(program.phases))
 
     def key(self, source: str) -> str:
@@ -129,7 +129,7 @@ LAST: OrderedDict[Key, Code] = OrderedDict()
 """The last that were asked for, the latest at the end."""
 
 
-def compiled(program: Program, operands: tuple[str, ...], kind: str) -> Code:
+def code_of(program: Program, operands: tuple[str, ...], kind: str) -> Code:
     """The code of a Program for operands of some types and an arithmetic."""
     key = program, operands, kind
     with COMPILING:

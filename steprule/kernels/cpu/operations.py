@@ -14,15 +14,15 @@ __all__ = [
     "accumulate",
     "compute",
     "computed",
-    "convert",
     "integer",
     "literal",
-    "load",
     "load_code",
+    "load_element",
     "rounded",
     "short",
     "store",
     "store_code",
+    "to_width",
 ]
 
 # No fast-math flags: contract and arcp would round otherwise than the eager reference, nsz lose the sign of zero, nnan
@@ -63,7 +63,7 @@ def literal(value: float, kind: str) -> str:
     return f"0x{struct.unpack('>Q', struct.pack('>d', value))[0]:016X}"
 
 
-def load(out: Emitter, pointer: str, stored: str, kind: str) -> str:
+def load_element(out: Emitter, pointer: str, stored: str, kind: str) -> str:
     """Load an element and widen (or narrow) it to the arithmetic's type."""
     if stored == "bfloat":
         bits = out.let(f"load i16, ptr {pointer}, align 1")
@@ -71,16 +71,16 @@ def load(out: Emitter, pointer: str, stored: str, kind: str) -> str:
         value, stored = out.let(f"bitcast i32 {bits} to float"), "float"
     else:
         value = out.let(f"load {stored}, ptr {pointer}, align 1")
-    return convert(out, value, stored, kind)
+    return to_width(out, value, stored, kind)
 
 
-def convert(out: Emitter, value: str, source: str, target: str) -> str:
+def to_width(out: Emitter, value: str, source: str, target: str) -> str:
     order = ["half", "float", "double"]
     if source == target:
         return value
     if (source, target) == ("double", "half"):
         # by way of float, as torch does; few processors know a shorter one
-        value, source = convert(out, value, "double", "float"), "float"
+        value, source = to_width(out, value, "double", "float"), "float"
     cast = "fpext" if order.index(source) < order.index(target) else "fptrunc"
     return out.let(f"{cast} {source} {value} to {target}")
 
@@ -92,14 +92,14 @@ def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: 
     bfloat16: their NaNs have low bits of zero, which arithmetic hands on, and those that the machine makes have too.
     """
     if stored != "bfloat":
-        out.do(f"store {stored} {convert(out, value, kind, stored)}, ptr {pointer}, align 1")
+        out.do(f"store {stored} {to_width(out, value, kind, stored)}, ptr {pointer}, align 1")
         return
     out.do(f"store i16 {short(out, value, kind, tame, noise)}, ptr {pointer}, align 1")
 
 
 def short(out: Emitter, value: str, kind: str, tame: bool, noise: str | None = None) -> str:
     """The bits of a bfloat16; with random bits, the upper half of those carries into the upper half of the value's."""
-    value = convert(out, value, kind, "float")
+    value = to_width(out, value, kind, "float")
     bits = out.let(f"bitcast float {value} to i32")
     if noise is not None:
         rounded = out.let(f"add i32 {bits}, {out.let(f'lshr i32 {noise}, 16')}")
@@ -221,14 +221,14 @@ def shifted(out: Emitter, word: str) -> str:
 def rounded(out: Emitter, value: str, stored: str, kind: str) -> str:
     """A number as it will be read again once it was stored."""
     if stored != "bfloat":
-        return convert(out, convert(out, value, kind, stored), stored, kind)
+        return to_width(out, to_width(out, value, kind, stored), stored, kind)
     bits = out.let(f"shl i32 {out.let(f'zext i16 {short(out, value, kind, False)} to i32')}, 16")
-    return convert(out, out.let(f"bitcast i32 {bits} to float"), "float", kind)
+    return to_width(out, out.let(f"bitcast i32 {bits} to float"), "float", kind)
 
 
 def accumulate(out: Emitter, reduction: str, value: str, kind: str, total: str) -> str:
     """Add an element to a running total, in double precision; LLVM may regroup this sum."""
-    wide = convert(out, value, kind, "double")
+    wide = to_width(out, value, kind, "double")
     if reduction == "max_abs":
         size, _ = compute(out, "abs", [(wide, "double")], "double")
         out.declared.add("declare double @llvm.maximum.f64(double, double)")

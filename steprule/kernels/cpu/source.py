@@ -15,15 +15,15 @@ from .operations import (
     accumulate,
     compute,
     computed,
-    convert,
     integer,
     literal,
-    load,
     load_code,
+    load_element,
     rounded,
     short,
     store,
     store_code,
+    to_width,
 )
 
 __all__ = ["TABLES", "assembly"]
@@ -109,7 +109,7 @@ class Elements:
         """What a code stands for; its block's scale is loaded where the block begins."""
         if operand not in self.scaled:
             place = self.row.let(f"getelementptr inbounds i16, ptr %s{operand}, i64 %block")
-            self.scaled[operand] = load(self.row, place, "bfloat", "float")
+            self.scaled[operand] = load_element(self.row, place, "bfloat", "float")
         codes = CODES[self.operands[operand]]
         code = load_code(self.body, self.place(operand), codes.dtype == "int8")
         return computed(self.body, codes.decode, [code, self.scaled[operand]])
@@ -119,7 +119,7 @@ class Elements:
         return name if t != "i1" else self.body.let(f"uitofp i1 {name} to {self.kind}")
 
     def in_arithmetic(self, value: tuple[str, str]) -> tuple[str, str]:
-        return value if value[1] != "double" else (convert(self.head, value[0], "double", self.kind), self.kind)
+        return value if value[1] != "double" else (to_width(self.head, value[0], "double", self.kind), self.kind)
 
     def value(self, program: Program, index: int, o: Operation, wide: dict[int, tuple[str, str]]) -> tuple[str, str]:
         if o.op == "line":
@@ -374,7 +374,7 @@ def array_operation(
 ) -> tuple[str, str]:
     if o.op == "read":
         operand: int = o.detail
-        return load(out, place(operand), operands[operand], kind), kind
+        return load_element(out, place(operand), operands[operand], kind), kind
     if o.op == "constant":
         return literal(float(o.detail), kind), kind
     if o.op in WORDS:

@@ -12,12 +12,12 @@ import torch
 from steprule.kernels.upload import capturing, upload
 from steprule.portability.torch_private import foreach_add, foreach_zero
 
-__all__ = ["DeviceTable", "device_row_chunks", "flat_rows", "keep"]
+__all__ = ["DeviceTable", "device_row_chunks", "flat_rows", "keep_alive"]
 
 _kept: list[torch.Tensor] = []
 
 
-def keep(*tensors: torch.Tensor) -> None:
+def keep_alive(*tensors: torch.Tensor) -> None:
     """Let tensors that a CUDA graph reads live as long as the process: nothing says when a graph goes."""
     known = set(map(id, _kept))
     _kept.extend(t for t in tensors if id(t) not in known)
@@ -58,7 +58,7 @@ class DeviceTable:
         The changes travel as arguments of kernels, by value: memory of the host would have to live and to stay as
         it is as long as the graph.
         """
-        keep(self.tensor)
+        keep_alive(self.tensor)
         changed = np.flatnonzero(self.host != self.sent)
         if not changed.size:
             return self.tensor

@@ -13,11 +13,11 @@ from .source import (
     Text,
     accumulator,
     chunk_lines,
+    combined,
     condition,
     define,
     element_values,
     gather_function,
-    joined,
     loop,
     numbers_before,
     scalar_arguments,
@@ -74,7 +74,7 @@ def rows_source(program: Program, index: int, operands: Sequence[str], kind: str
         f"        {call.format(aligned=True)}",
         f"for at in {loop()}(vectors, stop, COLUMNS):",
         f"    {call.format(aligned=False)}",
-        *(f"tl.store(partials + {len(kinds)} * chunk + {k}, {joined(x, f'total{k}')})" for k, x in enumerate(kinds)),
+        *(f"tl.store(partials + {len(kinds)} * chunk + {k}, {combined(x, f'total{k}')})" for k, x in enumerate(kinds)),
     ]
     if sums:
         body += [
@@ -208,7 +208,7 @@ def join_source() -> str:
             "    places = first[None, :] + number[:, None] * stride[None, :]",
             f"    part = tl.load(table + places, mask=number[:, None] < count[None, :], other=0.0){bits}",
             f"    total = {join}",
-            f"tl.store(table + target, {joined(kind, 'total')}, mask=mask)",
+            f"tl.store(table + target, {combined(kind, 'total')}, mask=mask)",
         ]
         arguments = "table, joins, joined, PARTS: tl.constexpr, LINES: tl.constexpr"
         kernels.append('@triton.jit(do_not_specialize=["joined"])\n' + define(f"join_{kind}", arguments, body))

@@ -203,7 +203,7 @@ def pass_source(program: Program, index: int, operands: Sequence[str], kind: str
         f"    {call.format(block='BLOCK', masked=False)}",
         f"for at in {loop()}(vectors, count, {part}):",
         f"    {call.format(block=part, masked=True)}",
-        *(f"tl.store(partials + {len(kinds)} * chunk + {k}, {joined(x, f'total{k}')})" for k, x in enumerate(kinds)),
+        *(f"tl.store(partials + {len(kinds)} * chunk + {k}, {combined(x, f'total{k}')})" for k, x in enumerate(kinds)),
     ]
     kernel = define(
         f"pass{index}",
@@ -401,7 +401,7 @@ def accumulated(reduction: str, total: str, wide: str) -> str:
     return f"{total} + {wide} * {wide}" if reduction == "sum_of_squares" else f"{total} + {wide}"
 
 
-def joined(reduction: str, total: str) -> str:
+def combined(reduction: str, total: str) -> str:
     if reduction == "max_abs":
         return f"tl.max({total}, axis=0).to(tl.float64, bitcast=True)"
     return f"tl.sum({total}, axis=0)"
@@ -492,7 +492,7 @@ def gather_function(program: Program, index: int, kinds: Sequence[str]) -> str:
             f"for at in {loop()}(first, stop, BLOCK):",
             "    lanes = at + tl.arange(0, BLOCK)",
             f"    total = {step}",
-            f"tl.store(reduced + {row} * tensors + tensor, {joined(kind, 'total')})",
+            f"tl.store(reduced + {row} * tensors + tensor, {combined(kind, 'total')})",
         ]
     return define(f"gather{index}", "partials, spans, reduced, tensors, BLOCK: tl.constexpr", body)
 

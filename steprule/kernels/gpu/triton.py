@@ -32,7 +32,7 @@ from steprule.rule.program import FIRST_SLOT, GRAD, OF_ITS_OWN, Matrix, Program,
 from . import row_tiles
 from .bound import Bound
 from .device_scalars import DeviceScalars, lookup
-from .device_table import DeviceTable, device_row_chunks, flat_rows, keep
+from .device_table import DeviceTable, device_row_chunks, flat_rows, keep_alive
 from .rows import join_source, rows_source
 from .source import NAMES, compiled, exact, hyper_paths, interpreting, pass_source
 from .tune import DEFAULT, Block, fastest, narrow_block
@@ -355,7 +355,7 @@ class TritonLaunch(Launch):
     def follow_stream(self) -> None:
         """Tell torch's allocator when the tables, made on one stream, are used on another."""
         if self.recording:
-            keep(*self.tables())
+            keep_alive(*self.tables())
         if self.on_cpu:
             return
         raw = raw_stream(self.device.index)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steprule.cli.bench.shapes import SHAPES
+from steprule.cli.bench.tensor_shapes import SHAPES
 from steprule.kernels.gpu.row_tiles import ELEMENTS, PLACE, SPAN, Joins, Tiling
 from steprule.kernels.row_tables import matrix_shape
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["SHAPES", "SIZES", "Shape", "elements"]
+__all__ = ["SHAPES", "SIZES", "Shape", "total_elements"]
 
 Shape = tuple[int, ...]
 
@@ -74,10 +74,10 @@ SIZES: Mapping[str, int] = {f"{n}M": n * 1_000_000 for n in (1, 3, 10, 30, 100, 
 """Numbers of parameters, for the time per parameter."""
 
 
-def elements(shapes: Sequence[Shape]) -> int:
+def total_elements(shapes: Sequence[Shape]) -> int:
     """How many numbers tensors of these shapes hold.
 
-    >>> elements(SHAPES["resnet50"])
+    >>> total_elements(SHAPES["resnet50"])
     25557032
     """
     return sum(map(math.prod, shapes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["gathered", "is_whole", "sound", "turned"]
+__all__ = ["is_whole", "sound", "take_in_products", "turned"]
 
 
 def is_whole(table: torch.Tensor) -> bool:
@@ -19,7 +19,7 @@ def sound(stack: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(mark == 0, stack, torch.zeros_like(stack)), mark
 
 
-def gathered(left: torch.Tensor, right: torch.Tensor, g: torch.Tensor, beta: float, weight: float) -> None:
+def take_in_products(left: torch.Tensor, right: torch.Tensor, g: torch.Tensor, beta: float, weight: float) -> None:
     """Let tables of both sides decay by ``beta`` and take in ``g``'s Gram matrices with a weight; diagonals stay."""
     if is_whole(left):
         left.baddbmm_(g, g.mT, beta=beta, alpha=weight)

@@ -58,7 +58,7 @@ def measure_files(megabytes: int, turns: int) -> Iterator[FileResult]:
     """
     model = _model(megabytes * 1_000_000 // 12)
     optimizer = AdamW(model.named_parameters())
-    optimizer.state.update({p: _entry(p) for p in model.parameters()})
+    optimizer.state.update({p: _state_entry(p) for p in model.parameters()})
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
 
@@ -89,7 +89,7 @@ def _model(numbers: int) -> nn.Module:
     return nn.ParameterList([nn.Parameter(torch.randn(shape)) for shape in shapes])
 
 
-def _entry(p: torch.Tensor) -> dict[str, torch.Tensor]:
+def _state_entry(p: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"step": torch.tensor(1.0), "exp_avg": torch.randn_like(p), "exp_avg_sq": torch.rand_like(p)}
 
 
