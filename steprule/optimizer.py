@@ -13,10 +13,7 @@ from typing_extensions import Self
 
 from steprule.grouping.following import Followed
 from steprule.grouping.hyperparameters import Declared, check_ranges
-from steprule.grouping.membership import Members
-from steprule.grouping.overrides import check_mapping, groups
-from steprule.grouping.params import refuse_params
-from steprule.grouping.selectors import Selectable, guesses
+from steprule.grouping.selectors import Selectable
 from steprule.kernels.tracking import total_norm
 from steprule.messages.spelling import refuse_misspelt
 from steprule.portability.torch_private import FAKE, dispatch_mode
@@ -28,6 +25,7 @@ from steprule.saving.state_dict import StateDict
 from steprule.stepping import (
     applying,
     changing,
+    constructing,
     evaluation,
     idle,
     in_backward,
@@ -36,6 +34,7 @@ from steprule.stepping import (
     new_groups,
     pickling,
     showing,
+    skipping,
     state_dicts,
     taking_over,
     two_points,
@@ -43,9 +42,8 @@ from steprule.stepping import (
 from steprule.stepping import options as common
 from steprule.stepping.documented import documented
 from steprule.stepping.hooks import counted_step, hooked, not_compiled
-from steprule.stepping.options import OPTIONS, SWITCHES
-from steprule.stepping.roles import Roles
-from steprule.stepping.workings import Workings, check_hyper
+from steprule.stepping.options import SWITCHES
+from steprule.stepping.workings import Workings
 
 __all__ = ["SWITCHES", "Optimizer"]
 
@@ -124,15 +122,7 @@ class Optimizer(torch.optim.Optimizer):
 
     _workings: Workings
 
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """Whether GradScaler leaves scale and flag to the step, as it does for torch's fused implementations."""
-        chosen = self.__dict__.get("_amp_scaling")
-        return bool(self.defaults["fused"]) and self._workings.has_rule if chosen is None else chosen
-
-    @_step_supports_amp_scaling.setter
-    def _step_supports_amp_scaling(self, value: bool) -> None:
-        self.__dict__["_amp_scaling"] = value
+    _step_supports_amp_scaling = skipping.TakesScale()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -149,69 +139,15 @@ class Optimizer(torch.optim.Optimizer):
         nonfinite: str = "propagate",
         **options: Any,
     ) -> None:
-        name = type(self).__name__
-        if params is not None:  # which torch refuses after hyperparameters
-            refuse_params(params, name)
-        if not isinstance(defaults or {}, Mapping):
-            raise TypeError(
-                f"defaults must be the hyperparameters with their values, dict(lr=...), got {defaults!r:.60}"
-            )
-        defaults = dict(defaults or {})
-        passed = self.__dict__.pop("_passed", {})
-        overrides, nonfinite = passed.pop("overrides", overrides), passed.pop("nonfinite", nonfinite)
-        options |= passed
-        common.refuse_options(options, self.switches, defaults, name)
-        # an option that the rule has among its own hyperparameters is the rule's to apply
-        own_options = frozenset(OPTIONS) & frozenset(defaults)
-        defaults = {**OPTIONS, **options, **defaults}
-        roles, rule = Roles(self), has_rule(type(self))
-        self._workings = works = Workings(roles, rule, own_options)
-        if defaults["modifiers"] and not rule:
-            raise ValueError(f"{name} has no update rule for modifiers to go around")
-        under, over = roles.lay({**defaults, "modifiers": ()}, {"modifiers": defaults["modifiers"]})
-        defaults |= {**under, **over}
-        check_hyper(self, defaults)
-        if params is None:
-            refuse_params(params, name)
-        self.nonfinite = nonfinite
-        works.members, works.guesses = Members(params), guesses(overrides or (), params)
-        if full := common.full_embeddings(params, defaults["state_dtype"]):
-            check_mapping(overrides or {})
-            overrides = {**full, **(overrides or {})}
-        if overrides:
-            params = groups(params, defaults, overrides, lay=roles.lay)
-        elif isinstance(params, nn.Module):
-            params = list(params.named_parameters())
-        super().__init__(params, defaults)
+        options |= dict(overrides=overrides, nonfinite=nonfinite)
+        super().__init__(*constructing.begin(self, params, defaults, options, has_rule(type(self))))
         self.__dict__.setdefault("_amp_scaling", self._step_supports_amp_scaling)  # wrappers copy what stands here
-        works.members.note(self.param_groups)
+        self._workings.members.note(self.param_groups)
 
     @classmethod
+    @documented(taking_over.from_torch)
     def from_torch(cls, optimizer: torch.optim.Optimizer) -> Self:
-        """The optimizer of the same name that goes on where one of ``torch.optim`` stands.
-
-        Groups, hyperparameters and state are taken over; the state's tensors are not copied, so the old optimizer
-        must not step again. Schedulers and hooks stay with the old one: make them anew.
-
-        Args:
-            optimizer: a live optimizer of ``torch.optim``.
-
-        Raises:
-            TypeError: if there is no algorithm of that name, or this class is another one.
-
-        Example:
-            >>> import torch
-            >>> from steprule import Optimizer
-            >>> weight = torch.ones(2, requires_grad=True)
-            >>> type(Optimizer.from_torch(torch.optim.AdamW([weight], lr=0.1)))
-            <class 'steprule.algorithms.adaptive.adamw.AdamW'>
-        """
-        taken = [dict(group, params=taking_over.named(group)) for group in optimizer.param_groups]
-        kind, old = taking_over.namesake(cls, optimizer), optimizer.defaults
-        new = kind(taken, **{name: old[name] for name in kind.switches if old.get(name)})
-        plan = state_dicts.plan_load(new, optimizer.state_dict(), hyperparameters="current", given=lambda _: True)
-        state_dicts.install(new, plan)
-        return new
+        return taking_over.from_torch(cls, optimizer)
 
     # -- what a subclass writes ----------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
-"""Steps that GradScaler skips, told before they begin."""
+"""Steps under GradScaler: whether they take its scale and its flag, and those that it skips, told before they begin."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
@@ -14,7 +14,26 @@ from .workings import workings
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["loss_of", "says_so", "skips", "watched"]
+__all__ = ["TakesScale", "loss_of", "says_so", "skips", "watched"]
+
+
+class TakesScale:
+    """Whether GradScaler leaves scale and flag to the step, as with torch's fused implementations; it may be set."""
+
+    @overload
+    def __get__(self, optimizer: None, owner: type) -> TakesScale: ...
+
+    @overload
+    def __get__(self, optimizer: Optimizer, owner: type) -> bool: ...
+
+    def __get__(self, optimizer: Optimizer | None, owner: type) -> TakesScale | bool:
+        if optimizer is None:
+            return self
+        chosen: bool | None = vars(optimizer).get("_amp_scaling")
+        return bool(optimizer.defaults["fused"]) and workings(optimizer).has_rule if chosen is None else chosen
+
+    def __set__(self, optimizer: Optimizer, value: bool) -> None:
+        vars(optimizer)["_amp_scaling"] = value
 
 
 def skips(optimizer: Optimizer) -> bool:

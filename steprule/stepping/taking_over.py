@@ -1,15 +1,48 @@
-"""Which class of steprule goes on where an optimizer of ``torch.optim`` stands."""
+"""An optimizer of ``torch.optim``, and that of steprule which goes on where it stands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-__all__ = ["named", "namesake"]
+from .state_dicts import install, plan_load
 
-T = TypeVar("T", bound=torch.optim.Optimizer)
+if TYPE_CHECKING:
+    from steprule.optimizer import Optimizer
+
+__all__ = ["descendants", "from_torch"]
+
+T = TypeVar("T", bound="Optimizer")
+C = TypeVar("C")
+
+
+def from_torch(cls: type[T], optimizer: torch.optim.Optimizer) -> T:
+    """The optimizer of the same name that goes on where one of ``torch.optim`` stands.
+
+    Groups, hyperparameters and state are taken over; the state's tensors are not copied, so the old optimizer
+    must not step again. Schedulers and hooks stay with the old one: make them anew.
+
+    Args:
+        optimizer: a live optimizer of ``torch.optim``.
+
+    Raises:
+        TypeError: if there is no algorithm of that name, or this class is another one.
+
+    Example:
+        >>> import torch
+        >>> from steprule import Optimizer
+        >>> weight = torch.ones(2, requires_grad=True)
+        >>> type(Optimizer.from_torch(torch.optim.AdamW([weight], lr=0.1)))
+        <class 'steprule.algorithms.adaptive.adamw.AdamW'>
+    """
+    taken = [dict(group, params=named(group)) for group in optimizer.param_groups]
+    kind, old = namesake(cls, optimizer), optimizer.defaults
+    new = kind(taken, **{name: old[name] for name in kind.switches if old.get(name)})
+    plan = plan_load(new, optimizer.state_dict(), hyperparameters="current", given=lambda _: True)
+    install(new, plan)
+    return new
 
 
 def namesake(cls: type[T], optimizer: torch.optim.Optimizer) -> type[T]:
@@ -29,7 +62,7 @@ def namesake(cls: type[T], optimizer: torch.optim.Optimizer) -> type[T]:
     )
 
 
-def descendants(cls: type[T]) -> Iterator[type[T]]:
+def descendants(cls: type[C]) -> Iterator[type[C]]:
     """The subclasses of a class, theirs, and so on."""
     for child in cls.__subclasses__():
         yield child
