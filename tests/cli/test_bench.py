@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 import steprule
 from steprule.cli import app
 from steprule.cli import bench as command
-from steprule.cli.bench import contenders
+from steprule.cli.bench import contenders, growth
 from steprule.cli.bench.cases import (
     MEMORY,
     OURS,
@@ -572,3 +572,56 @@ def test_files_are_saved_and_loaded_in_turns_with_torch(tmp_path: Path) -> None:
         pairs = list(zip(found["seconds"], found["torchs"], strict=True))
         assert len(pairs) == 2
         assert found["ratio"] == statistics.median(a / b for a, b in pairs)
+
+
+def test_growth_is_measured_along_each_axis_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = [replace(axis, values=axis.values[:2]) for axis in growth.axes(quick=True)]
+    monkeypatch.setattr(growth, "axes", lambda quick: short)
+    monkeypatch.setattr(growth, "CONSTANT", 1000)
+    drawn, told, threads = tmp_path / "growth.png", tmp_path / "growth.json", torch.get_num_threads()
+    result = run("--growth", "--quick", "--picture", str(drawn), "--json", str(told))
+    assert result.exit_code == 0, result.output
+    curves = json.loads(told.read_text())["curves"]
+    assert [curve["values"] for curve in curves] == [axis.values for axis in short]
+    assert all(list(curve["seconds"]) == ["steprule", "fused", "foreach"] for curve in curves)
+    assert all(found["median"] > 0 for curve in curves for own in curve["seconds"].values() for found in own)
+    assert all(curve["name"] in result.output.replace("\n", " ") for curve in curves[3:])
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+    assert torch.get_num_threads() == threads
+
+
+def test_what_grows_is_what_an_axis_says() -> None:
+    size, tensors, groups, threads = growth.axes()
+    assert [4 * total_elements(size.shapes(n)) for n in size.values] == size.values == [10**k for k in range(3, 10)]
+    assert {total_elements(tensors.shapes(n)) for n in tensors.values} == {growth.CONSTANT}
+    assert [len(tensors.shapes(n)) for n in tensors.values] == tensors.values == [10**k for k in range(6)]
+    for count in groups.values:
+        made = growth.grouped(parameters(groups.shapes(count), torch.float32, "cpu"), groups.groups(count))
+        assert len(made) == count
+        assert sum(len(group["params"]) for group in made) == growth.GROUPED
+    assert threads.values[0] == threads.threads(1) == 1
+
+
+def test_so_many_tensors_each_in_a_group_of_its_own(tmp_path: Path) -> None:
+    told, drawn = tmp_path / "groups.json", tmp_path / "groups.png"
+    result = run("--groups", "3", "--quick", "--json", str(told), "--picture", str(drawn))
+    assert result.exit_code == 0, result.output
+    found = json.loads(told.read_text())["results"]
+    assert [own["case"] for own in found] == ["adamw-groups/3", "adamw-schedules/3"]
+    assert all(own["parameters"] == 300 and "one group" in own["ratios"] for own in found)
+    assert drawn.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--groups", "3", "--case", "adamw/*"], "--groups takes no --case"),
+        (["--growth", "--device", "cuda", "--compile"], "--growth takes no --compile, --device"),
+        (["--files", "--memory"], "--files takes no --memory"),
+        (["--size", "3"], "--size is for --files"),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output

@@ -22,14 +22,15 @@ from steprule.cli.console import check_matplotlib, console, fail, say
 from steprule.display.bytes import readable
 from steprule.replacing import replacing
 
-from .cases import Case, FirstStep, Result, Settings, Steps, cases
+from .cases import Case, FirstStep, Result, Settings, Steps, cases, many_groups
 from .file_times import measure_files
 from .gpu_cases import gpu_cases
+from .growth import measure_growth
 from .peak_memory import measure_memory
-from .picture import draw
+from .picture import draw, draw_growth
 from .ranks import measure_ranks
 from .table import LEGEND, as_dictionary, figures, targets
-from .tensor_shapes import SHAPES
+from .tensor_shapes import SHAPES, shapes_of
 from .timing import Pace
 
 CASES: dict[str, Callable[[], list[Case]]] = {"cpu": cases, "cuda": gpu_cases}
@@ -37,9 +38,24 @@ STOPPED = "stopped"
 WIDE = 150  # columns from which on the peers' milliseconds find room
 
 
+COMMON = {"repeats", "json_file"}
+MODES: dict[str, set[str]] = {
+    "files": {*COMMON, "size"},
+    "memory": {*COMMON, "quick"},
+    "growth": {*COMMON, "quick", "threads", "picture"},
+    "ranks": COMMON,
+    "groups": {*COMMON, "quick", "threads", "picture", "markdown", "names"},
+}
+"""What measures something else than the cases, and the options that it takes."""
+
+
 def bench(
+    context: typer.Context,
     case: Annotated[str, typer.Option(metavar="GLOB", help="Only cases of this name, as 'adamw/*'.")] = "*",
-    shapes: Annotated[str | None, typer.Option(help=f"Measure on these shapes instead: {', '.join(SHAPES)}.")] = None,
+    shapes: Annotated[
+        str | None,
+        typer.Option(help=f"Measure on these shapes instead: {', '.join(SHAPES)}, or so many tensors of 100."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch and steprule.", show_default="torch's")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Turns that each contender takes.")] = Pace.rounds,
     json_file: Annotated[
@@ -66,21 +82,34 @@ def bench(
     memory: Annotated[
         bool, typer.Option("--memory", help="Measure the memory of training, plain and in backward, instead of steps.")
     ] = False,
+    groups: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only N tensors, each in a group of its own.")
+    ] = None,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="Measure how a step grows with bytes, tensors, groups and threads.")
+    ] = False,
     names: Annotated[bool, typer.Option("--list", help="Print the names of the cases, and measure nothing.")] = False,
 ) -> None:
     """Measure the time of a step, in turns with torch's optimizers and with the machine's memory."""
+    refuse_unused(context)
     if files:
         measure_and_show_files(size, repeats, json_file)
         return
     if memory:
         measure_and_show_memory(repeats, quick, json_file)
         return
+    if growth:
+        measure_and_show_growth(repeats, quick, threads, json_file, picture)
+        return
     if ranks is not None:
         measure_and_show_ranks(ranks, repeats, json_file)
         return
     if device not in CASES:
         fail(f"--device is one of {', '.join(CASES)}, not {device!r}")
-    chosen = [item for item in chosen_cases(case, shapes, device) if not first or isinstance(item, FirstStep)]
+    if groups is not None:
+        chosen = many_groups(groups)
+    else:
+        chosen = [item for item in chosen_cases(case, shapes, device) if not first or isinstance(item, FirstStep)]
     if not chosen:
         fail(f"no first step is named {case!r}")
     if names:
@@ -111,6 +140,18 @@ def bench(
         raise typer.Exit(130 if STOPPED in failed.values() else 1)
 
 
+def refuse_unused(context: typer.Context) -> None:
+    """Refuse options that say nothing beside another that was given."""
+    named = {param.name: param.opts[0] for param in context.command.params if param.name}
+    sources = {name: context.get_parameter_source(name) for name in named}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    mode = next((name for name in MODES if name in given), None)
+    unused = {"size"} & given if mode is None else given - MODES[mode] - {mode}
+    if unused:
+        names = ", ".join(sorted(named[name] for name in unused))
+        fail(f"--{mode} takes no {names}" if mode else f"{names} is for --files")
+
+
 def measure_and_show_files(size: int, repeats: int, json_file: Path | None) -> None:
     """Saving and loading, in turns with torch's."""
     check_writable(json_file)
@@ -138,6 +179,27 @@ def measure_and_show_memory(repeats: int, quick: bool, json_file: Path | None) -
         write_text(json_file, json.dumps({**about, "results": results}))
 
 
+def measure_and_show_growth(
+    repeats: int, quick: bool, threads: int | None, json_file: Path | None, picture: Path | None
+) -> None:
+    """AdamW's step over all that grows, beside torch's."""
+    for path in (json_file, picture):
+        check_writable(path)
+    if picture:
+        check_matplotlib("a picture")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    about, curves = about_machine("cpu"), []
+    say(measured_where(about))
+    for curve in measure_growth(Pace(3, block=0.03) if quick else Pace(repeats), quick):
+        console.print(curve.grid.rich())
+        curves.append(curve)
+    if json_file:
+        write_text(json_file, json.dumps({**about, "curves": list(map(asdict, curves))}))
+    if picture:
+        draw_growth(picture, curves, measured_where(about))
+
+
 def measure_and_show_ranks(ranks: int, repeats: int, json_file: Path | None) -> None:
     """Steps on several processes, beside torch's and beside the same parts as plain tensors."""
     check_writable(json_file)
@@ -159,8 +221,10 @@ def chosen_cases(pattern: str, shapes: str | None, device: str = "cpu") -> list[
         fail(f"no case is named {pattern!r}; there are {', '.join(every)}")
     if shapes is None:
         return chosen
-    if shapes not in SHAPES:
-        fail(f"there are no shapes {shapes!r}; there are {', '.join(SHAPES)}")
+    try:
+        shapes_of(shapes)
+    except KeyError:
+        fail(f"there are no shapes {shapes!r}; there are {', '.join(SHAPES)}, and a number for so many tensors of 100")
     moved = [replace(case, shapes=shapes, targets=()) for case in chosen if isinstance(case, Steps)]
     return list({case.name: every.get(case.name, case) for case in moved}.values())
 

@@ -32,10 +32,10 @@ from .contenders import (
     traffic,
     works,
 )
-from .tensor_shapes import SHAPES, SIZES, total_elements
+from .tensor_shapes import SIZES, shapes_of, total_elements
 from .timing import CLOCKS, Pace, Spread, Times, alternate, ratio, spread
 
-__all__ = ["Case", "FirstStep", "Result", "Settings", "Sizes", "Steps", "Target", "cases"]
+__all__ = ["Case", "FirstStep", "Result", "Settings", "Sizes", "Steps", "Target", "cases", "many_groups"]
 
 OURS, MEMORY, FASTEST = "steprule", "memory", "fastest"
 REFERENCE = "10M"  # the size that other sizes are compared with
@@ -148,14 +148,14 @@ class Steps:
     def run(self, settings: Settings) -> list[Result]:
         gc.collect()  # of the case before
         torch.cuda.empty_cache()  # which does nothing where there is no GPU
-        params = self.lay(parameters(SHAPES[self.shapes], self.dtype, settings.device, self.tokens))
+        params = self.lay(parameters(shapes_of(self.shapes), self.dtype, settings.device, self.tokens))
         ours = self.ours(params)
         peers = self.taking_part(settings)
         memory = (in_place if settings.device == "cpu" else copying)(params)
         contenders = {OURS: ours.step, MEMORY: memory} | {name: make(params) for name, make in peers.items()}
         times = alternate(contenders, settings.pace, CLOCKS[settings.device])
         known = traffic(ours)
-        count = total_elements(SHAPES[self.shapes])
+        count = total_elements(shapes_of(self.shapes))
         in_place_bytes = 2 * self.dtype.itemsize * count
         result = Result(self.name, count, times, known.bytes if known else None, in_place_bytes)
         one_pass = known is not None and known.passes == 1
@@ -261,7 +261,7 @@ class FirstStep:
         peaks = {who: first.peak for who, first in zip([OURS, *peers], [own[0], *others], strict=True)}
         return Result(
             name,
-            total_elements(SHAPES[self.shapes]),
+            total_elements(shapes_of(self.shapes)),
             {OURS: Times(seconds[0], seconds)},
             targets=[(Target("seconds", limit), spread(seconds))],
             peaks={who: peak for who, peak in peaks.items() if peak is not None},
@@ -291,7 +291,7 @@ def time_first_step(make: Any, shapes: str, tokens: int | None, device: str, kep
         kept: the folder in which machine code for CPUs is looked for; empty: it is compiled.
     """
     os.environ[CACHE] = kept
-    params = parameters(SHAPES[shapes], torch.float32, device, tokens)
+    params = parameters(shapes_of(shapes), torch.float32, device, tokens)
     torch.optim.SGD(params)  # torch imports its compiler, for seconds, when any optimizer is made
 
     def construct_and_step() -> None:
@@ -346,16 +346,16 @@ def every_algorithm() -> list[Case]:
     return found
 
 
-def many_groups() -> list[Case]:
-    """Each tensor in a group of its own, beside all in one."""
+def many_groups(count: int = 465) -> list[Case]:
+    """So many tensors, each in a group of its own, beside all in one; a model of 38 layers has 465."""
     peers = {
         "one group": stepping(steprule.AdamW),
         "fused": stepping(in_groups(partial(torch.optim.AdamW, fused=True))),
     }
     scheduled = partial(steprule.AdamW, lr=1e-3 * steprule.schedules.cosine(10**9))
     return [
-        Steps("adamw-groups", "465", in_groups(steprule.AdamW), peers, [Target("one group", 1.5)]),
-        Steps("adamw-schedules", "465", in_groups(scheduled), peers, [Target("one group", 2.0)]),
+        Steps("adamw-groups", str(count), in_groups(steprule.AdamW), peers, [Target("one group", 1.5)]),
+        Steps("adamw-schedules", str(count), in_groups(scheduled), peers, [Target("one group", 2.0)]),
     ]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .cases import OURS, Result, Settings, Target, judged
 from .contenders import parameters
-from .tensor_shapes import SHAPES, total_elements
+from .tensor_shapes import shapes_of, total_elements
 from .timing import CLOCKS, Step, alternate
 
 __all__ = ["Graphed", "Scaled"]
@@ -59,7 +59,7 @@ class Scaled:
         steps: dict[str, Step] = {}
         ends: dict[str, list[Tensor]] = {}
         for name, make in made.items():
-            params = parameters(SHAPES[self.shapes], torch.float32, settings.device)
+            params = parameters(shapes_of(self.shapes), torch.float32, settings.device)
             steps[name] = behind_a_scaler(make, params, settings.device)
             ends[name] = [p.detach().clone() for p in params]
         refuse_other_results(ends)
@@ -122,7 +122,7 @@ class Graphed:
         steps: dict[str, Step] = {}
         ends: dict[str, list[Tensor]] = {}
         for name, make in {OURS: self.ours, **self.peers}.items():
-            params = parameters(SHAPES[self.shapes], torch.float32, settings.device)
+            params = parameters(shapes_of(self.shapes), torch.float32, settings.device)
             steps[name] = replayed(make, params, name != OURS, settings.device)
             ends[name] = [p.detach().clone() for p in params]
         refuse_other_results(ends)
@@ -187,4 +187,4 @@ def refuse_other_results(ends: Mapping[str, Sequence[Tensor]]) -> None:
 def timed(case: Any, steps: Mapping[str, Step], settings: Settings) -> list[Result]:
     gc.collect()
     times = alternate(steps, settings.pace, CLOCKS[settings.device])
-    return [judged(Result(case.name, total_elements(SHAPES[case.shapes]), times), case.targets)]
+    return [judged(Result(case.name, total_elements(shapes_of(case.shapes)), times), case.targets)]

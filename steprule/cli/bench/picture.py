@@ -11,14 +11,18 @@ from steprule.display.style import FAINT, INK, STYLE
 from steprule.replacing import replacing
 
 from .cases import Result
+from .growth import Curve
 from .table import PEERS
 from .tensor_shapes import SIZES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-COLOURS = dict(zip(PEERS, ("#22262e", "#c2410c", "#2463b8", "#1c8a5b", "#7c3aed"), strict=True))
-LABELS = {"memory": "same bytes in place"}
+DRAWN = (*PEERS, "one group")
+COLOURS = dict(zip(DRAWN, ("#22262e", "#c2410c", "#2463b8", "#1c8a5b", "#7c3aed", "#475569"), strict=True))
+OURS = "#be185d"
+LABELS = {"memory": "same bytes in place", "one group": "itself in one group"}
 
 
 def draw(path: Path, results: Sequence[Result], title: str) -> None:
@@ -51,9 +55,54 @@ def draw(path: Path, results: Sequence[Result], title: str) -> None:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         for (draw_panel, rows), panel in zip(present, axes[:, 0], strict=True):
             draw_panel(panel, rows)
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=160)
+        write(path, figure)
         plt.close(figure)
+
+
+def draw_growth(path: Path, curves: Sequence[Curve], title: str) -> None:
+    """Draw the time of a step over all that grows, as a PNG.
+
+    Args:
+        path: the PNG file.
+        curves: what was measured.
+        title: stands above the picture.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        for curve, panel in zip(curves, panels.flat, strict=True):
+            draw_curve(panel, curve)
+        panels[0, 0].legend(frameon=False, labelcolor="linecolor", handlelength=1)
+        write(path, figure)
+        plt.close(figure)
+
+
+def draw_curve(axes: Axes, curve: Curve) -> None:
+    """Milliseconds of a step, with quartiles, over what grows."""
+    for name, found in curve.seconds.items():
+        colour, label = (OURS, name) if name not in COLOURS else (COLOURS[name], f"torch {name}")
+        axes.loglog(curve.values, [1e3 * s.median for s in found], "o-", color=colour, markersize=3, label=label)
+        low, high = [1e3 * s.low for s in found], [1e3 * s.high for s in found]
+        axes.fill_between(curve.values, low, high, color=colour, alpha=0.15)
+    axes.set_xlabel(curve.name)
+    axes.set_title("ms of a step")
+    if curve.values[-1] < 1000:
+        axes.set_xticks(curve.values, map(str, curve.values), minor=False)
+        axes.xaxis.minorticks_off()
+
+
+def write(path: Path, figure: Figure) -> None:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
     with replacing(path) as file:
         file.write(buffer.getvalue())
 
@@ -67,7 +116,7 @@ def draw_ratios(axes: Axes, results: Sequence[Result]) -> None:
         for target, _ in result.targets:
             colour = COLOURS.get(target.against, INK)
             axes.plot(target.limit, place, "|", color=colour, markersize=11, markeredgewidth=1.5)
-    for name in [peer for peer in PEERS if any(peer in r.ratios for r in results)]:
+    for name in [peer for peer in DRAWN if any(peer in r.ratios for r in results)]:
         axes.plot([], [], "o", color=COLOURS[name], label=LABELS.get(name, f"torch {name}"))
     axes.plot([], [], "|", color=INK, markersize=11, markeredgewidth=1.5, label="at most")
     axes.axvline(1.0, color=INK, linewidth=0.8)

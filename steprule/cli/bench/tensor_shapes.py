@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["SHAPES", "SIZES", "Shape", "total_elements"]
+__all__ = ["SHAPES", "SIZES", "Shape", "shapes_of", "total_elements"]
 
 Shape = tuple[int, ...]
 
@@ -61,14 +61,24 @@ SHAPES: Mapping[str, Sequence[Shape]] = {
     "gpt-1.3b": gpt(2048, 24, 2048),
     "embedding": [(50257, 768)],
     "small": 10_000 * [(100,)],
-    # where a step costs the host more than the memory: as many tensors as a model of 38 layers has, and one
-    "465": 465 * [(100,)],
-    "1000": 1000 * [(100,)],
+    # where a step costs the host more than the memory: one tensor; a number names so many, see shapes_of
     "one": [(100,)],
     # a head over a vocabulary, and a matrix of one row
     "wide": [(768, 50257)],
     "row": [(1, 10_000_000)],
 }
+
+
+def shapes_of(name: str) -> Sequence[Shape]:
+    """The shapes of a name; a number stands for so many tensors of 100.
+
+    Raises:
+        KeyError: there are none.
+    """
+    if name.isdecimal() and int(name):
+        return int(name) * [(100,)]
+    return SHAPES[name]
+
 
 SIZES: Mapping[str, int] = {f"{n}M": n * 1_000_000 for n in (1, 3, 10, 30, 100, 200)}
 """Numbers of parameters, for the time per parameter."""
