@@ -28,6 +28,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "state_dtype": "8bit",
         "rounding": "stochastic",
     },
+    "bfloat16 weights, 16 bits beside": {"dtype": torch.bfloat16, "state_dtype": "float32", "master": "16bit"},
+    "bfloat16 weights, 8 bits beside": {"dtype": torch.bfloat16, "state_dtype": "float32", "master": "8bit"},
+    'bfloat16 weights, 16 bits beside, "8bit"': {"dtype": torch.bfloat16, "state_dtype": "8bit", "master": "16bit"},
+    'bfloat16 weights, 8 bits beside, "8bit"': {"dtype": torch.bfloat16, "state_dtype": "8bit", "master": "8bit"},
 }
 
 

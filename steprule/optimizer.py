@@ -67,6 +67,9 @@ class Optimizer(torch.optim.Optimizer):
         rounding (str): how bfloat16 weights are rounded: ``"nearest"``, which loses every update below half a unit in
             the last place, or ``"stochastic"``, up or down at random, so that on average nothing is lost; weights of
             float32 and float64 are not rounded.
+        master (str, optional): what stands beside each bfloat16 weight, so that no update is lost: ``"16bit"``, the
+            rest of a float32, ``"8bit"``, half of that, or ``"float32"``, all of it, with the same numbers as
+            ``"16bit"``, for float16 weights too; None for nothing. Float32 weights need nothing.
         maximize (bool): go up along the gradient instead of down.
         l1 (float): L1 penalty: ``l1 * sign(p)`` is added to the gradient.
         clip_norm (float, optional): the norm of all gradients together, above which they are scaled down to it; None

@@ -15,7 +15,7 @@ import typer
 import steprule
 from steprule.algorithms import create, names
 from steprule.checkpoint import CheckpointError, read_checkpoint, write_parts
-from steprule.kernels.coding import CODES, in_full
+from steprule.kernels.coding import in_full, is_code
 from steprule.messages.spelling import nearest
 from steprule.messages.words import counted
 from steprule.replacing import replacing
@@ -185,5 +185,5 @@ def _plain(state: StateDict, by_name: bool, parameters: Sequence[Parameter]) -> 
 
 
 def _in_full(entry: dict[str, Any], parameter: Parameter) -> dict[str, Any]:
-    coded = {k: parameter.as_it_lay(v) for k, v in entry.items() if isinstance(v, torch.Tensor) and v.dtype in CODES}
+    coded = {k: parameter.as_it_lay(v) for k, v in entry.items() if isinstance(v, torch.Tensor) and is_code(k, v.dtype)}
     return in_full({**entry, **coded})

@@ -12,6 +12,7 @@ from steprule.kernels.cpu.llvm import LLVMLaunch
 from steprule.kernels.gpu.triton import TritonLaunch, unavailable
 from steprule.rule.program import FIRST_SLOT, GRAD, Operation, Program
 from steprule.rule.slot import Slot
+from steprule.storage import CORRECTIONS
 
 from .coding import CODES
 from .eager import EagerLaunch
@@ -51,7 +52,7 @@ def obstacle(program: Program, entry: Entry, group: Mapping[str, Any]) -> str | 
         if isinstance(value, torch.Tensor) and type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
             return f"state {slot.name!r} is a {type(value).__name__}, whose memory is not plain"
         dtype = kept_in(slot, entry)
-        if dtype not in FLOATS | COMPLEX | CODES.keys():
+        if slot.beside is None and dtype not in FLOATS | COMPLEX | CODES.keys():
             return f"state {slot.name!r} is {dtype}"
     by_rows = g.layout == torch.sparse_coo or program.temporaries or program.by_lines
     if by_rows and not p.is_contiguous():
@@ -213,7 +214,7 @@ def check_gradient(program: Program, entry: Entry, group: Mapping[str, Any]) -> 
         if found := fault(tensor, tensor is p or unscales):
             raise RuntimeError(f"the {what} {entry.name} {found}; replace it with a tensor that has memory of its own")
     for slot in program.slots:
-        if kept_in(slot, entry) in CODES:
+        if slot.beside is None and kept_in(slot, entry) in CODES:
             check_codes(program, slot, entry)
         if slot.format not in (None, "float32") and p.is_complex():
             raise RuntimeError(
@@ -224,6 +225,11 @@ def check_gradient(program: Program, entry: Entry, group: Mapping[str, Any]) -> 
         raise RuntimeError(
             f"rounding='stochastic' is for bfloat16 weights, but parameter {entry.name} is {p.dtype}; give its group "
             "rounding='nearest'"
+        )
+    if group.get("master") in CORRECTIONS and p.dtype == torch.float16:
+        raise RuntimeError(
+            f"master={group['master']!r} is for bfloat16 weights, which are the upper half of a float32, but parameter "
+            f"{entry.name} is {p.dtype}; give its group master='float32'"
         )
     if entry.part is not None and group.get("differentiable"):
         raise RuntimeError(

@@ -10,9 +10,10 @@ import torch
 from steprule.storage import FORMATS, Codes, Formula
 
 from .layout import like
+from .masters import is_master
 from .operations import apply
 
-__all__ = ["CODES", "decoded", "encode", "encoded", "flat", "in_full", "scale_count", "scale_name"]
+__all__ = ["CODES", "decoded", "encode", "encoded", "flat", "in_full", "is_code", "scale_count", "scale_name"]
 
 CODES: dict[torch.dtype, Codes] = {
     getattr(torch, codes.dtype): codes
@@ -30,13 +31,18 @@ def scale_name(slot: str) -> str:
 
 def in_full(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter's state with numbers in place of codes."""
-    coded = {name for name, value in entry.items() if isinstance(value, torch.Tensor) and value.dtype in CODES}
+    coded = {name for name, value in entry.items() if isinstance(value, torch.Tensor) and is_code(name, value.dtype)}
     scales = set(map(scale_name, coded))
     return {
         name: decoded(value, entry[scale_name(name)]) if name in coded else value
         for name, value in entry.items()
         if name not in scales
     }
+
+
+def is_code(name: str, dtype: torch.dtype | None) -> bool:
+    """Whether a slot of that name and dtype holds codes; corrections of weights are whole numbers too."""
+    return dtype in CODES and not is_master(name)
 
 
 def scale_count(codes: Codes, elements: int) -> int:

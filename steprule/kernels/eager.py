@@ -10,13 +10,24 @@ import torch
 
 from steprule.rule.expression import Level
 from steprule.rule.host import evaluate
-from steprule.rule.program import FIRST_SLOT, GRAD, OF_ITS_OWN, PARAM, WORDS, Operation, Phase, Program, Store
+from steprule.rule.program import (
+    FIRST_SLOT,
+    GRAD,
+    IN_PARTS,
+    OF_ITS_OWN,
+    PARAM,
+    WORDS,
+    Operation,
+    Phase,
+    Program,
+    Store,
+)
 
 from .coding import decoded, encode
 from .entry import Entry, Group
 from .launch import Launch
 from .layout import dense, real
-from .operations import MIXED, apply, integer, rounded_at_random
+from .operations import MIXED, apply, in_parts, integer, rounded_at_random, upper_half
 from .shared_numbers import SharedNumbers
 from .slots import computed_in, first_number
 
@@ -171,6 +182,8 @@ class EagerLaunch(Launch):
             args = [values[a] for a in operation.args]
             if operation.op in WORDS:
                 values.append(integer(operation.op, operation.detail, args, where))
+            elif operation.op in IN_PARTS:
+                values.append(in_parts(operation.op, operation.detail, args))
             elif operation.op == "drawn":
                 values.append((args[0] >> operation.detail).to(dtype))
             else:
@@ -191,6 +204,8 @@ class EagerLaunch(Launch):
     def value(self, o: Operation, args: list[Any], i: int, operands: list[torch.Tensor], dtype: torch.dtype) -> Any:
         if o.op == "read":
             tensor = operands[o.detail]
+            if not tensor.is_floating_point():
+                return tensor.to(torch.int64)
             copy = self.differentiable and o.detail == PARAM
             return tensor.clone() if copy and tensor.dtype == dtype else tensor.to(dtype)
         if o.op == "scalar":
@@ -265,6 +280,8 @@ def own(phase: Phase, values: Sequence[Any], number: int, dtype: torch.dtype) ->
     value, o = values[number], phase.operations[number]
     if o.op == "noisy":
         return rounded_at_random(value, values[o.args[1]], dtype)
+    if o.op == "upper":
+        return upper_half(value)
     operand = o.op in ("read", "where") and isinstance(value, torch.Tensor)
     return value.clone() if operand else value
 

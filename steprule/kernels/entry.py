@@ -75,11 +75,22 @@ class Entry:
     """What stands in the state under these names: the slots, or the tensors that these are parts of."""
     pointers: list[int] = field(init=False, repr=False, compare=False)
     """Where the parameter and the adopted slots lie in memory."""
+    version: int | None = field(default=None, init=False, repr=False, compare=False)
+    """How often the parameter was written to when it was last updated, where something stands beside it."""
 
     @property
     def owner(self) -> torch.Tensor:
         """The parameter as the groups hold it."""
         return self.param if self.part is None else self.part.whole
+
+    @property
+    def version_now(self) -> int:
+        """How often the parameter was written to until now; in inference mode nobody counts."""
+        return 0 if self.owner.is_inference() else int(self.owner._version)
+
+    def note_version(self) -> None:
+        """It has been updated, and counts as written to: whoever writes to it from here on is another."""
+        self.version = self.version_now
 
     @property
     def origin(self) -> int:
@@ -105,6 +116,7 @@ class Entry:
         """Note what was asked for, and what parameter, gradient and state, as they are, were found to be good for."""
         p, g = self.param, self.grad
         self.program, self.options, self.kind, self.slots = program, options, kind, None
+        self.version = None if program.master is None else self.version
         self.numel = real(p).numel()
         self.grad_look = (tuple(g.shape), g.stride(), g.dtype) if g.layout == torch.strided else None
         self.strange = g.layout == torch.strided and not same_layout(g, p)
@@ -135,7 +147,7 @@ class Entry:
     def meet(self, grad: torch.Tensor, state: State | None) -> None:
         """A step begins with this gradient and the state that there is; None: none, or it was deleted."""
         if state is None and self.state:  # deleted, to start anew
-            self.uncounted = 0
+            self.uncounted, self.version = 0, None
         if state is not self.state:
             self.is_new = None
         if state is not None or self.state:

@@ -57,7 +57,11 @@ def other_formats(launch: Launch) -> str:
         if dtype != launch.params[0].dtype and slot.dtype is None:
             name = str(slot.format) if dtype in CODES else str(dtype).removeprefix("torch.")
             found.setdefault(name, []).append(slot.name)
-    return "; ".join(f"{', '.join(names)} in {dtype}" for dtype, names in found.items())
+    beside = [f"{BESIDE[slot.beside]} beside each weight" for slot in launch.program.slots if slot.beside]
+    return "; ".join([*beside, *(f"{', '.join(names)} in {dtype}" for dtype, names in found.items())])
+
+
+BESIDE = {"8bit": "8 bits", "16bit": "16 bits", "float32": "float32"}
 
 
 def first_names(names: Sequence[str], limit: int = 6) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from steprule.portability.torch_private import FakeTensor
+from steprule.rule.master import MASTER
 from steprule.rule.program import FIRST_SLOT, OF_ITS_OWN, Matrix, Program, Store
 from steprule.rule.slot import Slot
 
@@ -85,7 +87,9 @@ class Launch:
                 self.adopt_arrays(e, groups[e.group])
         columns = [list(column) for column in zip(*(e.slots for e in entries), strict=True)]
         self.slots, self.scales = columns[: len(program.slots)], columns[len(program.slots) :]
-        self.coded = [k for k, slot in enumerate(self.slots) if slot[0].dtype in CODES]
+        self.coded = [
+            k for k, slot in enumerate(program.slots) if slot.beside is None and self.slots[k][0].dtype in CODES
+        ]
         """The slots that are held in codes; ``scales`` has theirs, in this order."""
         self.slot_names = [*self.slot_names, *(scale_name(program.slots[k].name) for k in self.coded)]
         self.adopt_lines(groups)
@@ -114,6 +118,19 @@ class Launch:
         """A parameter's array slots, which its entry keeps from plan to plan."""
         with self.mode:
             entry.adopted(*array_slots(self.program.slots, entry, group))
+
+    @property
+    def master_operand(self) -> int | None:
+        """The operand that stands beside the parameter, if one does."""
+        found = (k for k, slot in enumerate(self.program.slots, FIRST_SLOT) if slot.beside is not None)
+        return next(found, None)
+
+    @property
+    def whole_operand(self) -> int | None:
+        """That operand if it holds whole numbers."""
+        operand = self.master_operand
+        floats = operand is None or self.slots[operand - FIRST_SLOT][0].is_floating_point()
+        return None if floats else operand
 
     def adopt_tables(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
         """The slots for matrix functions."""
@@ -195,6 +212,9 @@ class Launch:
             if scale_name(slot.name) not in names:  # what was held in codes before is held in full
                 for own in self.states:
                     own.pop(scale_name(slot.name), None)
+        if self.program.master is None and MASTER not in names:
+            for own in self.states:
+                own.pop(MASTER, None)  # it no longer belongs to the weights
         if names:
             state.update(zip(self.owners, self.states, strict=True))
         for entry in self.entries:
@@ -472,8 +492,32 @@ class Launch:
             grads[i] = like(grads[i], self.params[i])
         return grads
 
+    def start_anew(self) -> None:
+        """Let nothing stand beside parameters that somebody has written to since they were updated, as their versions
+        say: it was of other weights."""
+        written = [e for e in self.entries if e.version is not None and e.version != e.version_now]
+        for entry in written:
+            entry.version = None
+            with torch.no_grad():
+                held = entry.slots[self.master_operand - FIRST_SLOT]  # type: ignore[index, operator]
+                held.copy_(entry.param) if held.is_floating_point() else held.zero_()
+        if written:
+            names = ", ".join(e.name for e in written)
+            warnings.warn(
+                f"parameter {names} was written to since the last step: master={self.program.master.kind!r} "  # type: ignore[union-attr]
+                "starts anew from what it holds now",
+                stacklevel=2,
+            )
+
+    def note_versions(self) -> None:
+        """The parameters have been updated, and count as written to; who writes to them from here on is another."""
+        for entry in self.entries if self.program.master is not None else ():
+            entry.note_version()
+
     def advance(self, groups: Sequence[Group]) -> None:
         """Compute this step's scalars on the host."""
+        if self.program.master is not None and not self.valueless:
+            self.start_anew()
         count, host, stored = len(self.program.scalars), self.program.host, self.stored
         for row in self.rows:
             values = host(groups[row.group], row.step + 1.0, row.is_new, row.slots, row.size, stored)

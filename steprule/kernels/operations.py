@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 
 from steprule.rule.host import OPERATIONS as HOST
+from steprule.rule.program import WORDS
+from steprule.storage import CORRECTIONS
 
-__all__ = ["MIXED", "apply", "integer", "root", "rounded_at_random"]
+__all__ = ["MIXED", "apply", "in_parts", "integer", "number", "root", "rounded_at_random", "upper_half"]
 
 
 class _WideRoot(torch.autograd.Function):
@@ -159,13 +162,54 @@ def integer(op: str, detail: Any, args: Sequence[Any], where: Callable[[], torch
     elif op == "index":
         place = where() + args[0] + (args[1] << 32)
         whole = place >> 32 if detail == "high" else place
+    elif op == "whole":
+        whole = torch.tensor(detail, dtype=torch.int64)
+    elif op == "bits":
+        whole = torch.as_tensor(args[0], dtype=torch.float32).view(torch.int32).to(torch.int64)
+    elif op == "iwhere":
+        whole = _where(*args)
     elif op == "imul":
         whole = args[0] * detail
     elif op == "ishr":
         whole = args[0] >> detail
     else:
-        whole = args[0] + args[1] if op == "iadd" else args[0] ^ args[1]
+        whole = BITWISE[op](args[0], args[1])
     return whole & LOW
+
+
+BITWISE: dict[str, Callable[[Any, Any], Any]] = {
+    "iadd": operator.add,
+    "iand": operator.and_,
+    "ior": operator.or_,
+    "ixor": operator.xor,
+}
+
+
+def number(word: torch.Tensor) -> torch.Tensor:
+    """The float32 of 32 bits."""
+    return torch.where(word > LOW // 2, word - 2**32, word).to(torch.int32).view(torch.float32)
+
+
+def in_parts(op: str, kind: str, args: Sequence[Any]) -> Any:
+    """A bfloat16 and its correction made one float32, or either of them made of it; the correction a whole number.
+
+    Args:
+        op: ``"joined"``, ``"upper"`` or ``"lower"``.
+        kind: what the correction is called.
+        args: its operands.
+    """
+
+    def operation(op: str, given: list[Any], detail: Any) -> Any:
+        if op in WORDS:
+            return integer(op, detail, given, lambda: given[0])
+        return number(given[0]) if op == "number" else apply(op, given, torch.float32)
+
+    return CORRECTIONS[kind].formula(op, len(args)).compute(args, operation)
+
+
+def upper_half(value: torch.Tensor) -> torch.Tensor:
+    """Numbers of which nothing but the upper half is set, as they are: NaN keeps its bits."""
+    return (value.view(torch.int32) >> 16).to(torch.int16).view(torch.bfloat16)
 
 
 def rounded_at_random(value: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -180,5 +224,4 @@ def rounded_at_random(value: torch.Tensor, bits: torch.Tensor, dtype: torch.dtyp
         return value.clone()
     held = value.to(torch.float32).view(torch.int32).to(torch.int64) & LOW
     carried = (held + (bits >> 16)) & 0xFFFF0000
-    signed = torch.where(carried > 0x7FFFFFFF, carried - 2**32, carried).to(torch.int32)
-    return torch.where(value.isnan(), math.nan, signed.view(torch.float32)).to(dtype)
+    return torch.where(value.isnan(), math.nan, number(carried)).to(dtype)

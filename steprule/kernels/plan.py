@@ -14,7 +14,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from steprule.kernels.cpu.awake import part_of
-from steprule.portability.torch_private import FakeTensor, dispatch_modes, foreach_norm
+from steprule.portability.torch_private import FakeTensor, dispatch_modes, foreach_norm, increment_version
 from steprule.rule.functions import input_key
 from steprule.rule.program import Program
 
@@ -236,6 +236,18 @@ class Plan:
             self.known = list(state.values())
         self.torn = False
         return []
+
+    def count_writes(self) -> None:
+        """Let the parameters that were updated count as written to, as torch's own operations do."""
+        increment_version(self.updated)
+        if self.mastered:
+            for launch in self.launches:
+                launch.note_versions()
+
+    @functools.cached_property
+    def mastered(self) -> bool:
+        """Whether something stands beside any of the parameters."""
+        return any(launch.program.master is not None for launch in self.whole)
 
     def passes(
         self,

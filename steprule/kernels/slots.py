@@ -14,6 +14,7 @@ from steprule.storage import FORMATS
 from .coding import CODES, decoded, encoded, scale_count, scale_name
 from .entry import Entry, Group, State
 from .layout import dense, like, materialized, same_layout
+from .masters import beside, joined
 from .overlaps import fault, shared_with
 
 __all__ = [
@@ -44,6 +45,8 @@ def asked_dtype(slot: Slot, param: torch.Tensor) -> torch.dtype | None:
     """What a slot must be kept in, whatever stands in the state: as the group asks, or as float16 would lose it."""
     if slot.kind != "array":
         return None
+    if slot.beside is not None:
+        return getattr(torch, str(slot.dtype))  # type: ignore[no-any-return]
     if slot.format is not None:
         found = FORMATS[slot.format]
         codes = found.positive if slot.positive else found.signed
@@ -79,7 +82,8 @@ def slot_bytes(slot: Slot, param: torch.Tensor, shape: Sequence[int], reduced: b
     if slot.kind == "scalar":
         return 8 if reduced else scalar_dtype().itemsize
     dtype, count = slot_dtype(slot, param), math.prod(slot.shape(shape))
-    scales = scale_count(CODES[dtype], count) * torch.bfloat16.itemsize if dtype in CODES else 0
+    coded = dtype in CODES and slot.beside is None
+    scales = scale_count(CODES[dtype], count) * torch.bfloat16.itemsize if coded else 0
     return count * dtype.itemsize + scales
 
 
@@ -143,13 +147,8 @@ def slot_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
         value = fresh(slot, p, group)
     elif isinstance(value, torch.Tensor) and value.dtype in CODES and value.shape == p.shape:
         value = decoded(value, scales_found(slot, value, entry)).to(kept_in_full(slot, p))
-    elif not isinstance(value, torch.Tensor) or value.shape != slot.shape(p.shape) or value.device != p.device:
-        found = f"{tuple(value.shape)} on {value.device}" if isinstance(value, torch.Tensor) else repr(value)
-        wanted = "like the parameter" if slot.kind == "array" else f"of shape {slot.shape(p.shape)}"
-        raise RuntimeError(
-            f"state {name!r} of parameter {entry.name} is {found}, but the parameter is {tuple(p.shape)} on "
-            f"{p.device}; replace it with a tensor {wanted}, or delete it to start anew"
-        )
+    else:
+        refuse_unlike(value, slot, entry)
     if value.is_complex() != p.is_complex() or not (value.is_complex() or value.is_floating_point()):
         raise RuntimeError(
             f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; "
@@ -163,6 +162,22 @@ def slot_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
     if slot.kind == "array" and p.layout == torch.strided and dense(p):
         value = like(value, p)
     return value
+
+
+def refuse_unlike(value: Any, slot: Slot, entry: Entry) -> None:
+    """Refuse what stands in a state and is of another shape than the slot, or elsewhere than the parameter.
+
+    Raises:
+        RuntimeError: naming slot and parameter.
+    """
+    p = entry.param
+    if not isinstance(value, torch.Tensor) or value.shape != slot.shape(p.shape) or value.device != p.device:
+        found = f"{tuple(value.shape)} on {value.device}" if isinstance(value, torch.Tensor) else repr(value)
+        wanted = "like the parameter" if slot.kind == "array" else f"of shape {slot.shape(p.shape)}"
+        raise RuntimeError(
+            f"state {slot.name!r} of parameter {entry.name} is {found}, but the parameter is {tuple(p.shape)} on "
+            f"{p.device}; replace it with a tensor {wanted}, or delete it to start anew"
+        )
 
 
 def refuse_faulty(value: torch.Tensor, name: str, entry: Entry) -> None:
@@ -213,6 +228,9 @@ def array_slots(slots: Sequence[Slot], entry: Entry, group: Group) -> tuple[list
     scales: list[torch.Tensor] = []
     for slot in slots:
         dtype = kept_in(slot, entry)
+        if slot.beside is not None:
+            tensors.append(master_tensor(slot, entry, group))
+            continue
         if dtype not in CODES:
             tensors.append(slot_tensor(slot, entry, group))
             continue
@@ -239,6 +257,27 @@ def array_slots(slots: Sequence[Slot], entry: Entry, group: Group) -> tuple[list
             "replace it with its clone()"
         )
     return names, tensors
+
+
+def master_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
+    """What stands beside a parameter, made of what stands in its state in whatever form.
+
+    Raises:
+        RuntimeError: what stands there is nothing of the kind.
+    """
+    p, value = entry.param, entry.found(slot)
+    if value is None:
+        return fresh(slot, p, group)
+    refuse_unlike(value, slot, entry)
+    refuse_faulty(value, slot.name, entry)
+    if value.is_complex():
+        raise RuntimeError(
+            f"state {slot.name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; delete "
+            "it to start anew"
+        )
+    value, dtype = materialized(value), slot_dtype(slot, p)
+    value = value if value.dtype == dtype else beside(joined(p, value), p, dtype)
+    return like(value, p) if dense(p) else value
 
 
 def as_laid(codes: torch.Tensor, param: torch.Tensor) -> bool:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from .expression import Expression, RuleError, as_expression
+from .expression import Expression, Level, RuleError, as_expression
 from .functions import where
 from .modifier import Modifier, Reading, Scoped, Wrapped
 
@@ -54,7 +54,7 @@ def evaluated(modifier: Modifier, kept: str) -> Update:
 
     def exchange(p: Any, g: Any, s: Any, h: Any) -> Expression:
         _, own, hyper = scoped(modifier, s, h)
-        setattr(s, kept, p)
+        setattr(s, kept, Expression("param", level=Level.ARRAY))
         return checked(modifier, "evaluation", modifier.evaluation(p, own, hyper))
 
     return exchange

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 from .expression import VOCABULARY, Expression, Level, RuleError, as_expression, asking
@@ -60,6 +61,11 @@ def rounding_bits(tag: int) -> Expression:
     seed, step, _ = asking.draw()
     x = on_bits("imul", on_bits("ixor", half_of_place("low"), of_step(seed, step, tag)), detail=GOLDEN)
     return on_bits("imul", on_bits("ixor", x, on_bits("ishr", x, detail=15)), detail=0x846CA68B)
+
+
+def bits_for(name: str) -> Expression:
+    """Random bits by which what has a name is rounded."""
+    return rounding_bits(zlib.crc32(name.encode()))
 
 
 def of_step(seed: Any, step: Any, tag: Any) -> Expression:

@@ -78,6 +78,10 @@ class _Asking(threading.local):
     """Whether work is due that is done in every k-th step."""
     settled: Callable[[Expression], Any] | None = None
     """What a hyperparameter is, on which the Program then depends."""
+    held: Callable[[Expression], Expression] | None = None
+    """A value as the parameter will hold it; None where that is what its dtype says."""
+    parameter: Expression | None = None
+    """The parameter as the rule sees it."""
 
 
 asking: _Asking = _Asking()

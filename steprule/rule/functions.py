@@ -173,8 +173,8 @@ def stored(x: Any, like: Expression | None = None) -> Expression:
         return combine("stored", x)
     if x.level is not Level.ARRAY:
         raise RuleError(f"stored() is for arrays, and for the numbers that the host computes; ({x}) is neither")
-    if like is None or like.op == "param":
-        return Expression("stored", (x,))
+    if like is None or like is asking.parameter:
+        return Expression("stored", (x,)) if asking.held is None else asking.held(x)
     if not isinstance(like, Expression) or like.op != "slot" or like.level is not Level.ARRAY:
         raise RuleError(
             f"stored(x, like) takes the slot that holds x, an array read before it is written, not ({like})"

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .drawing import rounding_bits
+from .drawing import bits_for
 from .expression import Expression, Level
 from .links import Link
+from .master import MASTER, PARAMETER
 from .signs import growing, never_negative
 from .slot import Slot
 
 __all__ = ["Hold", "rounded_at_random"]
 
-PARAMETER = "the parameter"
-"""What tells the rounding of weights from that of slots, which are words."""
 BEGINS_AS_PARAMETER = "it begins as the weights, and is an average or an anchor of them, which moves less than a code"
 
 
@@ -41,7 +39,7 @@ class Hold(Link):
         self.formats, self.noisy, self.slow, self.rule = formats, noisy, slow, name
 
     def weights(self, p: Any, new: Any, s: Any, h: Any) -> Any:
-        slots = {name: kept_exact(slot) for name, slot in s._slots().items()}
+        slots = {name: kept_exact(slot) for name, slot in s._slots().items() if slot.beside is None}
         positive = never_negative(slots, s._writes, h._value)
         grown = growing(s._writes, positive)
         for name, slot in slots.items():
@@ -56,7 +54,8 @@ class Hold(Link):
                 continue
             if slots[name].positive or (found == self.slow and is_slow(written, name, h)):
                 s._writes[name] = rounded_at_random(written, name)
-        return rounded_at_random(new, PARAMETER) if h.rounding == "stochastic" else new
+        random = h.rounding == "stochastic" and MASTER not in s._declared  # parts are rounded where they are made
+        return rounded_at_random(new, PARAMETER) if random else new
 
 
 SLOW = 0.05
@@ -105,4 +104,4 @@ def rounded_at_random(value: Expression, name: str) -> Expression:
     """
     if value.level is not Level.ARRAY:
         return value
-    return Expression("noisy", (value, rounding_bits(zlib.crc32(name.encode()))))
+    return Expression("noisy", (value, bits_for(name)))

@@ -10,10 +10,23 @@ from typing import Any, Literal
 
 from .expression import Expression, Level, ordered, signed
 from .host import Guard, compile_guards, compile_scalars
+from .master import Master
 from .mathematics import show
 from .slot import Slot
 
-__all__ = ["OF_ITS_OWN", "WORDS", "Matrix", "Operation", "Phase", "Program", "Reduction", "Shared", "Source", "Store"]
+__all__ = [
+    "IN_PARTS",
+    "OF_ITS_OWN",
+    "WORDS",
+    "Matrix",
+    "Operation",
+    "Phase",
+    "Program",
+    "Reduction",
+    "Shared",
+    "Source",
+    "Store",
+]
 
 
 @dataclass(frozen=True)
@@ -172,10 +185,14 @@ class Shared:
 OF_ITS_OWN = ("key", "origin")
 """What each parameter has of its own for random numbers: a number below 2**32, and the place of its first element in
 the whole of it."""
-WORDS = frozenset({"word", "index", "iadd", "ixor", "imul", "ishr"})
+WORDS = frozenset({"word", "index", "whole", "bits", "iadd", "iand", "ior", "ixor", "imul", "ishr", "iwhere"})
 """The operations whose results are whole numbers of 32 bits; ``"drawn"`` (detail: how many low bits are left out) makes
-one of them a number to compute with. Of ``"word"`` and ``"index"`` the detail says which half, of ``"imul"`` the
-factor, of ``"ishr"`` by how many bits."""
+one of them a number to compute with, ``"number"`` the float32 of these bits, whose ``"bits"`` they are. Of ``"word"``
+and ``"index"`` the detail says which half, of ``"whole"`` which number, of ``"imul"`` the factor, of ``"ishr"`` by how
+many bits. Slots of whole numbers are read as such."""
+IN_PARTS = frozenset({"joined", "upper", "lower"})
+"""The operations on weights that are held in parts, the detail of which says how: a weight of its parts, and either
+part of a weight; see :mod:`steprule.storage.correction`."""
 
 PARAM, GRAD, FIRST_SLOT = 0, 1, 2
 
@@ -241,6 +258,8 @@ class Program:
     """The number of dimensions for which it was traced, if the rule asked."""
     modifiers: tuple[str, ...] = field(default=(), compare=False)
     """What goes around the rule, in the order in which it acts."""
+    master: Master | None = None
+    """What stands beside the parameter; None where nothing does."""
     assignments: tuple[tuple[Any, ...], ...] = field(init=False, repr=False)
     """What the host computes, one operation each: two Programs are equal only if they have these in common too."""
 

@@ -58,6 +58,8 @@ class Slot:
     """Why it must not be held in fewer bits, in words; None where it may be."""
     format: str | None = None
     """The format of :mod:`steprule.storage` that the group asks for."""
+    beside: str | None = None
+    """How it holds what the parameter's own bits lack, as ``master`` says; None for every other slot."""
 
     @property
     def level(self) -> Level:

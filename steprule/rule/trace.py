@@ -14,6 +14,7 @@ from steprule.messages.spelling import nearest
 
 from .chain import chained
 from .expression import Expression, Level, RuleError, asking
+from .master import MASTER, Master
 from .modifier import Modifier, declared_slots
 from .phases import Phases
 from .program import Program
@@ -33,6 +34,8 @@ def trace(
     name: str = "rule",
     modifiers: Sequence[Modifier] = (),
     ndim: int | None = None,
+    master: Master | None = None,
+    parted: bool = True,
 ) -> Program:
     """Run a rule on symbols.
 
@@ -43,11 +46,16 @@ def trace(
         name: what the Program is called when printed.
         modifiers: what goes around the rule, in the order in which it acts.
         ndim: the number of the parameter's dimensions, for rules that ask.
+        master: what stands beside the parameter, which the rule then sees whole.
+        parted: whether its new value is parted again; where it is not, it is rounded, and what stands beside it stays.
 
     Raises:
         RuleError: if the rule is wrong, saying where and what to write instead.
     """
     slots = {**(slots or {}), **declared_slots(modifiers)}
+    if master is not None:
+        refuse_taken(slots, name)
+        slots[MASTER] = master.slot
     for slot_name, slot in slots.items():
         refuse_slot(slot_name, slot, hyper)
     shaping = frozenset(key for slot in slots.values() for key in slot.asks)
@@ -59,7 +67,7 @@ def trace(
         h, s = Hyper(hyper), State(slots, reduced)
         h._settle(shaping)
         before = generator_states()
-        new = run(whole, h, s, shape)
+        new = run(whole, h, s, shape, master, parted)
         if generator_states() != before:
             raise RuleError(
                 f"{name}.update draws a random number: it runs once, and every step would use that one; uniform() "
@@ -70,7 +78,7 @@ def trace(
         if found <= reduced:
             program = Phases(name, s, h, reduced).program(new, s._measured, s._left)
             active = tuple(type(m).__name__ for m in modifiers if m.name and hyper[m.name])
-            return replace(program, ndim=ndim if shape.asked else None, modifiers=active)
+            return replace(program, ndim=ndim if shape.asked else None, modifiers=active, master=master)
         reduced |= found  # what is read of them, too, is known only where reductions are
 
 
@@ -128,18 +136,29 @@ class Shape:
         return self.ndim
 
 
-def run(rule: Rule, h: Hyper, s: State, shape: Shape) -> Expression:
+def refuse_taken(slots: Mapping[str, Slot], name: str) -> None:
+    """The slot beside the parameter must not be one of the rule's own."""
+    if MASTER in slots:
+        raise RuleError(
+            f"{name} has a slot {MASTER!r} of its own, which is where master= keeps the bits that the weights lack; "
+            "give the slot another name, or its group master=None"
+        )
+
+
+def run(rule: Rule, h: Hyper, s: State, shape: Shape, master: Master | None, parted: bool) -> Expression:
     """Run a rule on symbols, once: the parameter's new value."""
     p = Expression("param", level=Level.ARRAY)
     g = Expression("grad", level=Level.ARRAY)
-    previous = asking.answer, asking.ndim, asking.draw, asking.due, asking.settled
+    asked = ("answer", "ndim", "draw", "due", "settled", "held", "parameter")
+    previous = {name: getattr(asking, name) for name in asked}
+    asking.parameter, asking.held = (p, None) if master is None else (master.joined(p, s), master.stored)
     asking.due = lambda k: ((s.step - 1) % k == 0) | s.is_new
     draws = itertools.count()
     seed = h.seed if "seed" in h._values else Expression("constant", detail=0.0)
     asking.settled = h._settled
     asking.answer, asking.ndim, asking.draw = h._ask, shape.ask, lambda: (seed, s.step, next(draws))
     try:
-        new: Expression = rule(p, g, s, h)
-        return new
+        new: Expression = rule(asking.parameter, g, s, h)
+        return new if master is None or not parted else master.parted(new, s, h)
     finally:
-        asking.answer, asking.ndim, asking.draw, asking.due, asking.settled = previous
+        vars(asking).update(previous)

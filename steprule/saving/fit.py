@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import torch
 
 from steprule.messages.words import printable
+from steprule.rule.master import MASTER
 from steprule.rule.slot import Slot
 
 from . import lbfgs_state
@@ -35,8 +36,8 @@ class Held(Protocol):
         """The dtype in which a slot must be held, whatever was saved; None where it need not."""
         ...
 
-    def is_code(self, dtype: torch.dtype | None) -> bool:
-        """Whether tensors of a dtype hold codes."""
+    def is_code(self, slot: str, dtype: torch.dtype | None) -> bool:
+        """Whether a slot of that name and dtype holds codes."""
         ...
 
     def numbers(self, codes: torch.Tensor, scales: Any) -> torch.Tensor | None:
@@ -188,7 +189,7 @@ class Fit:
         held, coded = self.common.held, {}
         misfits: list[Misshapen] = []
         for name, codes in list(entry.items()):
-            if held is None or not isinstance(codes, torch.Tensor) or not held.is_code(codes.dtype):
+            if held is None or not isinstance(codes, torch.Tensor) or not held.is_code(name, codes.dtype):
                 continue
             scales = entry.pop(held.scale_name(name), None)
             if scales is None and name not in (self.slots or ()):
@@ -208,7 +209,7 @@ class Fit:
         for name, value in new.items():
             slot = (self.slots or {}).get(name)
             dtype = None if held is None or slot is None else held.dtype(slot, self.param)
-            if held is None or dtype is None or not held.is_code(dtype):
+            if held is None or dtype is None or not held.is_code(name, dtype):
                 found[name] = value
                 continue
             codes, scales = coded.get(name, (None, None))
@@ -230,7 +231,8 @@ class Fit:
             return mine, mine
         peers = map(self._without_scales, self.peers)
         fuller = min((peer for peer in peers if peer > mine), key=len, default=mine)
-        return fuller.union(self.needed, lbfgs_state.needed(self.saved.entry)) - mine, frozenset()
+        # what stands beside weights can be done without, and parameters of one group need not all have it
+        return fuller.union(self.needed, lbfgs_state.needed(self.saved.entry)) - mine - {MASTER}, frozenset()
 
     def _without_scales(self, names: Iterable[str]) -> frozenset[str]:
         """Names of slots without those under which the scales of others stand."""
@@ -284,6 +286,9 @@ class Fit:
         dense = readable and (value.layout is torch.strided or self._foreign(name))
         fits = dense and (value.ndim == len(target) if self.resize else value.shape == target)
         families = (_family(value.dtype), _family(self.param.dtype)) if fits else ("", "")
+        slot = (self.slots or {}).get(name)
+        if fits and slot is not None and slot.beside is not None and not value.is_complex():
+            return None  # whatever its form, one is made of another when the weights are there
         refused = name in self.slots if self.slots is not None else "complex" in families[0]
         alike = families[0] == families[1] or not refused
         return None if fits and alike else shape_and_dtype(target, self.param.dtype)
@@ -323,7 +328,8 @@ class Fit:
 
     def _new_array(self, name: str, value: torch.Tensor) -> torch.Tensor:
         target, param, slot = self._target(name), self.param, (self.slots or {}).get(name)
-        dtype = self._held(slot, name) or self._dtype(value)
+        as_saved = slot is not None and slot.beside is not None
+        dtype = value.dtype if as_saved else self._held(slot, name) or self._dtype(value)
         with torch.no_grad():
             spread = None if self.common.placed is None else self.common.placed(value, param, slot, dtype)
             if spread is not None:
@@ -375,9 +381,9 @@ class Fit:
         dtype = None if held is None or slot is None else held.dtype(slot, self.param)
         if held is not None and dtype is None:
             before = self.saved.entry.get(name)
-            codes = isinstance(before, torch.Tensor) and held.is_code(before.dtype)
+            codes = isinstance(before, torch.Tensor) and held.is_code(name, before.dtype)
             return self.param.dtype if codes and held.scale_name(name) in self.saved.entry else None
-        return torch.float32 if held is not None and held.is_code(dtype) else dtype
+        return torch.float32 if held is not None and held.is_code(name, dtype) else dtype
 
     def _dtype(self, value: torch.Tensor) -> torch.dtype:
         """The parameter's dtype, unless the state was kept in another one than the parameter on purpose."""

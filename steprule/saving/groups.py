@@ -20,7 +20,7 @@ Group: TypeAlias = dict[str, Any]
 Hyperparameters: TypeAlias = Literal["saved", "current"]
 
 _CAST = ("algorithm", "modifiers")  # which decide what the state is
-_HELD = ("state_dtype", "rounding")  # how numbers are held is for whoever loads it to say
+_HELD = ("state_dtype", "rounding", "master")  # how numbers are held is for whoever loads it to say
 _SWITCHES = ("foreach", "fused")  # of torch, which are True, False or None
 _NO_NUMBERS = (*_SWITCHES, "params", "param_names", "schedules")
 

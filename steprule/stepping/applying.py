@@ -66,7 +66,7 @@ def update_all(optimizer: Optimizer, given: Mapping[str, Any] | None = None) -> 
     if bad:
         leave_out(optimizer, bad)
         return
-    increment_version(plan.updated)
+    plan.count_writes()
     if scale is not None:
         increment_version([p.grad for p in plan.updated if p.grad is not None])
     works.count.taken += 1

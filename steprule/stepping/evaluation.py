@@ -20,7 +20,7 @@ from steprule.rule.slot import array
 from steprule.rule.trace import Rule, trace
 
 from .options import NOT_HYPER
-from .planning import called, entry_of
+from .planning import beside, called, entry_of
 from .roles import Roles
 from .workings import workings
 
@@ -49,7 +49,7 @@ def eval(optimizer: Optimizer) -> None:
     if works.moved is not None:
         raise RuntimeError("a step is half done: call second_step() before eval()")
     if not works.evaluates:
-        with unset_fake_temporarily():
+        with unset_fake_temporarily(), works.planner.writing():
             exchange(works.roles, optimizer.param_groups, optimizer.state)
         works.evaluates = True
         works.planner.outdated()
@@ -65,7 +65,8 @@ def train(optimizer: Optimizer, mode: bool = True) -> None:
     if not mode:
         optimizer.eval()
     elif works.evaluates:
-        back(optimizer.state)
+        with works.planner.writing():
+            back(optimizer.state)
         works.evaluates = False
         works.planner.outdated()
 
@@ -166,7 +167,8 @@ def evaluation_program(modifier: Modifier | None, group: Group, p: torch.Tensor)
 def traced(rule: Rule, modifier: Modifier, group: Group, p: torch.Tensor, slots: Any = (), around: Any = ()) -> Program:
     hyper = {name: value for name, value in group.items() if name not in NOT_HYPER}
     own = {**declared_slots([modifier]), **dict(slots)}
-    return trace(rule, hyper, own, name=type(modifier).__name__, modifiers=around, ndim=p.ndim)
+    known: dict[str, Any] = dict(modifiers=around, ndim=p.ndim, master=beside(group, p.dtype), parted=False)
+    return trace(rule, hyper, own, name=type(modifier).__name__, **known)
 
 
 def back(state: MutableMapping[torch.Tensor, Any]) -> None:

@@ -179,6 +179,8 @@ class StepInBackward:
                 place.round = self.round
                 self.done.append(place)
                 increment_version(param)
+                if place.mastered:
+                    self.singles.entry(place).note_version()
                 p.grad = None
 
         return complete
@@ -285,7 +287,7 @@ class StepInBackward:
             beside = self.singles.beside
             beside[:] = [*(launch for launch in beside if id(launch) not in old), *plan.whole]
         self.together = plan.updated
-        increment_version(plan.updated)
+        plan.count_writes()
         for p in plan.updated:
             p.grad = None
 
@@ -439,7 +441,7 @@ def refuse_rules(optimizer: Optimizer) -> None:
         for position, p in enumerate(group["params"]):
             if not is_lazy(p) and p.ndim not in seen:
                 seen.add(p.ndim)
-                program = works.planner.program(algorithm, group, asked, p.ndim)
+                program = works.planner.program(algorithm, group, asked, p)
                 refuse_program(program, called(group, index, position))
 
 

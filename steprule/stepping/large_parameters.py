@@ -50,6 +50,8 @@ class Place:
     launch: SinglyLaunch | None = None
     index: int = 0
     """Its place in that launch."""
+    mastered: bool = False
+    """Whether something stands beside it."""
     alike: Callable[..., bool] = field(default=lambda _: False, repr=False)
     """Whether a gradient looks like those that the launch is for."""
     grad_dtype: torch.dtype = torch.float32
@@ -191,7 +193,7 @@ class Singles:
         entry.meet(grad, optimizer.state.get(place.param))
         algorithm = works.roles.algorithm(group, optimizer)
         admit(entry, algorithm, group)
-        program = planner.program(algorithm, group, asked_now(optimizer), place.param.ndim)
+        program = planner.program(algorithm, group, asked_now(optimizer), place.param)
         refuse_program(program, place.name)
         launch = launches([program], [entry], groups)[0]
         plan = Plan([launch], [{**group, "params": [place.param]}], [[program]])
@@ -200,6 +202,7 @@ class Singles:
         self.beside[:] = [known for known in self.beside if place.plan is None or known not in place.plan.launches]
         self.beside.append(launch)
         place.plan, place.alike, place.grad_dtype = plan, still([grad]), grad.dtype
+        place.mastered = program.master is not None
         return plan
 
     # -- launches that several share -----------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def slots_of(
     """The bytes of each slot of a parameter, and whether it holds a copy of the weights."""
     works = workings(optimizer)
     planner, algorithm = works.planner, works.roles.algorithm(group, optimizer)
-    program = planner.program(algorithm, group, (False, False, (), False), p.ndim)
+    program = planner.program(algorithm, group, (False, False, (), False), p)
     if ranks > 1 and program.tables:
         raise ValueError(
             f"{program.name} works on tables of whole matrices, but parameter {label} would be sharded: it does not go "
@@ -182,7 +182,7 @@ def slots_of(
         known = own.get(name)
         there = known is not None and ranks == 1
         taken = held(known, 1) if there else slot_bytes(slot, p, shape, name in reduced)
-        found[name] = taken, slot.initial == "parameter"
+        found[name] = taken, slot.initial == "parameter" or slot.beside is not None
     others = {name: (held(value, ranks), name == TRAINED) for name, value in own.items() if name not in found}
     return found | others
 

@@ -14,7 +14,7 @@ from steprule.kernels.choose import BACKENDS
 from steprule.kernels.entry import Entry
 from steprule.messages.spelling import nearest
 from steprule.portability.torch_private import capturable_devices, fused_devices
-from steprule.storage import FORMATS, check_state_dtype
+from steprule.storage import FORMATS, MASTERS, check_state_dtype
 
 __all__ = [
     "NOT_HYPER",
@@ -45,6 +45,7 @@ OPTIONS: dict[str, Any] = {
     "modifiers": (),
     "state_dtype": None,
     "rounding": "nearest",
+    "master": None,
     "foreach": None,
     "fused": None,
     "capturable": False,
@@ -64,6 +65,7 @@ class CommonOptions(TypedDict, total=False):
     modifiers: Sequence[Any]
     state_dtype: Any
     rounding: str
+    master: str | None
 
 
 class MatrixOptions(CommonOptions, total=False):
@@ -99,6 +101,7 @@ RANGES: dict[str, Declared] = {
     "seed": Range(least=0, below=2**53),
     "backend": Choice(choices=BACKENDS),
     "rounding": Choice(choices=("nearest", "stochastic")),
+    "master": Choice(choices=MASTERS),
 }
 """What options may be."""
 
@@ -263,6 +266,13 @@ def refuse_with_fewer_bits(h: Mapping[str, Any]) -> None:
     for name in ("differentiable", "capturable"):
         if h["rounding"] == "stochastic" and h[name]:
             raise ValueError(f"rounding='stochastic' with {name}=True: its random numbers are drawn on the host")
+    if h["master"] is not None and h["differentiable"]:
+        raise ValueError(f"master={h['master']!r}: autograd can't follow weights in two parts; differentiable=True")
+    if h["rounding"] == "stochastic" and h["master"] in ("16bit", "float32"):
+        raise ValueError(
+            f"rounding='stochastic' with master={h['master']!r}, with which nothing is rounded away; leave one of them "
+            "out"
+        )
     asked = h["state_dtype"]
     names = set(asked.values()) if isinstance(asked, Mapping) else {asked}
     for name in sorted(names - {None}):

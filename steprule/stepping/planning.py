@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,16 +25,17 @@ from steprule.portability.forking import at_fork
 from steprule.portability.torch_private import unset_fake_temporarily
 from steprule.rule import links
 from steprule.rule.holding import Hold
+from steprule.rule.master import Master
 from steprule.rule.modifier import Modifier
 from steprule.rule.program import Program
 from steprule.rule.slot import Slot
 from steprule.rule.trace import Rule, trace
 from steprule.schedules import Timetable
-from steprule.storage import FORMATS, formats_of
+from steprule.storage import FORMATS, formats_of, master_for
 
 from .options import NOT_HYPER, check_capturable, check_fused
 
-__all__ = ["LOOKS", "Algorithm", "Asked", "Planner", "admit", "called", "entry_of"]
+__all__ = ["LOOKS", "Algorithm", "Asked", "Planner", "admit", "beside", "called", "entry_of"]
 
 Group = dict[str, Any]
 
@@ -131,6 +133,14 @@ class Planner:
         if self.exchange is not None:
             self.exchange.begin()
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The optimizer itself writes to parameters, as long as the block lasts; what stands beside them stays."""
+        known = [(entry, entry.version_now) for entry in self.entries if entry.version is not None]
+        yield
+        for entry, before in known:
+            entry.version = (entry.version or 0) + entry.version_now - before
+
     def abandon(self, error: BaseException) -> None:
         """The step has failed: let the processes know that wait for this one."""
         if self.exchange is not None and isinstance(error, Exception):
@@ -210,8 +220,10 @@ class Planner:
         for entry in entries:
             admit(entry, algorithms[entry.group], groups[entry.group])
         if groups and not entries:
-            self.program(algorithms[0], groups[0], asked, 1)  # a rule that is wrong says so without a gradient
-        programs = [known[entry.group](entry.param.ndim) for entry in entries]
+            self.program(
+                algorithms[0], groups[0], asked, torch.empty(1)
+            )  # a rule that is wrong says so without a gradient
+        programs = [known[entry.group](entry.param) for entry in entries]
         served: list[dict[int, Program]] = [{} for _ in groups]
         for entry, program in zip(entries, programs, strict=True):
             refuse_flat(entry.owner, program, entry.name)
@@ -220,7 +232,7 @@ class Planner:
         kind = Plan if len(set(params)) == len(params) else PlanInTurns
         resting = []
         if kind is Plan and self.exchange is None and entries and not self.beside:
-            resting = [(place, e, known[e.group](e.param.ndim)) for place, e in absent]
+            resting = [(place, e, known[e.group](e.param)) for place, e in absent]
         found = launches(programs, entries, groups, resting)
         for launch in found if resting else ():
             for entry in launch.entries:
@@ -268,30 +280,41 @@ class Planner:
         self.shares = [entry.part for entry in self.entries if isinstance(entry.part, Share)]
         look_up(self.shares)
 
-    def exchanged(self, programs: Sequence[Callable[[int], Program]]) -> Exchange | None:
+    def exchanged(self, programs: Sequence[Callable[[torch.Tensor], Program]]) -> Exchange | None:
         """What processes tell each other of the parameters that they share, with and without gradients."""
         if not self.shares:
             return None
         shared = [entry for entry in self.entries if isinstance(entry.part, Share)]
-        members = [Member(e.part, programs[e.group](e.param.ndim), e.name) for e in shared]  # type: ignore[arg-type]
+        members = [Member(e.part, programs[e.group](e.param), e.name) for e in shared]  # type: ignore[arg-type]
         return Exchange(members, self.agreed)
 
     def check_flat(self, algorithm: Algorithm, group: Group, index: int, asked: Asked) -> None:
         """Refuse flat parameters of FSDP for a rule that has to know more than their elements."""
         for position, p in enumerate(group["params"]):
             if is_flat(p):
-                refuse_flat(p, self.program(algorithm, group, asked, p.ndim), called(group, index, position))
+                refuse_flat(p, self.program(algorithm, group, asked, p), called(group, index, position))
 
-    def by_dimensions(self, algorithm: Algorithm, group: Group, asked: Asked) -> Callable[[int], Program]:
-        """The Programs for a group's parameters, by the number of their dimensions; most rules have one for all."""
-        return functools.cache(functools.partial(self.program, algorithm, group, asked))
+    def by_dimensions(self, algorithm: Algorithm, group: Group, asked: Asked) -> Callable[[torch.Tensor], Program]:
+        """The Programs for a group's parameters, by their dtype and the number of their dimensions; most rules have one
+        for all."""
 
-    def program(self, algorithm: Algorithm, group: Group, asked: Asked, ndim: int) -> Program:
-        """The Program for a group's parameters of so many dimensions: one traced before, while its answers stay."""
-        key = asked, algorithm.called
+        @functools.cache
+        def known(dtype: torch.dtype, ndim: int) -> Program:
+            return self.program_for(algorithm, group, asked, dtype, ndim)
+
+        return lambda p: known(p.dtype, p.ndim)
+
+    def program(self, algorithm: Algorithm, group: Group, asked: Asked, p: torch.Tensor) -> Program:
+        """The Program for a parameter of a group."""
+        return self.program_for(algorithm, group, asked, p.dtype, p.ndim)
+
+    def program_for(self, algorithm: Algorithm, group: Group, asked: Asked, dtype: torch.dtype, ndim: int) -> Program:
+        """The Program for a group's parameters of a dtype and so many dimensions: one traced before, while its answers
+        stay."""
+        key, master = (asked, algorithm.called), beside(group, dtype)
         for k in range(len(self.programs) - 1, -1, -1):
             known, program = self.programs[k]
-            if known == key and program.ndim in (None, ndim) and program.serves(group):
+            if (known, program.master) == (key, master) and program.ndim in (None, ndim) and program.serves(group):
                 self.programs.append(self.programs.pop(k))  # the latest at the end
                 return program
         with unset_fake_temporarily():
@@ -302,6 +325,7 @@ class Planner:
                 name=algorithm.name,
                 modifiers=around(algorithm, *asked),
                 ndim=ndim,
+                master=master,
             )
         self.programs.append((key, program))
         del self.programs[:-PROGRAMS]
@@ -309,7 +333,7 @@ class Planner:
 
     def slots_of(self, algorithm: Algorithm, group: Group, param: torch.Tensor) -> dict[str, Slot]:
         """The slots that a parameter of this group has once it was updated."""
-        program = self.program(algorithm, group, (False, False, (), False), param.ndim)
+        program = self.program(algorithm, group, (False, False, (), False), param)
         counted = {"step": Slot("scalar")} if program.uses_step else {}
         return counted | {slot.name: slot for slot in program.state}
 
@@ -321,7 +345,7 @@ class Planner:
         for entry in entries:
             grad = entry.param.grad if entry.part is None else entry.part.grad
             entry.grad = entry.param if grad is None else grad
-        return list(dict.fromkeys(choose(program(e.param.ndim), e, group)[0].backend for e in entries))
+        return list(dict.fromkeys(choose(program(e.param), e, group)[0].backend for e in entries))
 
 
 def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[str], awaited: bool) -> list[Modifier]:
@@ -335,12 +359,17 @@ def around(algorithm: Algorithm, scaled: bool, clipped: bool, tracked: Sequence[
         *([links.Await()] if awaited else []),
         *([] if "maximize" in own else [links.Negate()]),
         *([] if "l1" in own else [links.Penalize()]),
-        links.Settled(("algorithm", "modifiers")),
+        links.Settled(("algorithm", "modifiers", "master")),
         *algorithm.modifiers,
         *([links.TakenOver(own)] if own else []),
         *([links.MeasureUpdate(after)] if after else []),
         Hold(formats_of, NOISY, "8bit", algorithm.name),
     ]
+
+
+def beside(group: Mapping[str, Any], dtype: torch.dtype) -> Master | None:
+    """What stands beside a group's parameters of a dtype."""
+    return master_for(group.get("master"), str(dtype).removeprefix("torch."))
 
 
 NOISY = frozenset(name for name, found in FORMATS.items() if found.noisy)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steprule.distributed.placing import placed
-from steprule.kernels.coding import CODES, decoded, encoded, in_full, scale_count, scale_name
+from steprule.distributed.shares import is_spread, joined_as
+from steprule.kernels.coding import CODES, decoded, encoded, in_full, is_code, scale_count, scale_name
 from steprule.kernels.layout import dense
+from steprule.kernels.masters import joined as whole_weights
 from steprule.kernels.slots import asked_dtype, fresh
+from steprule.rule.master import MASTER
 from steprule.rule.slot import Slot
 from steprule.saving.joined import joined
 from steprule.saving.loading import Loading, prepare, restoring
@@ -33,10 +36,7 @@ class Holding:
     scale_name = staticmethod(scale_name)
     dtype = staticmethod(asked_dtype)
     encoded = staticmethod(encoded)
-
-    @staticmethod
-    def is_code(dtype: torch.dtype | None) -> bool:
-        return dtype in CODES
+    is_code = staticmethod(is_code)
 
     @staticmethod
     def numbers(codes: torch.Tensor, scales: Any) -> torch.Tensor | None:
@@ -65,12 +65,24 @@ def packed(optimizer: Optimizer, full: bool = False) -> StateDict:
     done, frozen = optimizer.steps_taken, members.frozen
     state: Any = optimizer.state
     if full:
-        state = {p: in_full(entry) if isinstance(entry, dict) else entry for p, entry in state.items()}
+        state = {p: numbers(p, entry) if isinstance(entry, dict) else entry for p, entry in state.items()}
     form = pack(groups, state, algorithm=name, step=done, frozen=frozen, weights=weights)
     for post_hook in optimizer._optimizer_state_dict_post_hooks.values():
         changed = post_hook(optimizer, form)
         form = form if changed is None else changed
     return form
+
+
+def numbers(p: torch.Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's state with numbers in place of codes, and its weights in float32 in that of their corrections."""
+    held, found = entry.get(MASTER), in_full(entry)
+    if not isinstance(held, torch.Tensor) or held.is_floating_point():
+        return found
+    if not is_spread(held):
+        return {**found, MASTER: whole_weights(p, held)}
+    here: Any = (p, held)
+    local = whole_weights(*(tensor._local_tensor for tensor in here))
+    return {**found, MASTER: joined_as(local, p, tuple(p.shape), here[1].placements)}
 
 
 def plan_load(optimizer: Optimizer, saved: Any, **options: Any) -> Loading:

@@ -44,7 +44,7 @@ def first_step(optimizer: Optimizer, zero_grad: bool = False) -> None:
         )
     if works.evaluates:
         refuse_evaluation()
-    with unset_fake_temporarily():
+    with unset_fake_temporarily(), works.planner.writing():
         works.moved = ascend(works.roles, optimizer.param_groups, optimizer.state)
     if zero_grad:
         optimizer.zero_grad()
@@ -98,7 +98,8 @@ def go_back(optimizer: Optimizer) -> None:
     works = workings(optimizer)
     moved, works.moved = works.moved, None
     if moved is not None:
-        put_back(moved)
+        with works.planner.writing():
+            put_back(moved)
 
 
 def ascend(

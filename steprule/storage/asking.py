@@ -6,17 +6,39 @@ from collections.abc import Mapping
 from typing import Any
 
 from steprule.messages.spelling import nearest
+from steprule.rule.master import Master
 from steprule.rule.slot import Slot
 
 from .bfloat16 import BFLOAT16
+from .correction import Correction
+from .correction_8bit import CORRECTION_8BIT
+from .correction_16bit import CORRECTION_16BIT
 from .eight_bits import EIGHT_BITS
 from .float32 import FLOAT32
 from .format import Format
 
-__all__ = ["FORMATS", "check_state_dtype", "formats_of"]
+__all__ = ["CORRECTIONS", "FORMATS", "MASTERS", "check_state_dtype", "formats_of", "master_for"]
 
 FORMATS: dict[str, Format] = {f.name: f for f in (FLOAT32, BFLOAT16, EIGHT_BITS)}
 """The formats, by the names that ``state_dtype`` gives them."""
+CORRECTIONS: dict[str, Correction] = {c.name: c for c in (CORRECTION_8BIT, CORRECTION_16BIT)}
+"""What may stand beside a bfloat16, by the names that ``master`` gives them; a float32 may too."""
+MASTERS = (None, *CORRECTIONS, FLOAT32.name)
+"""What ``master`` may be."""
+
+
+def master_for(asked: str | None, dtype: str) -> Master | None:
+    """What stands beside a parameter; nothing where it is a float32 or more itself.
+
+    Args:
+        asked: what its group says.
+        dtype: that of the parameter.
+    """
+    if asked is None or dtype not in ("bfloat16", "float16"):
+        return None
+    if dtype == "float16":
+        return Master(asked, FLOAT32.name, half=True) if asked == FLOAT32.name else None
+    return Master(asked, CORRECTIONS[asked].dtype if asked in CORRECTIONS else FLOAT32.name)
 
 
 def check_state_dtype(value: Any) -> None:

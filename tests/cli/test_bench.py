@@ -473,6 +473,8 @@ def test_cases_are_listed_and_chosen_by_name() -> None:
 def test_other_shapes_keep_only_the_targets_they_have() -> None:
     chosen = {case.name: case for case in command.chosen_cases("adamw*", "lenet")}
     kept = ["adamw", "adamw-bf16", "adamw-clip", "adamw-groups", "adamw-schedules", "adamw-experts"]
+    kept += ["adamw-state-bf16", "adamw-state-8bit", "adamw-bf16-8bit", "adamw-bf16-stochastic-8bit"]
+    kept += ["adamw-bf16-master-8bit", "adamw-bf16-master"]
     assert list(chosen) == [f"{rule}/lenet" for rule in kept]
     assert [t.limit for t in chosen["adamw/lenet"].targets] == [0.4, 0.2]
     assert not chosen["adamw-bf16/lenet"].targets

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 
 from steprule import LBFGS, SGD, AdamW, Lamb, Lion, Muon
 
-UNKNOWN: dict[str, Any] = {"master": "8bit"}
-
 
 def test_weights_are_rounded_by_the_random_bits_of_element_step_and_parameter() -> None:
     grads = gradients((70, 50), 3, torch.bfloat16, scale=1.0)
@@ -100,7 +98,6 @@ def test_nan_and_infinity_stay_what_they_are() -> None:
         (lambda p: SGD(p, rounding="stochastic", differentiable=True), torch.bfloat16, "differentiable=True"),
         (lambda p: AdamW(p, rounding="stochastic", capturable=True), torch.bfloat16, "capturable=True"),
         (lambda p: LBFGS(p, rounding="stochastic"), torch.bfloat16, "LBFGS does not support rounding"),
-        (lambda p: AdamW(p, **UNKNOWN), torch.bfloat16, "master"),
     ],
 )
 def test_what_is_not_served_is_refused_by_name(make: Make, dtype: torch.dtype, words: str) -> None:

@@ -98,6 +98,8 @@ class LBFGS(Optimizer):
                 raise ValueError(f"LBFGS does not support {option}: its directions come from unchanged gradients")
         if h["state_dtype"] is not None:
             raise ValueError("LBFGS does not support state_dtype: its history must be exact")
+        if h["master"] is not None:
+            raise ValueError("LBFGS does not support master: it moves the weights by torch operations")
         if h["rounding"] != "nearest":
             raise ValueError("LBFGS does not support rounding: its line search must find the weights where it put them")
         if h["backend"] not in ("auto", "eager"):

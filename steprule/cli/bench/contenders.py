@@ -28,6 +28,7 @@ __all__ = [
     "clipped",
     "coming_and_going",
     "copying",
+    "in_float32",
     "in_groups",
     "in_place",
     "parameters",
@@ -113,6 +114,19 @@ def in_a_bucket(params: list[Tensor]) -> list[Tensor]:
     for p, gradient in zip(found, gradients, strict=True):
         p.grad = gradient
     return found
+
+
+def in_float32(make: Callable[[list[Tensor]], Any]) -> Make:
+    """The step of an optimizer over copies of the parameters and their gradients in float32."""
+
+    def made(params: list[Tensor]) -> Step:
+        copies = [p.detach().to(torch.float32, copy=True).requires_grad_() for p in params]
+        for p, copy in zip(params, copies, strict=True):
+            copy.grad = None if p.grad is None else p.grad.to(torch.float32, copy=True)
+        step: Step = make(copies).step
+        return step
+
+    return made
 
 
 def in_groups(make: Callable[[Any], Any]) -> Callable[[list[Tensor]], Any]:

@@ -38,6 +38,8 @@ NAMES = {
     torch.uint8: "i8 uint8",
 }
 
+WHOLE = {torch.int8: "i8 whole", torch.int16: "i16 whole"}
+"""What operands are that hold whole numbers, not codes."""
 LIMIT = 4 * CHUNK
 """Elements of a chunk of whole rows at most, ..."""
 ROWS = 64
@@ -63,7 +65,8 @@ class LLVMLaunch(Launch):
             *(slot[0].dtype for slot in self.slots),
             *temporaries,
         ]
-        self.types = tuple(NAMES[d] for d in dtypes)
+        whole = self.whole_operand
+        self.types = tuple(WHOLE[d] if o == whole else NAMES[d] for o, d in enumerate(dtypes))
         from .machine import code_of  # not before there is something to compile: LLVM takes a while to load
 
         self.code = code_of(program, self.types, kind)  # which must live for as long as it is run

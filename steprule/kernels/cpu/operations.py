@@ -7,21 +7,25 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from steprule.storage import Formula
+from steprule.rule.program import WORDS, Operation
+from steprule.storage import CORRECTIONS, Formula
 
 __all__ = [
     "Emitter",
     "accumulate",
     "compute",
     "computed",
+    "in_parts",
     "integer",
     "literal",
     "load_code",
     "load_element",
+    "load_whole",
     "rounded",
     "short",
     "store",
     "store_code",
+    "store_part",
     "to_width",
 ]
 
@@ -135,6 +139,20 @@ def store_code(out: Emitter, code: str, pointer: str) -> None:
     out.do(f"store i8 {out.let(f'trunc i32 {whole} to i8')}, ptr {pointer}, align 1")
 
 
+def load_whole(out: Emitter, pointer: str, stored: str) -> str:
+    """Load a whole number with its sign."""
+    return out.let(f"sext {stored} {out.let(f'load {stored}, ptr {pointer}, align 1')} to i32")
+
+
+def store_part(out: Emitter, value: tuple[str, str], pointer: str, stored: str) -> None:
+    """Store either part of a weight: of a float, the lower half of whose bits is zero, the upper; or the low bits of a
+    whole number."""
+    name, kind = value
+    if kind == "float":
+        name = out.let(f"lshr i32 {out.let(f'bitcast float {name} to i32')}, 16")
+    out.do(f"store {stored} {out.let(f'trunc i32 {name} to {stored}')}, ptr {pointer}, align 1")
+
+
 def truth(out: Emitter, value: tuple[str, str]) -> str:
     name, kind = value
     return name if kind == "i1" else out.let(f"fcmp une {kind} {name}, 0.0")
@@ -190,6 +208,20 @@ def compute(out: Emitter, op: str, args: Sequence[tuple[str, str]], kind: str) -
     raise NotImplementedError(op)
 
 
+def in_parts(out: Emitter, o: Operation, args: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """A bfloat16 and its correction made one float, or either of them made of it; the correction a whole number."""
+
+    def operation(op: str, given: list[tuple[str, str]], detail: Any) -> tuple[str, str]:
+        if op == "number":
+            return out.let(f"bitcast i32 {given[0][0]} to float"), "float"
+        if op in WORDS:
+            return integer(out, op, detail, [name for name, _ in given], "float")
+        return compute(out, op, given, "float")
+
+    found: tuple[str, str] = CORRECTIONS[o.detail].formula(o.op, len(args)).compute(args, operation)
+    return found
+
+
 def integer(out: Emitter, op: str, detail: Any, names: Sequence[str], wide: str = "double") -> tuple[str, str]:
     """One operation on whole numbers of 32 bits, which wrap around."""
     if op == "word":
@@ -202,6 +234,12 @@ def integer(out: Emitter, op: str, detail: Any, names: Sequence[str], wide: str 
         origin = out.let(f"or i64 {out.let(f'zext i32 {names[0]} to i64')}, {shifted(out, names[1])}")
         place = out.let(f"add i64 {out.let('add i64 %first, %i')}, {origin}")
         return half(out, place, detail), "i32"
+    if op == "whole":
+        return str(detail), "i32"
+    if op == "bits":
+        return out.let(f"bitcast float {names[0]} to i32"), "i32"
+    if op == "iwhere":
+        return out.let(f"select i1 {names[0]}, i32 {names[1]}, i32 {names[2]}"), "i32"
     if op == "imul":
         return out.let(f"mul i32 {names[0]}, {detail}"), "i32"
     if op == "ishr":

@@ -7,7 +7,7 @@ from typing import Any
 
 from steprule.kernels.row_tables import PLACE
 from steprule.rule.expression import Level
-from steprule.rule.program import GRAD, WORDS, Operation, Program
+from steprule.rule.program import GRAD, IN_PARTS, WORDS, Operation, Program
 from steprule.storage import FORMATS, Codes
 
 from .operations import (
@@ -15,14 +15,17 @@ from .operations import (
     accumulate,
     compute,
     computed,
+    in_parts,
     integer,
     literal,
     load_code,
     load_element,
+    load_whole,
     rounded,
     short,
     store,
     store_code,
+    store_part,
     to_width,
 )
 
@@ -35,6 +38,7 @@ CODES: dict[str, Codes] = {
 
 OPAQUE = {"float": "float", "double": "double", "half": "half", "bfloat": "i16"}
 OPAQUE |= dict.fromkeys(CODES, "i8")
+OPAQUE |= {f"{whole} whole": whole for whole in ("i8", "i16")}
 
 
 class Elements:
@@ -78,6 +82,9 @@ class Elements:
                 continue
             o = self.phase.operations[value]
             noise = self.values[o.args[1]][0] if o.op == "noisy" else None
+            if o.op in ("upper", "lower"):
+                store_part(self.body, self.values[value], self.place(operand), OPAQUE[operands[operand]])
+                continue
             store(self.body, self.number(value), self.place(operand), operands[operand], kind, tame, noise)
 
     @property
@@ -374,6 +381,8 @@ def array_operation(
 ) -> tuple[str, str]:
     if o.op == "read":
         operand: int = o.detail
+        if operands[operand].endswith("whole"):
+            return load_whole(out, place(operand), OPAQUE[operands[operand]]), "i32"
         return load_element(out, place(operand), operands[operand], kind), kind
     if o.op == "constant":
         return literal(float(o.detail), kind), kind
@@ -384,6 +393,8 @@ def array_operation(
         return out.let(f"uitofp i32 {whole} to {kind}"), kind
     if o.op == "noisy":
         return values[o.args[0]]
+    if o.op in IN_PARTS:
+        return in_parts(out, o, [values[a] for a in o.args])
     if o.op == "stored":
         name, t = values[o.args[0]]
         name = name if t != "i1" else out.let(f"uitofp i1 {name} to {kind}")
@@ -495,7 +506,8 @@ def assembly(program: Program, operands: Sequence[str], kind: str, name: str = "
 
     Args:
         program: what to compile.
-        operands: the LLVM type of each operand: float, double, bfloat or half.
+        operands: the LLVM type of each operand: float, double, bfloat or half; of whole numbers ``"i16 whole"`` and
+            ``"i8 whole"``, of codes ``"i8"`` and their dtype.
         kind: the type of the arithmetic: float or double.
         name: what its functions are called, followed by the number of the pass.
     """

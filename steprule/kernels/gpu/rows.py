@@ -20,6 +20,7 @@ from .source import (
     gather_function,
     loop,
     numbers_before,
+    plain,
     scalar_arguments,
     stores,
     widened,
@@ -172,7 +173,7 @@ def tile_function(
     text.lines += stores(program, phase, text, values, operands, kind)
     body = [
         *TILE,
-        *(f"o{o} = a{o}.to(tl.pointer_type(tl.{operands[o]}))" for o in touched),
+        *(f"o{o} = a{o}.to(tl.pointer_type(tl.{plain(operands[o])}))" for o in touched),
         "if ALIGNED:",
         *(f"    o{o} = tl.multiple_of(o{o}, 16)" for o in touched),
         *text.lines,

@@ -14,10 +14,21 @@ import torch
 
 from steprule.kernels.coding import CODES
 from steprule.rule.expression import Expression, Level
-from steprule.rule.program import GRAD, WORDS, Operation, Phase, Program
-from steprule.storage import Formula
+from steprule.rule.program import GRAD, IN_PARTS, WORDS, Operation, Phase, Program
+from steprule.storage import CORRECTIONS, Formula
 
-__all__ = ["NAMES", "compiled", "exact", "extents", "hyper_paths", "interpreting", "pass_source", "scalar_source"]
+__all__ = [
+    "NAMES",
+    "WHOLE",
+    "compiled",
+    "exact",
+    "extents",
+    "hyper_paths",
+    "interpreting",
+    "pass_source",
+    "plain",
+    "scalar_source",
+]
 
 NAMES = {
     torch.float32: "float32",
@@ -26,10 +37,14 @@ NAMES = {
     torch.float16: "float16",
     torch.complex64: "float32",
     torch.complex128: "float64",
+    torch.int16: "int16",
     **{dtype: str(dtype).removeprefix("torch.") for dtype in CODES},
 }
 CODED = {NAMES[dtype]: codes for dtype, codes in CODES.items()}
 """What operands are that hold codes, by the names of their dtypes."""
+WHOLE = " whole"
+"""Behind the dtype of an operand that holds whole numbers, not codes."""
+BITWISE = {"iadd": "+", "iand": "&", "ior": "|", "ixor": "^"}
 INFIX = {"add": "+", "sub": "-", "mul": "*"}
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LIBRARY = {name: name for name in ("pow", "exp", "log", "tanh", "sin", "cos", "erf", "atan2")} | {"round": "nearbyint"}
@@ -102,18 +117,24 @@ class Text:
         other = self.let(f"tl.where({zero}, {instead}, {a})")
         return self.let(f"tl.where({zero}, {result}, {self.formula(op, [other, *names[1:]], kind)})")
 
-    def integer(self, o: Operation, args: Sequence[Value]) -> Value:
+    def integer(self, op: str, detail: Any, args: Sequence[Value]) -> Value:
         """One operation on whole numbers of 32 bits, which wrap around."""
+        if op == "whole":
+            return self.let(f"tl.full((), {detail}, tl.uint32)"), False
         a, b = args[0][0], args[-1][0]
-        if o.op == "word":
-            shift = " >> 32" if o.detail == "high" else ""
+        if op == "bits":
+            return self.let(f"{a}.to(tl.float32).to(tl.uint32, bitcast=True)"), False
+        if op == "iwhere":
+            return self.let(f"tl.where({a}, {args[1][0]}, {b})"), False
+        if op == "word":
+            shift = " >> 32" if detail == "high" else ""
             return self.let(f"({a}.to(tl.int64){shift}).to(tl.uint32)"), False
-        if o.op == "index":
+        if op == "index":
             place = f"(({b}.to(tl.int64) << 32) + {a}.to(tl.int64) + offset + lanes)"
-            return self.let(f"({place}{' >> 32' if o.detail == 'high' else ''}).to(tl.uint32)"), False
-        if o.op in ("imul", "ishr"):
-            return self.let(f"{a} {'*' if o.op == 'imul' else '>>'} tl.full((), {o.detail}, tl.uint32)"), False
-        return self.let(f"{a} {'+' if o.op == 'iadd' else '^'} {b}"), False
+            return self.let(f"({place}{' >> 32' if detail == 'high' else ''}).to(tl.uint32)"), False
+        if op in ("imul", "ishr"):
+            return self.let(f"{a} {'*' if op == 'imul' else '>>'} tl.full((), {detail}, tl.uint32)"), False
+        return self.let(f"{a} {BITWISE[op]} {b}"), False
 
     @staticmethod
     def formula(op: str, names: Sequence[str], kind: str) -> str:
@@ -219,7 +240,7 @@ def chunk_lines(
     program: Program, touched: Sequence[int], operands: Sequence[str], chunk: str = "tl.program_id(0).to(tl.int64)"
 ) -> list[str]:
     """What a program of the grid reads of its chunk: which elements of which tensor they are, and where they lie."""
-    sizes = ((o, getattr(torch, operands[o]).itemsize) for o in touched)
+    sizes = ((o, getattr(torch, plain(operands[o])).itemsize) for o in touched)
     return [
         f"chunk = {chunk}",
         "tensor = tl.load(chunks + 4 * chunk)",
@@ -252,6 +273,11 @@ def scale_lines(program: Program, touched: Sequence[int], operands: Sequence[str
 
 
 KERNEL = '@triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=["found_inf"])\n'
+
+
+def plain(operand: str) -> str:
+    """The dtype of an operand in ``triton.language``."""
+    return operand.removesuffix(WHOLE)
 
 
 def define(name: str, arguments: str, body: Sequence[str]) -> str:
@@ -288,7 +314,7 @@ def numbers_before(program: Program, phase: Phase, kind: str, rows: int) -> tupl
         if index not in wide:
             o = before[index]
             if o.op in WORDS:
-                wide[index] = text.integer(o, list(map(widen, o.args)))
+                wide[index] = text.integer(o.op, o.detail, list(map(widen, o.args)))
                 return wide[index]
             computed = text.compute(o.op, list(map(widen, o.args)), "float64") if o.args else None
             wide[index] = computed or (text.let(leaf(o, "float64")), False)
@@ -338,7 +364,7 @@ def elements_function(
         "lanes = lanes[None, :] if MASKED else lanes",
         "mask = lanes < count if MASKED else None",
         "kept = mask if keep is None else (mask & keep if MASKED else keep)",
-        *(f"o{o} = a{o}.to(tl.pointer_type(tl.{operands[o]}))" for o in touched),
+        *(f"o{o} = a{o}.to(tl.pointer_type(tl.{plain(operands[o])}))" for o in touched),
         "if not MASKED:",
         *(f"    o{o} = tl.multiple_of(o{o}, 16)" for o in touched),
         *text.lines,
@@ -363,7 +389,10 @@ def element_values(
     for index, o in enumerate(phase.operations):
         if o.level is not Level.ARRAY:
             continue
-        if o.op == "read":
+        if o.op == "read" and operands[o.detail].endswith(WHOLE):
+            loaded = f"tl.load(o{o.detail} + lanes, mask=mask).to(tl.int32)"
+            values[index] = text.let(f"{loaded}.to(tl.uint32, bitcast=True)"), False
+        elif o.op == "read":
             loaded = widened(f"tl.load(o{o.detail} + lanes, mask=mask)", operands[o.detail], kind)
             values[index] = text.let(loaded), False
             if codes := CODED.get(operands[o.detail]):
@@ -373,7 +402,9 @@ def element_values(
         elif o.op == "constant":
             values[index] = text.let(literal(o.detail, kind)), False
         elif o.op in WORDS:
-            values[index] = text.integer(o, [values[a] for a in o.args])
+            values[index] = text.integer(o.op, o.detail, [values[a] for a in o.args])
+        elif o.op in IN_PARTS:
+            values[index] = in_parts(text, o, [values[a] for a in o.args], kind)
         elif o.op == "drawn":
             shifted = f"({values[o.args[0]][0]} >> tl.full((), {o.detail}, tl.uint32))"
             values[index] = text.let(f"{shifted}.to(tl.{kind})"), False
@@ -418,11 +449,36 @@ def stores(
         if operands[operand] in CODED:
             lines += encoded(text, operand, operands[operand], number, o, values, kind)
             continue
+        if o.op in ("upper", "lower"):
+            short = stored_part(number, plain(operands[operand]))
+            lines.append(f"tl.store(o{operand} + lanes, {short}, mask={'kept' if persistent else 'mask'})")
+            continue
         if o.op == "noisy" and operands[operand] == "bfloat16":
             number = carried(text, number, values[o.args[1]][0], kind)
         stored = narrowed(number, kind, operands[operand])
         lines.append(f"tl.store(o{operand} + lanes, {stored}, mask={'kept' if persistent else 'mask'})")
     return lines
+
+
+def stored_part(name: str, stored: str) -> str:
+    """Either part of a weight as it is stored: of a number, whose bits have a lower half of zero, the upper; of a whole
+    number the low bits."""
+    if stored != "bfloat16":
+        return f"{name}.to(tl.{stored})"
+    upper = f"({name}.to(tl.float32).to(tl.uint32, bitcast=True) >> tl.full((), 16, tl.uint32))"
+    return f"{upper}.to(tl.uint16).to(tl.bfloat16, bitcast=True)"
+
+
+def in_parts(text: Text, o: Operation, args: Sequence[Value], kind: str) -> Value:
+    """A bfloat16 and its correction made one number, or either of them made of it; the correction a whole number."""
+
+    def operation(op: str, given: list[Value], detail: Any) -> Value:
+        if op == "number":
+            return text.let(f"{given[0][0]}.to(tl.float32, bitcast=True)"), False
+        return text.integer(op, detail, given) if op in WORDS else text.compute(op, given, kind)
+
+    found: Value = CORRECTIONS[o.detail].formula(o.op, len(args)).compute(args, operation)
+    return found
 
 
 def computed(text: Text, formula: Formula, given: Sequence[Value], kind: str) -> Value:

@@ -34,7 +34,7 @@ from .bound import Bound
 from .device_scalars import DeviceScalars, lookup
 from .device_table import DeviceTable, device_row_chunks, flat_rows, keep_alive
 from .rows import join_source, rows_source
-from .source import NAMES, compiled, exact, hyper_paths, interpreting, pass_source
+from .source import NAMES, WHOLE, compiled, exact, hyper_paths, interpreting, pass_source
 from .tune import DEFAULT, Block, fastest, narrow_block
 
 __all__ = ["TritonLaunch", "unavailable"]
@@ -179,7 +179,9 @@ class TritonLaunch(Launch):
     def write_kernels(self) -> None:
         """Make the kernels of all passes."""
         write = rows_source if self.program.by_lines else pass_source
-        names, kind = [NAMES[d] for d in self.dtypes], NAMES[self.arithmetic]
+        whole = self.whole_operand
+        names = [NAMES[d] + (WHOLE if o == whole else "") for o, d in enumerate(self.dtypes)]
+        kind = NAMES[self.arithmetic]
         stages = range(len(self.program.phases))
         self.sources = [write(self.program, stage, names, kind, self.by_value) for stage in stages]
         self.kernels = [compiled(source) for source in self.sources]
@@ -460,12 +462,10 @@ class TritonLaunch(Launch):
         """What runs a pass over one tensor of so many elements, in memory of its own."""
         # not zeros, of which roots and quotients may take longer; torch's generators stay as they are
         random = torch.Generator(self.device).manual_seed(0)
-        operands = [
-            torch.empty(elements, dtype=getattr(torch, NAMES[d]), device=self.device).uniform_(
-                0.25, 1.0, generator=random
-            )
-            for d in self.dtypes
-        ]
+        operands = [torch.zeros(elements, dtype=getattr(torch, NAMES[d]), device=self.device) for d in self.dtypes]
+        for operand in operands:
+            if operand.is_floating_point():
+                operand.uniform_(0.25, 1.0, generator=random)
         pointers = np.asarray([*(o.data_ptr() for o in operands), 0], np.int64).reshape(-1, 1)
         tables = (
             upload(pointers, self.device),

@@ -89,7 +89,9 @@ Everything.slots = {"number": rule.scalar(1.0)}
 
 def program(optimizer: Optimizer) -> Program:
     works, group = optimizer._workings, optimizer.param_groups[0]
-    return works.planner.program(works.roles.algorithm(group, optimizer), group, (False, False, (), False), 2)
+    return works.planner.program(
+        works.roles.algorithm(group, optimizer), group, (False, False, (), False), torch.empty(1, 1)
+    )
 
 
 def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) -> Counter[str]:
