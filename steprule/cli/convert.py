@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import islice
 from pathlib import Path
@@ -16,19 +16,22 @@ import steprule
 from steprule.algorithms import create, names
 from steprule.checkpoint import CheckpointError, read_checkpoint, write_parts
 from steprule.kernels.coding import in_full, is_code
+from steprule.kernels.masters import joined
 from steprule.messages.spelling import nearest
 from steprule.messages.words import counted
 from steprule.replacing import replacing
+from steprule.rule.master import MASTER
 from steprule.saving.saved import VERSION, Parameter, highest_count
 from steprule.saving.state_dict import StateDict
 
 from .console import fail, say
+from .inspection import name_of
 from .state_files import StateFile, StoredTensor, open_state
 
 __all__ = ["convert"]
 
 _OURS = {"schedules": {}, "l1": 0.0, "clip_norm": None, "seed": 0, "modifiers": (), "backend": "auto"}
-_OURS |= {"state_dtype": None, "rounding": "nearest"}
+_OURS |= {"state_dtype": None, "rounding": "nearest", "master": None}
 """What groups of torch do not have, and the values of which nothing is lost."""
 
 
@@ -68,6 +71,7 @@ def convert(
         file = open_state(source, key)
         content = _content(file)
         left = [] if whole else [part for part in ("model", "extra", "random") if content[part]]
+        weights: Mapping[str, Any] = content["model"] or {}
         content |= dict.fromkeys(left)
         state = _named(content["optimizer"], names_file)
         if to is Form.checkpoint:
@@ -76,7 +80,7 @@ def convert(
                 {**content, "optimizer": _with_own_part(state, file, algorithm), "extra": content["extra"] or {}},
             )
         else:
-            state, lost = _plain(state, to is Form.torch_by_name, file.saved.parameters)
+            state, lost = _plain(state, to is Form.torch_by_name, file.saved.parameters, weights)
             left += lost
             with replacing(target) as opened:
                 torch.save(_together({**content, "optimizer": state}) if whole else state, opened)
@@ -171,7 +175,9 @@ def _with_own_part(state: StateDict, file: StateFile, algorithm: str | None) -> 
     return {**state, "steprule": known}
 
 
-def _plain(state: StateDict, by_name: bool, parameters: Sequence[Parameter]) -> tuple[StateDict, list[str]]:
+def _plain(
+    state: StateDict, by_name: bool, parameters: Sequence[Parameter], weights: Mapping[str, Any]
+) -> tuple[StateDict, list[str]]:
     """What torch's optimizer itself would give, and what is lost on the way."""
     if by_name and not all("param_names" in group for group in state["param_groups"]):
         raise ValueError("the source has no names; give them with --names")
@@ -180,10 +186,17 @@ def _plain(state: StateDict, by_name: bool, parameters: Sequence[Parameter]) -> 
     lost = [key for key, none in _OURS.items() if any(group.get(key, none) != none for group in state["param_groups"])]
     ids = [key for group in groups for key in group["params"]]
     known = dict(zip(ids, parameters, strict=True))
-    numbers = {k: _in_full(entry, known[k]) if k in known else entry for k, entry in state["state"].items()}
+    numbers = {k: _in_full(entry, known[k], weights) if k in known else entry for k, entry in state["state"].items()}
+    corrections = [e[MASTER].dtype for e in numbers.values() if isinstance(e.get(MASTER), torch.Tensor)]
+    if not all(dtype.is_floating_point for dtype in corrections):
+        lost.append(f"the weights that {MASTER} corrects, which are not in the file")
+        numbers = {k: {n: v for n, v in entry.items() if n != MASTER} for k, entry in numbers.items()}
     return {"state": numbers, "param_groups": groups}, lost
 
 
-def _in_full(entry: dict[str, Any], parameter: Parameter) -> dict[str, Any]:
+def _in_full(entry: dict[str, Any], parameter: Parameter, weights: Mapping[str, Any]) -> dict[str, Any]:
+    weight, held = weights.get(name_of(parameter)), entry.get(MASTER)
+    if isinstance(weight, torch.Tensor) and isinstance(held, torch.Tensor) and weight.shape == held.shape:
+        entry = {**entry, MASTER: joined(weight, held)}
     coded = {k: parameter.as_it_lay(v) for k, v in entry.items() if isinstance(v, torch.Tensor) and is_code(k, v.dtype)}
     return in_full({**entry, **coded})

@@ -111,8 +111,8 @@ def name_of(parameter: Parameter) -> str:
 
 def _row(name: str, parameter: Parameter, file: StateFile) -> ParameterRow:
     tensors = [value for value in parameter.entry.values() if isinstance(value, StoredTensor)]
-    values = _scalar_values(parameter)
     weight = file.model.get(name)
+    values = _scalar_values(parameter)
     return ParameterRow(
         name,
         parameter.group,
@@ -120,7 +120,7 @@ def _row(name: str, parameter: Parameter, file: StateFile) -> ParameterRow:
         as_number(values.get("step")),
         sum(tensor.nbytes for tensor in tensors),
         stats(weight) if isinstance(weight, StoredTensor) else None,
-        {slot: stats(tensor) for slot, tensor in _arrays(parameter).items()},
+        {slot: stats(tensor) for slot, tensor in _arrays(parameter, weight).items()},
         values,
     )
 
@@ -303,12 +303,13 @@ def plain_value(value: Any) -> str:
 
 
 def _stored_tensors(name: str, parameter: Parameter, file: StateFile, other: StateFile) -> dict[str, StoredTensor]:
-    found = {"weight": file.model.get(name) if other.model else None, **_arrays(parameter)}
+    weight = file.model.get(name) if other.model else None
+    found = {"weight": weight, **_arrays(parameter, weight)}
     return {slot: tensor for slot, tensor in found.items() if isinstance(tensor, StoredTensor)}
 
 
-def _arrays(parameter: Parameter) -> dict[str, StoredTensor]:
-    found = {slot: value for slot, value in in_numbers(parameter).items() if isinstance(value, StoredTensor)}
+def _arrays(parameter: Parameter, weight: Any = None) -> dict[str, StoredTensor]:
+    found = {slot: value for slot, value in in_numbers(parameter, weight).items() if isinstance(value, StoredTensor)}
     return {slot: tensor for slot, tensor in found.items() if tensor.shape}
 
 

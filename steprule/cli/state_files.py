@@ -16,6 +16,8 @@ import torch
 
 from steprule.checkpoint import CheckpointError
 from steprule.kernels.coding import CODES, decoded, flat, scale_count, scale_name
+from steprule.kernels.masters import joined
+from steprule.rule.master import MASTER
 from steprule.saving.encoding import as_complex, decode
 from steprule.saving.header import Header, read_header
 from steprule.saving.saved import Parameter, Saved, read_saved
@@ -38,6 +40,7 @@ class StoredTensor:
         stride: its strides, which leave no number out that lies between the first and the last.
         inside: the tensor itself, where it is in memory.
         scales: those of codes of 8 bits that are to be read as the numbers that they stand for.
+        weights: those that it is the correction of, as which it is to be read in float32.
     """
 
     dtype: torch.dtype
@@ -47,6 +50,7 @@ class StoredTensor:
     stride: tuple[int, ...]
     inside: torch.Tensor | None = None
     scales: StoredTensor | None = None
+    weights: StoredTensor | None = None
 
     @property
     def numel(self) -> int:
@@ -58,6 +62,9 @@ class StoredTensor:
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """The numbers in the order in which they lie, at most 4 Mi at a time."""
+        if self.weights is not None:
+            yield from map(joined, self.weights.pieces(), self.raw_pieces())
+            return
         if self.scales is None:
             yield from self.raw_pieces()
             return
@@ -92,9 +99,14 @@ class StoredTensor:
         return torch.cat(pieces).as_strided(self.shape, self.stride)
 
 
-def in_numbers(parameter: Parameter) -> dict[str, Any]:
-    """A parameter's state in which codes are read as the numbers that they stand for, and their scales are no slots."""
+def in_numbers(parameter: Parameter, weight: Any = None) -> dict[str, Any]:
+    """A parameter's state in which codes are read as the numbers that they stand for, and their scales are no slots;
+    what stands beside its weight, where the file has that, as the weight in float32."""
     entry = parameter.entry
+    held = entry.get(MASTER)
+    if isinstance(held, StoredTensor) and not held.dtype.is_floating_point and isinstance(weight, StoredTensor):
+        alike = (weight.dtype, weight.shape, weight.stride) == (torch.bfloat16, held.shape, held.stride)
+        entry = {**entry, MASTER: replace(held, weights=weight)} if alike else entry
     names = {n for n, v in entry.items() if isinstance(v, StoredTensor) and v.dtype in CODES and scale_name(n) in entry}
     read_as = {name: replace(_lying(entry[name], parameter), scales=entry[scale_name(name)]) for name in names}
     return {name: read_as.get(name, value) for name, value in entry.items() if name not in map(scale_name, names)}

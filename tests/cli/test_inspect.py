@@ -427,3 +427,24 @@ def test_codes_of_8_bits_are_read_as_the_numbers_that_they_stand_for(tmp_path: P
     assert all(torch.equal(entry[slot], numbers[slot]) for slot in entry)
     found = parsed(source, plain)
     assert (found["tensors"], found["compared"]) == ([], 2)
+
+
+@pytest.mark.parametrize("master", ["8bit", "16bit"])
+def test_corrections_are_read_as_the_weights_that_they_make(tmp_path: Path, master: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(60, 100, bias=False, dtype=torch.bfloat16)
+    model.weight.data = torch.randn(60, 100, dtype=torch.bfloat16).t()
+    optimizer = steprule.AdamW(model, master=master)
+    for _ in range(2):
+        model.weight.grad = torch.randn(60, 100, dtype=torch.bfloat16).t()
+        optimizer.step()
+    source, alone, plain = tmp_path / "with weights", tmp_path / "without", tmp_path / "plain"
+    save(source, optimizer, model)
+    save(alone, optimizer)
+    whole = optimizer.state_dict(full=True)["state"][0]["master"]
+    [row] = parsed(source)["table"]
+    assert row["slots"]["master"]["norm"] == pytest.approx(whole.norm().item(), rel=1e-6)
+    output_of("convert", source, plain, "--to", "torch")
+    assert torch.equal(torch.load(plain, weights_only=True)["state"][0]["master"], whole)
+    assert "the weights that master corrects" in output_of("convert", alone, tmp_path / "bare", "--to", "torch")
+    assert "master" not in torch.load(tmp_path / "bare", weights_only=True)["state"][0]

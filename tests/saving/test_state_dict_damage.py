@@ -65,7 +65,7 @@ def loaded_as_it_says(run: Run, saved: dict[str, Any]) -> bool:
     now = run.optimizer.state_dict()
     for group, there in zip(now["param_groups"], saved["param_groups"], strict=True):
         keys = group.keys() & there.keys() - {"params", "schedules", "param_names", "decoupled_weight_decay"}
-        if not all(same(group[key], there[key]) for key in keys - {"modifiers", "state_dtype", "rounding"}):
+        if not all(same(group[key], there[key]) for key in keys - {"modifiers", "state_dtype", "rounding", "master"}):
             return False
         if tuple(group.get("modifiers") or ()) != tuple(there.get("modifiers") or ()):
             return False

@@ -374,8 +374,8 @@ def experts() -> list[Case]:
 def fewer_bits() -> list[Case]:
     """State and weights in fewer bits, beside the same algorithm with all in float32."""
 
-    def case(name: str, kind: Any, limit: float | None, dtype: torch.dtype = torch.float32, **options: Any) -> Case:
-        targets = [] if limit is None else [Target("float32", limit)]
+    def case(name: str, kind: Any, limit: float, dtype: torch.dtype = torch.float32, **options: Any) -> Case:
+        targets = [Target("float32", limit)]
         return Steps(name, "gpt2", partial(kind, **options), {"float32": in_float32(kind)}, targets, dtype)
 
     adamw, lion, short = steprule.AdamW, steprule.Lion, torch.bfloat16
@@ -383,9 +383,9 @@ def fewer_bits() -> list[Case]:
         case("adamw-state-bf16", adamw, 0.8, state_dtype="bfloat16"),
         case("adamw-state-8bit", adamw, 0.75, state_dtype="8bit"),
         case("adamw-bf16-8bit", adamw, 0.5, short, state_dtype="8bit"),
-        case("adamw-bf16-stochastic-8bit", adamw, None, short, state_dtype="8bit", rounding="stochastic"),
-        case("adamw-bf16-master-8bit", adamw, None, short, state_dtype="8bit", master="16bit"),
-        case("adamw-bf16-master", adamw, None, short, state_dtype="float32", master="16bit"),
+        case("adamw-bf16-stochastic-8bit", adamw, 1.0, short, state_dtype="8bit", rounding="stochastic"),
+        case("adamw-bf16-master-8bit", adamw, 1.0, short, state_dtype="8bit", master="16bit"),
+        case("adamw-bf16-master", adamw, 1.0, short, state_dtype="float32", master="16bit"),
         case("lion-state-8bit", lion, 0.8, state_dtype="8bit"),
     ]
 

@@ -107,6 +107,7 @@ def against(target: Target) -> str:
         "10M": "itself at 10M",
         "seconds": "seconds",
         "one group": "itself in one group",
+        "float32": "itself in float32",
     }
     return special.get(target.against, f"torch {target.against}")
 

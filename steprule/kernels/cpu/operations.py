@@ -228,9 +228,10 @@ def integer(out: Emitter, op: str, detail: Any, names: Sequence[str], wide: str 
         number = out.let(f"fptoui {wide} {names[0]} to i64")
         return half(out, number, detail), "i32"
     if op == "index":
-        if detail == "low":  # in 32 bits from the start, for the sake of the loop's vectors
-            first, i = out.let("trunc i64 %first to i32"), out.let("trunc i64 %i to i32")
-            return out.let(f"add i32 {out.let(f'add i32 {first}, {names[0]}')}, {i}"), "i32"
+        if detail == "low":  # in 32 bits from the start, and by what counts the loop, for the sake of its vectors
+            before = out.let(f"add i64 {out.let('add i64 %first, %start')}, {out.let(f'zext i32 {names[0]} to i64')}")
+            before, c = out.let(f"trunc i64 {before} to i32"), out.let("trunc i64 %c to i32")
+            return out.let(f"add i32 {before}, {c}"), "i32"
         origin = out.let(f"or i64 {out.let(f'zext i32 {names[0]} to i64')}, {shifted(out, names[1])}")
         place = out.let(f"add i64 {out.let('add i64 %first, %i')}, {origin}")
         return half(out, place, detail), "i32"

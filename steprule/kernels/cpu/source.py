@@ -44,7 +44,7 @@ OPAQUE |= {f"{whole} whole": whole for whole in ("i8", "i16")}
 class Elements:
     """The code of one pass: ``head`` once for a chunk, ``row`` once for a row of it, ``body`` for each element.
 
-    The body's element has the number ``%i`` in the chunk and ``%c`` in its row.
+    The body's element has the number ``%i`` in the chunk and ``%c`` in its row, which begins at ``%start``.
 
     Attributes:
         totals: the running totals of the phase's reductions, and then of those over each row.
@@ -220,12 +220,14 @@ def vectors(code: Elements) -> str:
 
 def loop_over_elements(code: Elements) -> list[str]:
     return [
+        "  %start = add i64 0, 0",
         "  br label %loop",
         "loop:",
-        "  %i = phi i64 [ 0, %entry ], [ %next, %loop ]",
+        "  %c = phi i64 [ 0, %entry ], [ %next, %loop ]",
         *(f"  %acc{k} = phi double [ 0.0, %entry ], [ {total}, %loop ]" for k, total in enumerate(code.totals)),
+        "  %i = add nuw nsw i64 %start, %c",
         *code.body.lines,
-        "  %next = add nuw nsw i64 %i, 1",
+        "  %next = add nuw nsw i64 %c, 1",
         "  %last = icmp eq i64 %next, %n",
         f"  br i1 %last, label %done, label %loop{vectors(code)}",
         "done:",
