@@ -52,5 +52,10 @@ def placed_like(
 
 def whole(value: Any) -> torch.Tensor:
     """All of a tensor, on every process that has a part of it."""
-    found: torch.Tensor = value.full_tensor() if is_spread(value) else value
+    if not is_spread(value):
+        found: torch.Tensor = value
+    elif value.dtype == torch.int16:  # which neither gloo nor NCCL knows
+        found = value.to(torch.int32).full_tensor().to(torch.int16)
+    else:
+        found = value.full_tensor()
     return found
