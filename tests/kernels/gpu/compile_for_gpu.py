@@ -18,9 +18,9 @@ import steprule
 from steprule import Optimizer, rule
 from steprule.kernels.gpu.row_tiles import tile_for
 from steprule.kernels.gpu.rows import join_source, rows_source
-from steprule.kernels.gpu.source import NAMES, compiled, exact, pass_source, scalar_source
+from steprule.kernels.gpu.source import NAMES, WHOLE, compiled, exact, pass_source, scalar_source
 from steprule.kernels.gpu.triton import LINES, PARTS
-from steprule.rule.program import GRAD, Program
+from steprule.rule.program import FIRST_SLOT, GRAD, Program
 
 triton = pytest.importorskip("triton")
 
@@ -89,9 +89,8 @@ Everything.slots = {"number": rule.scalar(1.0)}
 
 def program(optimizer: Optimizer) -> Program:
     works, group = optimizer._workings, optimizer.param_groups[0]
-    return works.planner.program(
-        works.roles.algorithm(group, optimizer), group, (False, False, (), False), torch.empty(1, 1)
-    )
+    one = torch.empty(1, 1, dtype=group["params"][0].dtype)
+    return works.planner.program(works.roles.algorithm(group, optimizer), group, (False, False, (), False), one)
 
 
 def instructions(function: Any, target: GPUTarget, constants: dict[str, Any]) -> Counter[str]:
@@ -119,14 +118,17 @@ def passes(
     flag: bool = False,
     rows: int = 0,
     codes: Sequence[str] = (),
+    master: str = "",
 ) -> list[Counter[str]]:
     """The instructions of each pass, for gradients of the parameters' dtype or of another, with a found-infinite flag
-    or without, with so many rows of scalars by value, with the last slots in codes of these dtypes; what joins its
-    reductions is compiled too."""
+    or without, with so many rows of scalars by value, with the last slots in codes of these dtypes, and whole
+    numbers of that dtype beside the parameter; what joins its reductions is compiled too."""
     kind = "float64" if dtype == torch.float64 else "float32"
     operands = [NAMES[dtype]] * made.operands
     operands[GRAD] = NAMES[grad or dtype]
     operands[len(operands) - len(codes) :] = codes
+    if master:
+        operands[FIRST_SLOT] = master + WHOLE
     found = []
     for stage, phase in enumerate(made.phases):
         functions = compiled((rows_source if made.by_lines else pass_source)(made, stage, operands, kind, rows))
@@ -165,6 +167,11 @@ def main() -> None:
         results[f"adamw by value {target.arch}"] = passes(adamw, target, torch.float32, rows=2)
         found = passes(in_codes, target, torch.bfloat16, flag=True, rows=1, codes=("int8", "uint8"))
         results[f"adamw in codes {target.arch}"] = found
+        for kind, held in (("8bit", "int8"), ("16bit", "int16")):
+            start16 = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+            in_parts = program(steprule.AdamW([start16], master=kind, state_dtype="8bit"))
+            known: Any = dict(codes=("int8", "uint8"), master=held)
+            results[f"adamw in parts {kind} {target.arch}"] = passes(in_parts, target, torch.bfloat16, **known)
     print(json.dumps(results))
 
 

@@ -1224,7 +1224,7 @@ def run_for_gpu(script: str, cache: Path) -> Any:
 @pytest.mark.slow
 def test_kernels_compile_for_gpus_with_vector_loads_and_exact_arithmetic(tmp_path: Path) -> None:
     found = run_for_gpu("compile_for_gpu.py", tmp_path)
-    assert [len(passes) for passes in found.values()] == [2, 2, 2, *[3] * 6, *[1] * 8]
+    assert [len(passes) for passes in found.values()] == [2, 2, 2, *[3] * 6, *[1] * 12]
     names = ("float32", "bfloat16", "mixed", "scaled")
     single, narrow, mixed, scaled = (found[f"adamw {name}"][0] for name in names)
     # of 1024 elements, 128 threads take 8 each: 32 bytes of float32, 16 of bfloat16; of 512 one by one, 4 each
@@ -1244,6 +1244,10 @@ def test_kernels_compile_for_gpus_with_vector_loads_and_exact_arithmetic(tmp_pat
     assert by_value["ld.global.b64"] < single["ld.global.b64"]  # no table of scalars
     assert (in_codes["ld.global.v4.b32"], in_codes["st.global.v4.b32"]) == (2, 1)  # of parameter and gradient
     assert in_codes["st.global.b8"] > 0
+    for kind, wide in (("8bit", 0), ("16bit", 1)):  # 8 elements of a thread: 16 bytes of 16 bits each
+        parts = found[f"adamw in parts {kind} 90"][0]
+        assert (parts["ld.global.v4.b32"], parts["st.global.v4.b32"]) == (2 + wide, 1 + wide), kind
+        assert "fma.rn.f32" not in parts
     # of 32 rows of 64 columns, 128 threads take 16 elements each
     rows, halves = found["adafactor 90 float32"], found["adafactor 90 bfloat16"]
     assert [kernel["ld.global.v4.b32"] for kernel in rows] == [2 * 4, 4, 2 * 4]
