@@ -7,7 +7,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from steprule.saving.encoding import Encoder, as_complex, decode
 from steprule.saving.fit import LoadResult
 from steprule.saving.groups import Hyperparameters, refuse_choice
 from steprule.saving.header import CheckpointError, read_header
-from steprule.saving.loading import prepare, restoring
+from steprule.saving.loading import Loading, prepare, restoring
 from steprule.saving.saved import highest_count
 from steprule.saving.state_dict import StateDict, describe
 from steprule.saving.tensor_file import check_tensors, file_order, mapped_tensors, opened, read_tensors, write_tensors
@@ -270,11 +269,8 @@ def load(
             weights = {name: _spread_as(own_weights[name], value) for name, value in weights.items()}
     if optimizer is not None:
         with _gathering(problems):
-            if isinstance(optimizer, Optimizer):
-                plan = partial(plan_load, optimizer)
-            else:
-                plan = partial(prepare, optimizer, placed=placed)
-            new = plan(
+            new = _fitting_state(
+                optimizer,
                 content["optimizer"],
                 strict=strict,
                 hyperparameters=hyperparameters,
@@ -297,6 +293,13 @@ def load(
         if content["random"] is not None:
             _restore_random_state(content["random"])
     return loaded
+
+
+def _fitting_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], **how: Any) -> Loading:
+    """What an optimizer becomes when it loads a state; nothing is changed."""
+    if isinstance(optimizer, Optimizer):
+        return plan_load(optimizer, saved, **how)
+    return prepare(optimizer, saved, placed=placed, **how)
 
 
 def _spread_as(own: object, value: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from .expression import LINES, Expression, Level, ordered, signed
 from .functions import Call
 from .program import FIRST_SLOT, GRAD, PARAM, Matrix, Operation, Phase, Program, Reduction, Shared, Source, Store
+from .slot import Slot
 from .symbols import Hyper, State
 
 __all__ = ["Phases"]
@@ -52,29 +53,16 @@ class Phases:
         outputs |= {self.operand[s.name]: self.unique(self.writes[s.name]) for s in self.slots if s.name in self.writes}
         outputs |= {operand: self.unique(e) for operand, e in left.items()}
         updates = tuple(self.unique(self.writes[s.name]) if s.name in self.writes else None for s in self.scalar_slots)
-        finished = {
-            s.name: self.unique(self.writes[s.name])
-            for s in (*self.line_slots, *self.reduced_slots)
-            if s.name in self.writes
-        }
-        tables = {s.name: self.unique(self.writes[s.name]) for s in self.tables if s.name in self.writes}
-        for root in (*tracked.values(), *outputs.values(), *finished.values()):
-            self.collect(root)
-        for root in tables.values():
+        finished = self.written((*self.line_slots, *self.reduced_slots))
+        tables = self.written(self.tables)
+        for root in (*tracked.values(), *outputs.values(), *finished.values(), *tables.values()):
             self.collect(root)
         for call in self.matrices:
             self.give_places(call)
-        # a step that may still be left writes nothing before it is known
-        begin = self.depth(tracked["awaited"]) if "awaited" in tracked else 0
-        last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in (*self.reduces, *self.sums)))), default=0)
-        # the parameter is written after all that may fail
-        last = max([last, begin, *map(self.depth, self.matrices)])
-        stage = dict.fromkeys(outputs, last)
-        for operand, expression in outputs.items():
-            # a slot is written once nothing can be raised any more, as a person's function of matrices may
-            if operand != PARAM and not self.matrices:
-                stage[operand] = self.earliest(operand, max(begin, self.depth(expression)), last, outputs, stage)
-        phases = tuple(self.phase(i, [(o, outputs[o]) for o in outputs if stage[o] == i]) for i in range(last + 1))
+        stage = self.stages(outputs, tracked)
+        phases = tuple(
+            self.phase(i, [(o, outputs[o]) for o in outputs if stage[o] == i]) for i in range(stage[PARAM] + 1)
+        )
         small, between, shared = self.small_work(len(phases), finished)
         names = {PARAM: "p", GRAD: "g"} | {o: n for n, o in self.operand.items()}
         return Program(
@@ -108,6 +96,24 @@ class Phases:
             ),
             self.counted,
         )
+
+    def written(self, slots: Iterable[Slot]) -> dict[str, Expression]:
+        """What is written to those slots that are written."""
+        return {s.name: self.unique(self.writes[s.name]) for s in slots if s.name in self.writes}
+
+    def stages(self, outputs: Mapping[int, Expression], tracked: Mapping[str, Expression]) -> dict[int, int]:
+        """The pass in which each operand is written: the parameter in the last."""
+        # a step that may still be left writes nothing before it is known
+        begin = self.depth(tracked["awaited"]) if "awaited" in tracked else 0
+        last = max(map(self.depth, (*outputs.values(), *(r.args[0] for r in (*self.reduces, *self.sums)))), default=0)
+        # the parameter is written after all that may fail
+        last = max([last, begin, *map(self.depth, self.matrices)])
+        stage = dict.fromkeys(outputs, last)
+        for operand, expression in outputs.items():
+            # a slot is written once nothing can be raised any more, as a person's function of matrices may
+            if operand != PARAM and not self.matrices:
+                stage[operand] = self.earliest(operand, max(begin, self.depth(expression)), last, outputs, stage)
+        return stage
 
     def unique(self, e: Expression) -> Expression:
         """The one expression that stands for all equal ones."""

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import invoke
 from every_algorithm import ALGORITHMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from typer.testing import CliRunner
+from typer.testing import Result as Outcome
 
 import steprule
-from steprule.cli import app
 from steprule.cli import bench as command
 from steprule.cli.bench import contenders, growth
 from steprule.cli.bench.cases import (
@@ -441,8 +441,8 @@ def test_a_target_is_met_up_to_its_limit(reached: float, verdict: str) -> None:
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["bench", *arguments])
+def run(*arguments: str) -> Outcome:
+    return invoke("bench", *arguments)
 
 
 def test_the_command_writes_what_it_measured(tmp_path: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from typer.testing import CliRunner
+from command_line import invoke
 
-from steprule.cli import app
 from steprule.cli.bench import peak_memory
 
 WEIGHTS = 4 * 6 * (256 * 256 + 256)
@@ -35,7 +34,7 @@ def test_torchs_are_measured_too() -> None:
 def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     result = peak_memory.MemoryResult("steprule", 4000, 12_000, None, 12_500, [0.25, 0.5, 0.75])
     monkeypatch.setattr("steprule.cli.bench.measure_memory", lambda steps, quick: iter([result] * steps))
-    shown = CliRunner().invoke(app, ["bench", "--memory", "--repeats", "1"])
+    shown = invoke("bench", "--memory", "--repeats", "1")
     assert shown.exit_code == 0
     assert "12 kB  12.5 kB" in shown.output
     assert "500.0 ms" in shown.output

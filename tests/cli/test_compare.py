@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import assert_refused
+from command_line import assert_refused, invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import image
 from rich.console import Console
 from torch.nn.functional import cross_entropy
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from steprule.cli import app, digits
 from steprule.cli import compare as command
+from steprule.cli import digits
 from steprule.cli.compare import picture
 from steprule.cli.compare import run as running
 from steprule.cli.compare.curves import MARGIN, binned, bounds, curves
@@ -98,7 +98,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compare(folder: Path, *arguments: str, columns: int = 80) -> Result:
-    return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, ["compare", "--output", str(folder), *arguments])
+    return invoke("compare", "--output", str(folder), *arguments, columns=columns)
 
 
 def found(folder: Path) -> dict[str, Any]:
@@ -404,7 +404,7 @@ def test_the_screen_fits_and_nothing_is_cut_off(tasks: Path, columns: int) -> No
     pieces = "".join(re.sub(r"\s{2,}.*", "", line[3:]).strip() for line in lines)
     assert long.replace(" ", "") in pieces.replace(" ", "")
     assert sum(bool(set(line) & set(map(chr, range(0x2801, 0x2900)))) for line in lines) >= 5
-    help_lines = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, ["compare", "--help"]).output.splitlines()
+    help_lines = invoke("compare", "--help", columns=columns).output.splitlines()
     assert max(map(len, help_lines)) <= columns
 
 

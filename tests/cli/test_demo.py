@@ -14,26 +14,22 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import assert_refused
+from command_line import assert_refused, invoke
 from every_algorithm import ALGORITHMS
 from matplotlib import image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import steprule
 from steprule.checkpoint import load, save
-from steprule.cli import app, demo_run, digits
 from steprule.cli import demo as demo_command
+from steprule.cli import demo_run, digits
 from steprule.cli.demo_run import DemoSettings, new_run, resumed_run, train_step
 
 CPU = torch.device("cpu")
 
 
-def command_line(*arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "80"}).invoke(app, arguments)
-
-
 def demo(folder: Path, *options: str) -> Result:
-    return command_line("demo", "--output", str(folder), *options)
+    return invoke("demo", "--output", str(folder), *options, columns=80)
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -84,7 +80,7 @@ def assert_same_end(folder: Path, uninterrupted: Path) -> None:
 def test_97_percent_of_the_held_out_digits_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    result = command_line("demo")
+    result = invoke("demo", columns=80)
 
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -379,6 +375,6 @@ def test_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modu
 
 def test_help_fits_a_narrow_terminal() -> None:
     for arguments in (["--help"], ["demo", "--help"]):
-        result = command_line(*arguments)
+        result = invoke(*arguments, columns=80)
         assert result.exit_code == 0
         assert max(map(len, result.output.splitlines())) <= 80

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import assert_refused
-from typer.testing import CliRunner, Result
-
-from steprule.cli import app
+from command_line import assert_refused, invoke
+from typer.testing import Result
 
 MODELS = """
 import torch
@@ -37,7 +35,7 @@ def _models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["memory", *arguments])
+    return invoke("memory", *arguments)
 
 
 def test_a_model() -> None:

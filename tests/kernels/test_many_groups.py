@@ -12,7 +12,7 @@ import torch
 from comparing import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensors import normal
+from tensors import give_gradients, normal
 from torch import Tensor
 
 import steprule
@@ -26,11 +26,6 @@ def grouped(name: str, backend: str = "auto", **options: Any) -> tuple[list[Tens
     params = [normal(3, seed=i).requires_grad_() for i in range(COUNT)]
     groups = [{"params": [p]} for p in params]
     return params, getattr(steprule, name)(groups, backend=backend, **options)
-
-
-def give(params: list[Tensor], seed: int) -> None:
-    for i, p in enumerate(params):
-        p.grad = normal(3, seed=100 * seed + i)
 
 
 def fill_rate(group: dict[str, Any], x: float) -> None:
@@ -73,8 +68,8 @@ def test_what_is_changed_by_hand_counts_in_the_next_step(backend: str, steps: An
         for optimizer in (mine, anew):
             for name, place, x in events:
                 EVENTS[name](optimizer.param_groups[place], x)
-        give(ours, seed)
-        give(theirs, seed)
+        give_gradients(ours, seed)
+        give_gradients(theirs, seed)
         anew.load_state_dict(anew.state_dict())
         mine.step()
         anew.step()
@@ -102,7 +97,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize("name", ["AdamW", "NAdam", "ASGD", "SGD"])
 def test_equal_numbers_are_computed_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     params, optimizer = grouped(name)
-    give(params, 0)
+    give_gradients(params, 0)
     optimizer.step()
     seen = evaluations(monkeypatch)
     optimizer.step()
@@ -123,8 +118,8 @@ def test_parameters_of_different_age_share_no_numbers() -> None:
     others = [p.detach().clone().requires_grad_() for p in params]
     theirs = torch.optim.AdamW([{"params": [p]} for p in others], lr=0.1)
     for step in range(4):
-        give(params, step)
-        give(others, step)
+        give_gradients(params, step)
+        give_gradients(others, step)
         params[1].grad = others[1].grad = None if step % 2 else others[1].grad
         optimizer.step()
         theirs.step()
@@ -142,7 +137,7 @@ def test_a_schedule_is_evaluated_once_for_all_groups(monkeypatch: pytest.MonkeyP
     params, optimizer = grouped("AdamW", lr=0.1 * function(rate))
     calls.clear()
     for step in range(4):
-        give(params, step)
+        give_gradients(params, step)
         if step == 3:
             seen = evaluations(monkeypatch)
         optimizer.step()

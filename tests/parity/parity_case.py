@@ -106,7 +106,7 @@ def grouped(params: list[Tensor], rates: tuple[float, float]) -> Groups:
     return [{"params": params[:half], "lr": rates[0]}, {"params": params[half:], "lr": rates[1]}]
 
 
-def give_gradients(params: Iterable[Tensor], step: int, lacking: bool) -> None:
+def give_lasting_gradients(params: Iterable[Tensor], step: int, lacking: bool) -> None:
     """Gradients with a part that lasts; now and then some are missing."""
     for index, p in enumerate(params):
         lasting = torch.randn(p.shape, generator=torch.Generator().manual_seed(index), dtype=p.dtype)
@@ -122,7 +122,7 @@ def run(optimizers: Sequence[Any], params: list[Tensor], case: Case) -> list[lis
         if case.evaluated and hasattr(optimizer, "train"):
             optimizer.train()
     for step in range(STEPS):
-        give_gradients(params, step, case.lacking)
+        give_lasting_gradients(params, step, case.lacking)
         for optimizer in optimizers:
             groups = optimizer.param_groups
             if step == CHANGED:

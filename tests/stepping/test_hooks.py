@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import tensors
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -16,9 +17,7 @@ import steprule
 
 @pytest.fixture
 def weight() -> Tensor:
-    weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    weight.grad = torch.ones_like(weight)
-    return weight
+    return tensors.weight()
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from every_algorithm import RULES
+from inside import params_of
 from tensors import give_gradients
-from torch import Tensor, nn
+from torch import nn
 
 import steprule
 from steprule.modifiers import EMA, Lookahead
@@ -33,10 +34,6 @@ def network(dtype: torch.dtype = torch.float32) -> nn.Module:
 
 def make(algorithm: str, model: nn.Module, **options: Any) -> Any:
     return getattr(steprule, algorithm)(model, **options)
-
-
-def params_of(optimizer: steprule.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -124,12 +124,25 @@ def bench(
         check_matplotlib("a picture")
     if threads is not None:
         torch.set_num_threads(threads)
-    about = about_machine(device)
     pace = Pace(3, block=0.03) if quick else Pace(repeats)
-    results, failed = measure(chosen, Settings(pace, device, compiled), seconds)
+    measure_and_show_steps(chosen, Settings(pace, device, compiled), seconds, json_file, picture, markdown)
+
+
+def measure_and_show_steps(
+    chosen: Sequence[Case],
+    settings: Settings,
+    seconds: float,
+    json_file: Path | None,
+    picture: Path | None,
+    markdown: Path | None,
+) -> None:
+    """The cases that were chosen, in tables, a picture and files; what could not be measured at the end."""
+    about = about_machine(settings.device)
+    results, failed = measure(chosen, settings, seconds)
     show_results(results, about)
     if json_file:
-        write_text(json_file, json.dumps({**about, "pace": asdict(pace), "results": list(map(as_dictionary, results))}))
+        content = {**about, "pace": asdict(settings.pace), "results": list(map(as_dictionary, results))}
+        write_text(json_file, json.dumps(content))
     if markdown:
         write_text(markdown, page(results, about))
     if picture and results:

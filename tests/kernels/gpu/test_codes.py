@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same
 from inside import launches
+from tensors import normal
 from torch import Tensor
 
 import steprule
@@ -26,9 +28,8 @@ KINDS: dict[str, Callable[..., Optimizer]] = {
 SIZES = [4096, 4501]
 
 
-def normal(size: int, seed: int, dtype: torch.dtype) -> Tensor:
-    numbers = torch.randn(size, generator=torch.Generator().manual_seed(seed)) * 0.1
-    return numbers.to(DEVICE, dtype)
+def numbers(size: int, seed: int, dtype: torch.dtype) -> Tensor:
+    return normal(size, seed=seed, dtype=dtype, device=DEVICE, size=0.1)
 
 
 def taken(make: Callable[..., Optimizer], starts: list[Tensor], backend: str, flags: Any = None) -> Optimizer:
@@ -39,7 +40,7 @@ def taken(make: Callable[..., Optimizer], starts: list[Tensor], backend: str, fl
         optimizer.explain()  # makes the plan, so that the flag is left to the kernels
     for step in range(3):
         for k, p in enumerate(params):
-            p.grad = normal(p.numel(), 10 * step + k, p.dtype).view(p.shape)
+            p.grad = numbers(p.numel(), 10 * step + k, p.dtype).view(p.shape)
         if flags is not None:
             optimizer.found_inf = torch.tensor(flags[step], device=DEVICE)
         optimizer.step()
@@ -50,12 +51,6 @@ def everything(optimizer: Optimizer) -> list[Tensor]:
     (group,) = optimizer.param_groups
     states = [optimizer.state[p] for p in group["params"]]
     return [*group["params"], *(s[name].to(DEVICE) for s in states for name in sorted(s))]
-
-
-def same(one: Optimizer, other: Optimizer) -> None:
-    for a, b in zip(everything(one), everything(other), strict=True):
-        assert a.dtype == b.dtype
-        assert torch.equal(a.detach(), b.detach())
 
 
 @pytest.mark.parametrize(
@@ -71,9 +66,9 @@ def test_codes_and_scales_are_those_of_torch_operations(
     kind: str, dtype: torch.dtype, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(triton, "CHUNK", chunk)
-    starts = [normal(size, 50 + k, dtype) for k, size in enumerate(SIZES)]
+    starts = [numbers(size, 50 + k, dtype) for k, size in enumerate(SIZES)]
     ours = taken(KINDS[kind], [s.clone() for s in starts], "triton")
-    same(ours, taken(KINDS[kind], starts, "eager"))
+    assert same(everything(ours), everything(taken(KINDS[kind], starts, "eager")))
     (launch,) = launches(ours)
     assert launch.backend == "triton"
     assert launch.coded
@@ -82,33 +77,34 @@ def test_codes_and_scales_are_those_of_torch_operations(
 def test_views_of_a_bucket() -> None:
     """Whose elements are loaded one by one, in blocks all the same."""
     sizes = [4097, 4300]
-    starts = list(normal(sum(sizes), 1, torch.float32).split(sizes))
+    starts = list(numbers(sum(sizes), 1, torch.float32).split(sizes))
     copies = [s.clone() for s in starts]
-    same(taken(KINDS["AdamW"], starts, "triton"), taken(KINDS["AdamW"], copies, "eager"))
+    ours, theirs = taken(KINDS["AdamW"], starts, "triton"), taken(KINDS["AdamW"], copies, "eager")
+    assert same(everything(ours), everything(theirs))
 
 
 @pytest.mark.parametrize("flags", [(0.0, 1.0, 0.0)])
 def test_a_step_that_is_skipped_leaves_codes_and_scales(flags: tuple[float, ...]) -> None:
-    starts = [normal(4100, 1, torch.float32)]
+    starts = [numbers(4100, 1, torch.float32)]
     ours = taken(KINDS["AdamW"], [s.clone() for s in starts], "triton", flags)
     assert ours.found_inf is not None
     params = [starts[0].clone().requires_grad_()]
     reference = KINDS["AdamW"](params, state_dtype="8bit", backend="eager")
     for step, flag in enumerate(flags):
-        params[0].grad = normal(4100, 10 * step, torch.float32)
+        params[0].grad = numbers(4100, 10 * step, torch.float32)
         if not flag:
             reference.step()
     assert torch.equal(ours.param_groups[0]["params"][0].detach(), params[0].detach())
-    same(ours, reference)
+    assert same(everything(ours), everything(reference))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_block_that_is_not_finite_shows_it_and_the_others_do_not(bad: float) -> None:
     found = []
     for backend in ("triton", "eager"):
-        p = normal(4200, 1, torch.float32).requires_grad_()
+        p = numbers(4200, 1, torch.float32).requires_grad_()
         optimizer = steprule.AdamW([p], state_dtype="8bit", backend=backend)
-        p.grad = normal(4200, 2, torch.float32)
+        p.grad = numbers(4200, 2, torch.float32)
         p.grad[300] = bad
         optimizer.step()
         found.append([optimizer.state[p][name] for name in ("exp_avg", "exp_avg::scale", "exp_avg_sq::scale")])
@@ -118,10 +114,10 @@ def test_a_block_that_is_not_finite_shows_it_and_the_others_do_not(bad: float) -
 
 
 def test_nothing_outside_of_codes_and_scales_is_touched() -> None:
-    p = normal(4097, 1, torch.float32).requires_grad_()
+    p = numbers(4097, 1, torch.float32).requires_grad_()
     optimizer = steprule.AdamW([p], state_dtype="8bit", backend="triton")
     for step in range(2):
-        p.grad = normal(4097, step, torch.float32)
+        p.grad = numbers(4097, step, torch.float32)
         optimizer.step()
         if step == 0:  # the same state in buffers with room around it
             buffers = {}
