@@ -255,6 +255,10 @@ class Fit:
 
     def _wanted(self, name: str, value: Any) -> str | None:
         """What the slot must be, in words, where the value is not that."""
+        if is_of_lbfgs(self.saved.entry) and (
+            wanted := lbfgs_state.wanted(name, value, self.saved.entry, self.common.numbers)
+        ):
+            return wanted
         kind = self.common.kinds[name]
         if kind == "scalar":
             return self._wanted_number(name, value)
@@ -262,10 +266,6 @@ class Fit:
         if record is not None and name in record.slots and record.slots[name] != _shape_of(value):
             recorded = record.slots[name]
             return "no tensor" if recorded is None else shape_and_dtype(recorded, record.dtype)
-        if is_of_lbfgs(self.saved.entry) and (
-            wanted := lbfgs_state.wanted(name, value, self.saved.entry, self.common.numbers)
-        ):
-            return wanted
         if kind == "array":
             return self._wanted_array(name, value)
         return "tensors that hold numbers" if _holds_nothing(value) else None

@@ -252,6 +252,8 @@ def test_lbfgs_keeps_its_lists_and_numbers() -> None:
         ("prev_loss", torch.zeros(2)),
         ("ro", []),
         ("al", []),
+        ("al", torch.tensor(1.0)),
+        ("old_dirs", torch.tensor(1.0)),
         ("old_dirs", [torch.zeros(1)]),
         ("old_dirs", [torch.zeros(3, device="meta")] * 2),
         ("old_stps", []),
