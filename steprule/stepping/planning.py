@@ -137,9 +137,11 @@ class Planner:
     def writing(self) -> Iterator[None]:
         """The optimizer itself writes to parameters, as long as the block lasts; what stands beside them stays."""
         known = [(entry, entry.version_now) for entry in self.entries if entry.version is not None]
-        yield
-        for entry, before in known:
-            entry.version = (entry.version or 0) + entry.version_now - before
+        try:
+            yield
+        finally:
+            for entry, before in known:
+                entry.version = (entry.version or 0) + entry.version_now - before
 
     def abandon(self, error: BaseException) -> None:
         """The step has failed: let the processes know that wait for this one."""

@@ -44,21 +44,22 @@ def trial(optimizer: Optimizer, models: Iterable[nn.Module] = ()) -> Iterator[No
     attributes = dict(vars(optimizer))
     works = workings(optimizer)
     works.planner.settle()
-    try:
-        optimizer.state = defaultdict(dict, {p: copy.deepcopy(own) for p, own in optimizer.state.items()})
-        planner, count = works.planner.twin(optimizer.param_groups, optimizer.state), works.count
-        optimizer._workings = replace(works, planner=planner, count=Count(count.taken, count.skipped))
-        yield
-    finally:
-        vars(optimizer).clear()
-        vars(optimizer).update(attributes)
-        with torch.no_grad():
-            for tensor, before in kept:
-                tensor.copy_(before)
-        for p, grad in grads:
-            p.grad = grad
-        for back in put_back:
-            back()
+    with works.planner.writing():  # to the parameters, which end as they began
+        try:
+            optimizer.state = defaultdict(dict, {p: copy.deepcopy(own) for p, own in optimizer.state.items()})
+            planner, count = works.planner.twin(optimizer.param_groups, optimizer.state), works.count
+            optimizer._workings = replace(works, planner=planner, count=Count(count.taken, count.skipped))
+            yield
+        finally:
+            vars(optimizer).clear()
+            vars(optimizer).update(attributes)
+            with torch.no_grad():
+                for tensor, before in kept:
+                    tensor.copy_(before)
+            for p, grad in grads:
+                p.grad = grad
+            for back in put_back:
+                back()
 
 
 def kept_group(group: dict[str, Any]) -> Callable[[], None]:

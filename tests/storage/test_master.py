@@ -254,6 +254,17 @@ def test_a_second_point_is_gone_to_and_back_without_a_trace() -> None:
     assert torch.equal(weights(*trained(BF16, master="16bit")), trained(F32)[0])
 
 
+def test_a_step_that_is_tried_leaves_no_trace() -> None:
+    weight = normal(40, 30, dtype=BF16).requires_grad_()
+    optimizer = SGD([weight], lr=1e-2, master="16bit")
+    for step in range(3):
+        weight.grad = normal(40, 30, seed=step, dtype=BF16)
+        optimizer.step()  # a warning would be an error
+        before = optimizer.state[weight]["master"].clone()
+        optimizer.untrained()
+        assert torch.equal(optimizer.state[weight]["master"], before)
+
+
 def test_modifiers_see_the_whole_weights() -> None:
     grads, start = gradients((40, 30), 5, BF16, scale=1.0), normal(40, 30, dtype=BF16)
     modifiers = [Cautious(), EMA(0.9)]
@@ -405,6 +416,8 @@ def test_it_is_shown_and_counted() -> None:
     weight.grad = torch.zeros_like(weight)
     optimizer.step()
     assert optimizer.memory().masters == 20_000
+    found = AdamW([weight], master="16bit", state_dtype="8bit").memory()
+    assert found.total / weight.numel() == pytest.approx(8, abs=0.02)  # of weight and gradient, 16 bits, and two codes
     assert "16 bits beside each weight" in optimizer.explain()
     assert "master=16bit" in str(optimizer)
     assert "master ← lower(" in optimizer.explain(source=True)
