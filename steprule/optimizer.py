@@ -64,7 +64,7 @@ class Optimizer(torch.optim.Optimizer):
         state_dtype (str or mapping, optional): how state like the parameters is held: ``"float32"``, ``"bfloat16"``,
             ``"8bit"``, or a mapping from slots to these, see ``docs/low_bits.md``; None holds it as the parameter is,
             but running means of squares of float16 parameters in float32.
-        rounding (str): how bfloat16 weights are rounded: ``"nearest"``, which loses every update below half a unit in
+        rounding (str): how weights of 16 bits are rounded: ``"nearest"``, which loses every update below half a unit in
             the last place, or ``"stochastic"``, up or down at random, so that on average nothing is lost; weights of
             float32 and float64 are not rounded.
         master (str, optional): what stands beside each bfloat16 weight, so that no update is lost: ``"16bit"``, the

@@ -221,10 +221,10 @@ def check_gradient(program: Program, entry: Entry, group: Mapping[str, Any]) -> 
                 f"state_dtype={slot.format!r} can't hold {slot.name} of parameter {entry.name}, which is {p.dtype}; "
                 "give its group state_dtype=None"
             )
-    if group.get("rounding") == "stochastic" and p.dtype not in (torch.bfloat16, torch.float32, torch.float64):
+    if group.get("rounding") == "stochastic" and p.is_complex():
         raise RuntimeError(
-            f"rounding='stochastic' is for bfloat16 weights, but parameter {entry.name} is {p.dtype}; give its group "
-            "rounding='nearest'"
+            f"rounding='stochastic' is for weights that are real numbers, but parameter {entry.name} is {p.dtype}; "
+            "give its group rounding='nearest'"
         )
     if group.get("master") in CORRECTIONS and p.dtype == torch.float16:
         raise RuntimeError(

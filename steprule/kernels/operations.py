@@ -12,7 +12,7 @@ import torch
 
 from steprule.rule.host import OPERATIONS as HOST
 from steprule.rule.program import WORDS
-from steprule.storage import CORRECTIONS
+from steprule.storage import CORRECTIONS, FLOAT16_AT_RANDOM, Formula
 
 __all__ = ["MIXED", "apply", "in_parts", "integer", "number", "root", "rounded_at_random", "upper_half"]
 
@@ -198,13 +198,22 @@ def in_parts(op: str, kind: str, args: Sequence[Any]) -> Any:
         kind: what the correction is called.
         args: its operands.
     """
+    return on_bits(CORRECTIONS[kind].formula(op, len(args)), args)
 
-    def operation(op: str, given: list[Any], detail: Any) -> Any:
+
+def on_bits(formula: Formula, given: Sequence[Any]) -> Any:
+    """A formula of numbers in float32 and whole numbers."""
+
+    def operation(op: str, args: list[Any], detail: Any) -> Any:
+        if op == "constant":
+            return detail
         if op in WORDS:
-            return integer(op, detail, given, lambda: given[0])
-        return number(given[0]) if op == "number" else apply(op, given, torch.float32)
+            return integer(op, detail, args, lambda: args[0])
+        if op == "drawn":
+            return (args[0] >> detail).to(torch.float32)
+        return number(args[0]) if op == "number" else apply(op, args, torch.float32)
 
-    return CORRECTIONS[kind].formula(op, len(args)).compute(args, operation)
+    return formula.compute(given, operation)
 
 
 def upper_half(value: torch.Tensor) -> torch.Tensor:
@@ -218,8 +227,11 @@ def rounded_at_random(value: torch.Tensor, bits: torch.Tensor, dtype: torch.dtyp
     Args:
         value: the numbers.
         bits: 32 random bits for each, held in int64.
-        dtype: what they are rounded to; all but bfloat16 take them as they are.
+        dtype: what they are rounded to; all but bfloat16 and float16 take them as they are.
     """
+    if dtype == torch.float16:
+        found: torch.Tensor = on_bits(FLOAT16_AT_RANDOM, [value.to(torch.float32), bits])
+        return found.to(dtype)
     if dtype != torch.bfloat16:
         return value.clone()
     held = value.to(torch.float32).view(torch.int32).to(torch.int64) & LOW

@@ -1,4 +1,4 @@
-"""bfloat16 weights that are rounded at random."""
+"""Weights of 16 bits that are rounded at random."""
 
 import copy
 import re
@@ -40,6 +40,46 @@ def test_updates_below_half_a_unit_are_not_lost() -> None:
 
     assert mean("nearest") == 1
     assert abs(mean("stochastic") - 0.98) < 1e-3
+
+
+@pytest.mark.parametrize("backend", ["llvm", "eager"])
+@pytest.mark.parametrize("exponent", [0, -13, -14, -16, -20, -24, 3])
+def test_float16_weights_are_one_of_two_neighbours_the_nearer_more_often(backend: str, exponent: int) -> None:
+    """Below 2**-14 neighbours are 2**-24 apart, above by a 1024th of the power of two."""
+    unit = 2.0 ** max(exponent - 10, -24)
+    start = torch.full((40000,), 2.0**exponent + 3 * unit, dtype=torch.float16)
+    sign = torch.where(torch.arange(40000) % 2 == 0, 1.0, -1.0).half()
+    grad = -0.25 * unit * torch.ones(40000)
+    scale = 2.0**20  # for the gradient to be no small number of float16
+    weight, _, _ = run(
+        lambda p: SGD(p, lr=1 / scale, rounding="stochastic", backend=backend), start * sign, [(grad * scale).half()]
+    )
+    moved = (weight.double() - (start * sign).double()) / unit
+    assert sorted(set(moved.tolist())) == [0.0, 1.0]
+    assert abs(moved.mean() - 0.25) < 0.01
+
+
+def test_float16_weights_lose_nothing_on_average_and_show_what_is_not_finite() -> None:
+    grads = [torch.ones(4096, dtype=torch.float16)] * 200
+    weight, _, _ = run(lambda p: SGD(p, lr=1e-5, rounding="stochastic"), torch.ones(4096, dtype=torch.float16), grads)
+    assert abs(float(weight.double().mean()) - 0.998) < 1e-4
+    bad = torch.tensor([1.0, torch.nan, torch.inf, -torch.inf], dtype=torch.float16)
+    weight, _, _ = run(lambda p: SGD(p, lr=1.0, rounding="stochastic"), torch.ones(4, dtype=torch.float16), [bad])
+    assert weight.isnan().tolist() == [False, True, False, False]
+    assert weight[2:].tolist() == [-torch.inf, torch.inf]
+
+
+@settings(deadline=None, max_examples=8)
+@given(kind=st.sampled_from([AdamW, Lion]), shape=st.sampled_from([(7, 3), (64, 80)]), size=st.integers(-8, 3))
+def test_every_kernel_rounds_float16_to_the_same_bits(kind: Make, shape: tuple[int, ...], size: int) -> None:
+    grads = gradients(shape, 3, torch.float16, scale=1.0)
+    start = (gradients(shape, 1, torch.float32, scale=10.0**size)[0]).half()
+    found = [
+        run(lambda p, b=b: kind(p, lr=10.0 ** (size - 2), rounding="stochastic", backend=b), start, grads)
+        for b in ("llvm", "eager")
+    ]
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][0].dtype == torch.float16
 
 
 @settings(deadline=None, max_examples=10)
@@ -94,7 +134,7 @@ def test_nan_and_infinity_stay_what_they_are() -> None:
     ("make", "dtype", "words"),
     [
         (lambda p: SGD(p, rounding="up"), torch.bfloat16, "rounding"),
-        (lambda p: SGD(p, rounding="stochastic"), torch.float16, "is for bfloat16 weights"),
+        (lambda p: SGD(p, rounding="stochastic"), torch.complex64, "is for weights that are real numbers"),
         (lambda p: SGD(p, rounding="stochastic", differentiable=True), torch.bfloat16, "differentiable=True"),
         (lambda p: AdamW(p, rounding="stochastic", capturable=True), torch.bfloat16, "capturable=True"),
         (lambda p: LBFGS(p, rounding="stochastic"), torch.bfloat16, "LBFGS does not support rounding"),

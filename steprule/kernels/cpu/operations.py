@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steprule.rule.program import WORDS, Operation
-from steprule.storage import CORRECTIONS, Formula
+from steprule.storage import CORRECTIONS, FLOAT16_AT_RANDOM, Formula
 
 __all__ = [
     "Emitter",
@@ -95,6 +95,9 @@ def store(out: Emitter, value: str, pointer: str, stored: str, kind: str, tame: 
     ``tame`` says that no NaN has low bits that rounding could carry into the sign. So it is when every operand is
     bfloat16: their NaNs have low bits of zero, which arithmetic hands on, and those that the machine makes have too.
     """
+    if stored == "half" and noise is not None:
+        given = [(to_width(out, value, kind, "float"), "float"), (noise, "i32")]
+        value, kind = on_bits(out, FLOAT16_AT_RANDOM, given)
     if stored != "bfloat":
         out.do(f"store {stored} {to_width(out, value, kind, stored)}, ptr {pointer}, align 1")
         return
@@ -210,15 +213,24 @@ def compute(out: Emitter, op: str, args: Sequence[tuple[str, str]], kind: str) -
 
 def in_parts(out: Emitter, o: Operation, args: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """A bfloat16 and its correction made one float, or either of them made of it; the correction a whole number."""
+    return on_bits(out, CORRECTIONS[o.detail].formula(o.op, len(args)), args)
 
-    def operation(op: str, given: list[tuple[str, str]], detail: Any) -> tuple[str, str]:
+
+def on_bits(out: Emitter, formula: Formula, given: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """A formula of floats and whole numbers."""
+
+    def operation(op: str, args: list[tuple[str, str]], detail: Any) -> tuple[str, str]:
+        if op == "constant":
+            return literal(float(detail), "float"), "float"
         if op == "number":
-            return out.let(f"bitcast i32 {given[0][0]} to float"), "float"
+            return out.let(f"bitcast i32 {args[0][0]} to float"), "float"
+        if op == "drawn":
+            return out.let(f"uitofp i32 {out.let(f'lshr i32 {args[0][0]}, {detail}')} to float"), "float"
         if op in WORDS:
-            return integer(out, op, detail, [name for name, _ in given], "float")
-        return compute(out, op, given, "float")
+            return integer(out, op, detail, [name for name, _ in args], "float")
+        return compute(out, op, args, "float")
 
-    found: tuple[str, str] = CORRECTIONS[o.detail].formula(o.op, len(args)).compute(args, operation)
+    found: tuple[str, str] = formula.compute(given, operation)
     return found
 
 

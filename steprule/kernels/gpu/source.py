@@ -15,7 +15,7 @@ import torch
 from steprule.kernels.coding import CODES
 from steprule.rule.expression import Expression, Level
 from steprule.rule.program import GRAD, IN_PARTS, WORDS, Operation, Phase, Program
-from steprule.storage import CORRECTIONS, Formula
+from steprule.storage import CORRECTIONS, FLOAT16_AT_RANDOM, Formula
 
 __all__ = [
     "NAMES",
@@ -455,6 +455,8 @@ def stores(
             continue
         if o.op == "noisy" and operands[operand] == "bfloat16":
             number = carried(text, number, values[o.args[1]][0], kind)
+        if o.op == "noisy" and operands[operand] == "float16":
+            number = on_bits(text, FLOAT16_AT_RANDOM, [(number, False), values[o.args[1]]], kind)[0]
         stored = narrowed(number, kind, operands[operand])
         lines.append(f"tl.store(o{operand} + lanes, {stored}, mask={'kept' if persistent else 'mask'})")
     return lines
@@ -471,13 +473,22 @@ def stored_part(name: str, stored: str) -> str:
 
 def in_parts(text: Text, o: Operation, args: Sequence[Value], kind: str) -> Value:
     """A bfloat16 and its correction made one number, or either of them made of it; the correction a whole number."""
+    return on_bits(text, CORRECTIONS[o.detail].formula(o.op, len(args)), args, kind)
 
-    def operation(op: str, given: list[Value], detail: Any) -> Value:
+
+def on_bits(text: Text, formula: Formula, given: Sequence[Value], kind: str) -> Value:
+    """A formula of numbers and whole numbers."""
+
+    def operation(op: str, args: list[Value], detail: Any) -> Value:
+        if op == "constant":
+            return text.let(literal(detail, kind)), False
         if op == "number":
-            return text.let(f"{given[0][0]}.to(tl.float32, bitcast=True)"), False
-        return text.integer(op, detail, given) if op in WORDS else text.compute(op, given, kind)
+            return text.let(f"{args[0][0]}.to(tl.float32, bitcast=True)"), False
+        if op == "drawn":
+            return text.let(f"({args[0][0]} >> tl.full((), {detail}, tl.uint32)).to(tl.{kind})"), False
+        return text.integer(op, detail, args) if op in WORDS else text.compute(op, args, kind)
 
-    found: Value = CORRECTIONS[o.detail].formula(o.op, len(args)).compute(args, operation)
+    found: Value = formula.compute(given, operation)
     return found
 
 

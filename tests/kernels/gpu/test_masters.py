@@ -74,6 +74,19 @@ def test_a_step_that_is_skipped_leaves_both_parts(master: str) -> None:
     assert all(map(torch.equal, *found))
 
 
+def test_float16_is_rounded_at_random_as_by_torch_operations() -> None:
+    found = []
+    for backend in ("triton", "eager"):
+        numbers = normal((4000,), 1, torch.float32) * 10.0 ** normal((4000,), 2, torch.float32).mul(3).clamp(-9, 3)
+        p = numbers.half().requires_grad_()
+        optimizer = steprule.SGD([p], lr=1e-3, rounding="stochastic", backend=backend)
+        for step in range(2):
+            p.grad = normal((4000,), step, torch.float16)
+            optimizer.step()
+        found.append(p.detach())
+    assert torch.equal(*found)
+
+
 def test_nan_and_infinity_keep_their_bits() -> None:
     found = []
     for backend in ("triton", "eager"):
