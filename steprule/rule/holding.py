@@ -44,9 +44,12 @@ class Hold(Link):
         grown = growing(s._writes, positive)
         for name, slot in slots.items():
             if slot.kind == "array":
-                exact = slot.exact or grown.get(name)
-                slots[name] = replace(slot, positive=slot.positive or name in positive, exact=exact)
+                why = slot.exact or grown.get(name)
+                slots[name] = replace(slot, positive=slot.positive or name in positive, exact=why)
         held = self.formats(h.state_dtype, slots, self.rule)
+        if MASTER in s._declared:  # averages and anchors of weights, and what only grows, have all of their bits too
+            exact = [n for n, slot in slots.items() if slot.kind == "array" and slot.exact and slot.dtype is None]
+            held = dict.fromkeys(exact, "float32") | held
         s._held.update({name: (slot.positive, held.get(name)) for name, slot in slots.items() if slot.kind == "array"})
         for name, found in held.items():
             written = s._writes.get(name)

@@ -465,6 +465,26 @@ def test_threads_make_no_difference() -> None:
 ODD: dict[str, Any] = {"master": 1}
 
 
+ANCHORED: dict[str, dict[str, Any]] = {
+    "ASGD": {},
+    "Adagrad": {},
+    "MADGRAD": {"state_dtype": {"s": "float32"}},
+    "DAdaptSGD": {"state_dtype": {"s": "float32"}},
+    "ScheduleFreeSGD": {},
+    "ScheduleFreeAdamW": {"state_dtype": {"exp_avg_sq": "float32"}},
+}
+
+
+@pytest.mark.parametrize("name", ANCHORED)
+def test_averages_anchors_and_sums_have_all_bits_too(name: str) -> None:
+    grads, start = gradients((40, 30), 5, BF16, scale=1.0), normal(40, 30, dtype=BF16)
+    make = getattr(steprule, name)
+    wide, _, _ = run(lambda p: make(p), start.float(), [g.float() for g in grads])
+    weight, state, _ = run(lambda p: make(p, master="16bit", **ANCHORED[name]), start, grads)
+    torch.testing.assert_close(weights(weight, state), wide, rtol=1e-6, atol=1e-7)
+    assert {value.dtype for key, value in state.items() if value.ndim and key != "master"} == {F32}
+
+
 class Taken(steprule.Optimizer):
     """Has a slot of that name."""
 
