@@ -8,7 +8,7 @@ SPREAD := -n auto --maxprocesses 4 --dist worksteal
 REFERENCES := .venv-references
 DOCS := .venv-docs
 
-.PHONY: fuzz soak demo test slow distributed clients parity bench lint clean docs
+.PHONY: fuzz soak demo test slow distributed clients parity compare bench lint clean docs
 
 demo: $(READY)
 	$(BIN)/steprule demo
@@ -35,6 +35,10 @@ docs: $(DOCS)/.ready
 # Every algorithm beside the package that has it too; without the packages, make test runs the rest.
 parity: $(REFERENCES)/.ready
 	$(REFERENCES)/bin/pytest -q tests/parity
+
+# Many algorithms on the same tasks: the section of docs/comparison.md, in half an hour on two cores.
+compare: $(READY)
+	$(BIN)/python benchmarks/compare.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py
