@@ -129,8 +129,8 @@ def prepare() -> None:
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.copytree(ROOT / "docs", SOURCE)
     reference = write_reference(SOURCE / "reference")
-    for path, name in (("CONTRIBUTING.md", "contributing"), ("README.md", "index"), ("README.zh-CN.md", "zh-CN")):
-        shutil.copy(ROOT / path, SOURCE / f"{name}.md")
+    for source, name in (("CONTRIBUTING.md", "contributing"), ("README.md", "index"), ("README.zh-CN.md", "zh-CN")):
+        shutil.copy(ROOT / source, SOURCE / f"{name}.md")
     for path in [*SOURCE.glob("*.md"), *SOURCE.glob("zh/*.md")]:
         path.write_text(within(path.read_text(encoding="utf-8")), encoding="utf-8")
     listed = {name for names in GUIDES.values() for name in names} | {"index", "zh-CN"}

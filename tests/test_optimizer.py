@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from every_algorithm import ALGORITHMS, CLASSES
-from tensors import weight
+from tensors import grad_of, weight
 from torch import Tensor, nn
 from torch.optim.optimizer import required
 
@@ -332,7 +332,7 @@ def test_the_rate_is_read_at_each_step_as_a_number_or_a_tensor_and_momentum_stay
 def test_zero_grad(set_to_none: bool) -> None:
     p, q = weight(), weight(grad=None)
     optimizer = SGD([p, q], lr=0.1)
-    grad = p.grad
+    grad = grad_of(p)
     optimizer.zero_grad(set_to_none)
     assert q.grad is None
     if set_to_none:

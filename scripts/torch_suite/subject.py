@@ -1,6 +1,7 @@
 """Puts steprule's classes in the place of torch.optim's where it is imported; SUBJECT=torch leaves those."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -10,7 +11,8 @@ if os.environ.get("SUBJECT") != "torch":
     import steprule
 
     for info in common_optimizers.optim_db:
-        name = info.optim_cls.__name__
+        theirs: Any = info.optim_cls
+        name = theirs.__name__
         info.optim_cls = getattr(steprule, name)
         setattr(torch.optim, name, info.optim_cls)
         setattr(common_optimizers, name, info.optim_cls)

@@ -11,6 +11,7 @@ import torch
 from every_algorithm import ALGORITHMS
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
+from tensors import grad_of
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -142,7 +143,7 @@ def minimized(name: str, loss: Callable[[Tensor], Tensor], start: Tensor, way: W
         value = loss(x)
         value.backward()
         if name == "SparseAdam":
-            x.grad = x.grad.to_sparse(1)
+            x.grad = grad_of(x).to_sparse(1)
         return value
 
     for _ in range(way.steps):

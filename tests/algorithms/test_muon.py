@@ -245,7 +245,7 @@ def test_convolutions_are_matrices_when_asked_for() -> None:
     optimizer = steprule.Muon(model, lr=0.1, convolutions=True, weight_decay=0.0)
     assert sorted_names(optimizer) == ["0.weight", "1.weight"]
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        weight = model[1].weight.detach().clone().to(memory_format=memory_format).requires_grad_()
+        weight = model.get_parameter("1.weight").detach().clone().to(memory_format=memory_format).requires_grad_()
         flat = weight.detach().reshape(12, 72).clone().requires_grad_()
         pair = steprule.Muon([weight], lr=0.1, convolutions=True), torch.optim.Muon([flat], lr=0.1)
         for step in range(3):
@@ -253,7 +253,7 @@ def test_convolutions_are_matrices_when_asked_for() -> None:
             weight.grad = flat.grad.view(12, 8, 3, 3)
             for each in pair:
                 each.step()
-        moved = (flat - model[1].weight.reshape(12, 72)).norm()
+        moved = (flat - model.get_parameter("1.weight").reshape(12, 72)).norm()
         assert (weight.reshape(12, 72) - flat).norm() < 0.02 * moved
 
 

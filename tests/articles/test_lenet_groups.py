@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensors import grad_of
 from torch import Tensor, nn
 
 import steprule as optim
@@ -49,7 +50,7 @@ def backward(net: nn.Module) -> None:
 def test_the_usual_step(net: LeNet) -> None:
     optimizer = optim.SGD(params=net.parameters(), lr=1)
     backward(net)
-    before, gradients = values(net), [weight.grad.clone() for weight in net.parameters()]
+    before, gradients = values(net), [grad_of(weight).clone() for weight in net.parameters()]
 
     optimizer.step()
 

@@ -198,7 +198,7 @@ def test_conv_batchnorm_linear_leaves_the_five_buffers_that_are_printed() -> Non
     model = Net()
     # The article draws without a seed: these are a model and an input that its numbers imply.
     with torch.no_grad():
-        model.conv[0].weight.fill_(0.37)
+        model.get_parameter("conv.0.weight").fill_(0.37)
         model.fc.weight.copy_(torch.tensor([[-0.4739, 0.0039, 0.15873, 0.052255], [0.0, 0.0, -0.42629, -0.46668]]))
         model.fc.bias.copy_(torch.tensor([0.39172, 0.0]))
     x = torch.tensor([[[[0.79539, 0.96638], [0.64659, 0.19164]]]])

@@ -27,7 +27,7 @@ FEATURES = [
 """The columns of the matrix in docs/clients.md."""
 
 
-def holds(*features: str) -> Any:
+def holds(*features: str) -> pytest.MarkDecorator:
     """Marks a test as the proof of a client's features; which optimizers it trains with, its argument ``name`` says."""
     assert set(features) <= set(FEATURES)
     return pytest.mark.holds(*features)

@@ -58,7 +58,7 @@ def train(optim: Any, name: str, options: dict[str, Any], folder: Path, **how: A
     return lit
 
 
-WAYS = [
+WAYS: list[dict[str, Any]] = [
     dict(gradient_clip_val=0.5),
     dict(accumulate_grad_batches=2),
     dict(precision="bf16-mixed", gradient_clip_val=0.5),
@@ -111,7 +111,9 @@ def test_fused_reads_the_scale_in_the_step_as_torchs_does(name: str, options: di
 
 @holds("averages")
 def test_averaged_weights_are_the_same(tmp_path: Path) -> None:
-    how = lambda: dict(callbacks=[StochasticWeightAveraging(swa_lrs=0.02, swa_epoch_start=1)], max_epochs=3)
+    def how() -> dict[str, Any]:
+        return dict(callbacks=[StochasticWeightAveraging(swa_lrs=0.02, swa_epoch_start=1)], max_epochs=3)
+
     ours, theirs = (train(optim, *OPTIMIZERS[0], tmp_path, **how()) for optim in (steprule, torch.optim))
     assert_same(weights(ours.net), weights(theirs.net))
 
@@ -152,4 +154,5 @@ def test_fabric_clips_as_with_torch(precision: str) -> None:
             fabric.clip_gradients(model, optimizer, max_norm=0.5)
             optimizer.step()
         found.append(weights(net_))
-    assert_same(*found, 1e-5 if precision == "32-true" else 2e-2)
+    ours, theirs = found
+    assert_same(ours, theirs, 1e-5 if precision == "32-true" else 2e-2)

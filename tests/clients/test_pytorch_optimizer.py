@@ -97,4 +97,5 @@ def test_sam_makes_our_optimizer_itself(name: str, options: dict[str, Any]) -> N
             cross_entropy(model(x), y).backward()
             optimizer.second_step(zero_grad=True)
         found.append(weights(model))
-    assert_same(*found)
+    ours, theirs = found
+    assert_same(ours, theirs)

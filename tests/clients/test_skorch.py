@@ -48,7 +48,7 @@ def made(optim: Any, name: str, options: dict[str, Any], kind: Any = skorch.Neur
     )  # fmt: skip
 
 
-class Accelerated(AccelerateMixin, skorch.NeuralNetClassifier):  # type: ignore[misc]
+class Accelerated(AccelerateMixin, skorch.NeuralNetClassifier):  # type: ignore[misc, name-defined]
     pass
 
 

@@ -103,18 +103,20 @@ def test_lookahead_goes_round_an_optimizer() -> None:
             cross_entropy(model(x), y).backward()
             optimizer.step()
         found.append(weights(model))
-    assert_same(*found)
+    ours, theirs = found
+    assert_same(ours, theirs)
 
 
 def test_lamb_is_timms() -> None:
     found = []
     for kind in (steprule.Lamb, timm.optim.Lamb):
         model = net()
-        options = dict(max_grad_norm=None) if kind is timm.optim.Lamb else {}
+        options: dict[str, Any] = dict(max_grad_norm=None) if kind is timm.optim.Lamb else {}
         optimizer = kind(model.parameters(), lr=0.01, weight_decay=0.1, eps=1e-6, **options)
         for x, y in loader():
             optimizer.zero_grad()
             cross_entropy(model(x), y).backward()
             optimizer.step()
         found.append(weights(model))
-    assert_same(*found, 1e-4)
+    ours, theirs = found
+    assert_same(ours, theirs, 1e-4)

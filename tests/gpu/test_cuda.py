@@ -15,6 +15,7 @@ import pytest
 import torch
 from comparing import assert_close
 from inside import launches
+from tensors import grad_of
 from torch import Tensor
 
 import steprule
@@ -132,7 +133,7 @@ def give_rows(params: list[Tensor], step: int) -> None:
     draw_gradients(params, step)
     for p in params:
         rows = torch.tensor([[0, step, p.shape[0] - 1]], device="cuda")
-        values = p.grad.index_select(0, rows[0])
+        values = grad_of(p).index_select(0, rows[0])
         p.grad = torch.sparse_coo_tensor(rows, values, p.shape, is_coalesced=True)
 
 

@@ -98,7 +98,7 @@ def test_a_head_of_another_shape_begins_anew_in_the_group_of_the_old_one() -> No
     [group] = [group for group in optimizer.param_groups if group["lr"] == 0.5]
     assert [p is q for p, q in zip(group["params"], net[2].parameters(), strict=True)] == [True, True]
     assert not any(p in optimizer.state for p in net[2].parameters())
-    before = net[2].weight.detach().clone()
+    before = net.get_parameter("2.weight").detach().clone()
     step(net, optimizer)
     assert not torch.equal(before, net.get_parameter("2.weight"))
 

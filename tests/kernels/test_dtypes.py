@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import COMPILED, FLOATS, optimizer_of
-from tensors import give, leaf, normal
+from tensors import give, grad_of, leaf, normal
 from torch import Tensor
 
 from steprule import SGD, AdamW
@@ -187,9 +187,9 @@ def test_declared_slots_of_complex_parameters_are_complex(dtype: str, backend: s
     state = optimizer.state[p]
     expected = torch.complex128 if dtype == "float64" else torch.complex64
     assert state["m"].dtype == state["start"].dtype == expected
-    torch.testing.assert_close(state["m"], p.grad.to(expected))
+    torch.testing.assert_close(state["m"], grad_of(p).to(expected))
     torch.testing.assert_close(state["start"], value.to(expected))
-    torch.testing.assert_close(p.detach(), value - p.grad)
+    torch.testing.assert_close(p.detach(), value - grad_of(p))
 
 
 @pytest.mark.parametrize("backend", COMPILED)
@@ -274,7 +274,7 @@ def test_matrix_steps_take_stacks_of_equal_shapes(dtype: torch.dtype, backend: s
     assert sorted(tuple(x.shape) for x in stacks) == [(1, 0, 0), (1, 2, 18), (1, 4, 3), (1, 5, 3), (2, 3, 5)]
     assert all(x.dtype == wide for x in stacks)
     for i, (p, start) in enumerate(zip(params, before, strict=True)):
-        x = (p.grad.to(wide) + start.to(wide)).flatten(1)
+        x = (grad_of(p).to(wide) + start.to(wide)).flatten(1)
         expected = start.to(wide) - ((2.0 if i < 3 else 0.5) * x @ x.t() @ x).reshape(p.shape) * 0.1
         eps = torch.finfo(dtype).eps
         torch.testing.assert_close(p.detach(), expected.to(dtype), rtol=8 * eps, atol=2 * eps)
@@ -305,7 +305,7 @@ def test_the_dtype_of_a_matrix_step_and_of_slots_can_be_chosen(dtype: torch.dtyp
     p = leaf(torch.zeros(3, 4, dtype=dtype), normal(3, 4, dtype=dtype))
     optimizer_of(rule, [p], "llvm", {"count": scalar()}).step()
     assert seen == [torch.bfloat16]
-    assert torch.equal(-p.detach(), p.grad.bfloat16().to(dtype))
+    assert torch.equal(-p.detach(), grad_of(p).bfloat16().to(dtype))
 
 
 # What no compiled kernel takes.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inside import launches
 from kernel_cases import COMPILED, leaf, normal, optimizer_of
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -259,7 +260,7 @@ def test_neighbours_in_one_buffer_and_shared_gradients_stay_in_one_launch() -> N
     params = [leaf(buffer[:10], grad), leaf(buffer[10:], grad)]
     optimizer = steprule.SGD(params)
     optimizer.step()
-    assert [launch.backend for launch in optimizer._workings.planner.plan.launches] == ["llvm"]
+    assert [launch.backend for launch in launches(optimizer)] == ["llvm"]
 
 
 @pytest.mark.parametrize("backend", COMPILED)

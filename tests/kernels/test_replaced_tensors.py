@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import COMPILED, optimizer_of
-from tensors import give, leaf, normal
+from tensors import give, grad_of, leaf, normal
 from torch import Tensor, nn
 
 import steprule
@@ -193,7 +193,7 @@ def test_a_gradient_replaced_through_its_data_is_read_within_its_bounds() -> Non
     p = leaf(torch.zeros(1000), torch.ones(1000))
     optimizer = SGD([("w", p)], lr=1.0)
     optimizer.step()
-    p.grad.data = torch.ones(3)
+    grad_of(p).data = torch.ones(3)
     with pytest.raises(RuntimeError, match=r"gradient of parameter 'w' has shape \(3,\), the parameter \(1000,\)"):
         optimizer.step()
     assert p.unique().tolist() == [-1.0]

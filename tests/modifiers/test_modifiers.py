@@ -249,7 +249,7 @@ class ScheduleFreeByHand:
         self.total += self.largest**2
         c = self.largest**2 / self.total if self.total else 0.0
         for p, z, x, v in zip(self.params, self.z, self.x, self.v, strict=True):
-            u = p.grad.clone()
+            u = grad_of(p).clone()
             if self.adam:
                 v.mul_(0.99).add_(0.01 * u * u)
                 u /= (v / (1 - 0.99**self.t)).sqrt() + 1e-8

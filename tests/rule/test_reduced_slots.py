@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from captures import as_if_capturing
-from tensors import parameters
+from tensors import grad_of, parameters
 from torch import Tensor
 
 import steprule
@@ -76,7 +76,7 @@ def test_prodigy_is_prodigy(backend: str) -> None:
     for _ in range(40):
         for p, g in zip(params, gradients_of(params), strict=True):
             p.grad = g
-        steps.append([p.grad.clone() for p in params])
+        steps.append([grad_of(p).clone() for p in params])
         optimizer.step()
         estimates.append(optimizer.state[params[0]]["d"].item())
     plain = [p.detach() for p in parameters(SHAPES, torch.float64)]

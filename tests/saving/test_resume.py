@@ -40,7 +40,7 @@ class Net(nn.Module):
         self.late = nn.Linear(3, 2)
 
     def forward(self, step: int) -> torch.Tensor:
-        self.conv.bias.requires_grad_(step % 4 != 1)
+        self.conv.get_parameter("bias").requires_grad_(step % 4 != 1)
         x = self.norm(self.conv(self.embedding(batch(step)).transpose(1, 2))).mean(-1)
         if step % 3:
             x = x + self.extra(x)

@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ def framed(page: str, width: int, site: str, folder: Path, shot: Path, *options:
     inside = HTML / f"frame-{shot.stem}.html"
     inside.write_text(FRAME.replace("SITE", f"{site}/{page}.html").replace("WIDTH", str(width)), encoding="utf-8")
     try:
-        given = (f"{site}/{inside.name}", folder, f"--window-size={max(width, 600)},1600", *options)
+        given: Any = (f"{site}/{inside.name}", folder, f"--window-size={max(width, 600)},1600", *options)
         document, _ = opened(*given, "--dump-dom")
         opened(*given, f"--screenshot={shot}")
     finally:

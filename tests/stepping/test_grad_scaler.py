@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensors import grad_of
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -26,7 +27,7 @@ def run(optim: Any, name: str, dtype: torch.dtype, clip: bool = False, **options
     optimizer = getattr(optim, name)(weights, lr=0.1, **options)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
     seen: dict[str, Any] = {"in hooks": [], "after": [], "scales": [], "posts": 0}
-    optimizer.register_step_pre_hook(lambda *_: seen["in hooks"].append([w.grad.clone() for w in weights]))
+    optimizer.register_step_pre_hook(lambda *_: seen["in hooks"].append([grad_of(w).clone() for w in weights]))
     optimizer.register_step_post_hook(lambda *_: seen.update(posts=seen["posts"] + 1))
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -37,7 +38,7 @@ def run(optim: Any, name: str, dtype: torch.dtype, clip: bool = False, **options
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(weights, 0.5)
         scaler.step(optimizer)
-        seen["after"].append([w.grad.clone() for w in weights])
+        seen["after"].append([grad_of(w).clone() for w in weights])
         seen["scales"].append(scaler.get_scale())
         scaler.update()
     return {**seen, "weights": weights, "optimizer": optimizer}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tensors
 import torch
+from tensors import grad_of
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -76,7 +77,7 @@ def test_a_removed_step_hook_does_not_run(optimizer: steprule.SGD) -> None:
 
 def test_a_pre_hook_may_change_gradients_rates_and_the_closure(weight: Tensor, optimizer: steprule.SGD) -> None:
     def pre_hook(hooked: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        weight.grad.mul_(10)
+        grad_of(weight).mul_(10)
         hooked.param_groups[0]["lr"] = 0.01
         return args, {"closure": lambda: torch.tensor(7.0)}
 

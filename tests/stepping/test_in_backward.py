@@ -141,7 +141,8 @@ class Run:
 
     def move(self) -> None:
         with torch.no_grad():
-            self.model.embedding.data = self.model.embedding.data.clone()
+            embedding = self.model.get_parameter("embedding")
+            embedding.data = embedding.data.clone()
 
 
 EVENTS = ["none", "turn", "resume", "reload", "freeze", "unfreeze", "flag", "replace", "drop", "move"]

@@ -423,15 +423,13 @@ FRAME = (*TABLES, "tensors", "count", "batch")
 def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
     """The IR that takes chunks, a batch at a time, until none is left."""
     phase = program.phases[index]
-    touched = sorted({*phase.reads, *phase.writes})
     out = Emitter()
     frame: dict[str, str] = {}
     for i, name in enumerate(FRAME):
         pointer = out.let(f"getelementptr inbounds i64, ptr %frame, i64 {i}")
         frame[name] = out.let(f"load {'ptr' if name in TABLES else 'i64'}, ptr {pointer}")
-    columns, width = len(program.scalars), len(phase.reductions)
     lines = []
-    if program.phases[index].by_lines:
+    if phase.by_lines:
         lines = [entry(out, frame["lines"], str(k), "ptr") for k in range(len(program.lines))]
         lines += [entry(out, frame["sums"], str(k), "ptr") for k, _ in phase.sums]
     out.do("br label %take")
@@ -446,6 +444,36 @@ def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
     out.do("br label %each")
     out.label("each")
     out.lines.append(f"  %c = phi i64 [ {begin}, %work ], [ %following, %each ]")
+    arguments = chunk_arguments(out, program, index, operands, frame, lines)
+    out.do(f"call void @chunk{index}({', '.join(arguments)})")
+    out.do("%following = add nsw i64 %c, 1")
+    out.do(f"%more = icmp slt i64 %following, {stop}")
+    out.do("br i1 %more, label %each, label %take")
+    out.label("end")
+    out.do("ret void")
+    return "\n".join([f"define void @NAME{index}(ptr %frame) #1 {{", "entry:", *out.lines, "}"])
+
+
+def chunk_arguments(
+    out: Emitter,
+    program: Program,
+    index: int,
+    operands: Sequence[str],
+    frame: Mapping[str, str],
+    lines: Sequence[str],
+) -> list[str]:
+    """What the function of a chunk is called with, for the chunk ``%c`` of the table.
+
+    Args:
+        out: takes the code that finds it.
+        program: the Program.
+        index: the number of the pass.
+        operands: the types of all operands.
+        frame: the registers of what the frame holds, by name.
+        lines: the registers of the tables of rows and columns.
+    """
+    phase = program.phases[index]
+    touched = sorted({*phase.reads, *phase.writes})
     tensor, offset, grad_offset, count = table_row(out, frame["chunks"], 4)
     arguments = []
     for o in touched:
@@ -456,10 +484,10 @@ def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
         element = OPAQUE[operands[o]]
         shift = grad_offset if o == GRAD else offset
         arguments.append("ptr " + out.let(f"getelementptr inbounds {element}, ptr {base}, i64 {shift}"))
-    at = out.let(f"mul i64 {tensor}, {columns}")
+    at = out.let(f"mul i64 {tensor}, {len(program.scalars)}")
     scalars = out.let(f"getelementptr inbounds double, ptr {frame['scalars']}, i64 {at}")
     reduced = out.let(f"getelementptr inbounds double, ptr {frame['reduced']}, i64 {tensor}")
-    at = out.let(f"mul i64 %c, {width}")
+    at = out.let(f"mul i64 %c, {len(phase.reductions)}")
     partials = out.let(f"getelementptr inbounds double, ptr {frame['partials']}, i64 {at}")
     arguments += [
         f"i64 {count}",
@@ -469,7 +497,7 @@ def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
         f"i64 {frame['tensors']}",
         f"ptr {partials}",
     ]
-    if program.phases[index].by_lines:
+    if phase.by_lines:
         arguments += [f"ptr {line}" for line in lines]
         arguments += [f"i64 {column}" for column in table_row(out, frame["places"], len(PLACE))]
     coded = [o for o, kind in enumerate(operands) if kind in CODES]
@@ -482,13 +510,7 @@ def pass_function(program: Program, index: int, operands: Sequence[str]) -> str:
             base = out.let(f"load ptr, ptr {pointer}")
             block = out.let(f"udiv i64 {offset}, {CODES[operands[o]].block}")
             arguments.append("ptr " + out.let(f"getelementptr inbounds i16, ptr {base}, i64 {block}"))
-    out.do(f"call void @chunk{index}({', '.join(arguments)})")
-    out.do("%following = add nsw i64 %c, 1")
-    out.do(f"%more = icmp slt i64 %following, {stop}")
-    out.do("br i1 %more, label %each, label %take")
-    out.label("end")
-    out.do("ret void")
-    return "\n".join([f"define void @NAME{index}(ptr %frame) #1 {{", "entry:", *out.lines, "}"])
+    return arguments
 
 
 def entry(out: Emitter, table: str, at: str, kind: str = "i64") -> str:

@@ -116,7 +116,6 @@ class TritonLaunch(Launch):
                 "state and compiles kernels: take a few steps before, with the same parameters and gradients"
             )
         super().__init__(program, entries, groups, reason)
-        count = len(entries)
         self.arithmetic = computed_in(self.params[0].dtype)
         temporaries = [getattr(torch, name) if name else self.arithmetic for name in program.temporary_dtypes]
         self.dtypes = [
@@ -131,24 +130,7 @@ class TritonLaunch(Launch):
         if few and not program.uses_size:  # or kernels would be compiled for each number of shapes
             self.by_value = len(self.rows) if program.scalars else 1
         self.write_kernels()
-        pointers = np.zeros((program.operands + len(self.scales) + 1, count), np.int64)
-        pointers[0] = self.param_pointers
-        for k, line in enumerate(self.slot_pointers):
-            pointers[FIRST_SLOT + k] = line
-        for k, scales in enumerate(self.scales, program.operands):
-            pointers[k] = list(map(torch.Tensor.data_ptr, scales))
-        for k, row in enumerate(self.rows):
-            pointers[-1, row.members] = k
-        self.pointers = DeviceTable(pointers, self.device)
-        self.written: list[list[int]] | None = None
-        """The lines of that table which may differ from step to step, as they were sent."""
-        scalars = np.zeros((0 if self.by_value else len(self.rows), len(program.scalars)))
-        self.scalars = DeviceTable(scalars, self.device)
-        self.table = torch.zeros(program.table_rows, count, dtype=torch.float64, device=self.device)
-        self.adopt_reduced(self.table, groups)
-        for k, name in enumerate(program.inputs):
-            if name in OF_ITS_OWN:
-                self.table[k] = upload(np.asarray(self.own_numbers(name)), self.device)
+        self.make_tables(groups)
         self.sent: tuple[Any, ...] = (self.scalars.tensor,)
         """The scalars as kernels are given them."""
         self.strange = self.strange_grads()
@@ -170,6 +152,28 @@ class TritonLaunch(Launch):
             chunk = whole_blocks(CHUNK) if self.coded else CHUNK
             self.lay(upload(chunk_table(lengths, chunk), self.device), [-(-n // chunk) for n in lengths])
         self.block = self.choose_block(sum(lengths))
+
+    def make_tables(self, groups: Sequence[Group]) -> None:
+        """Lay out on the device what kernels read of all tensors: addresses, scalars, and what is reduced."""
+        program, count = self.program, len(self.entries)
+        pointers = np.zeros((program.operands + len(self.scales) + 1, count), np.int64)
+        pointers[0] = self.param_pointers
+        for k, line in enumerate(self.slot_pointers):
+            pointers[FIRST_SLOT + k] = line
+        for k, scales in enumerate(self.scales, program.operands):
+            pointers[k] = list(map(torch.Tensor.data_ptr, scales))
+        for k, row in enumerate(self.rows):
+            pointers[-1, row.members] = k
+        self.pointers = DeviceTable(pointers, self.device)
+        self.written: list[list[int]] | None = None
+        """The lines of that table which may differ from step to step, as they were sent."""
+        scalars = np.zeros((0 if self.by_value else len(self.rows), len(program.scalars)))
+        self.scalars = DeviceTable(scalars, self.device)
+        self.table = torch.zeros(program.table_rows, count, dtype=torch.float64, device=self.device)
+        self.adopt_reduced(self.table, groups)
+        for k, name in enumerate(program.inputs):
+            if name in OF_ITS_OWN:
+                self.table[k] = upload(np.asarray(self.own_numbers(name)), self.device)
 
     @property
     def source(self) -> str:

@@ -26,7 +26,7 @@ from every_algorithm import BY_SHAPE, MATRIX, ONLY_MATRICES, RULES, TIMED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inside import launches
-from tensors import coo, give_gradients, normal
+from tensors import coo, give_gradients, grad_of, normal
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -273,7 +273,7 @@ def test_roots_and_quotients_of_zeros_have_their_bits(name: str, dtype: torch.dt
     left, right = zip(*itertools.product(values, values), strict=True)
     p = torch.tensor(left, dtype=dtype, device=DEVICE).requires_grad_()
     p.grad = torch.tensor(right, dtype=dtype, device=DEVICE)
-    expected = {"sqrt": p.sqrt, "div": lambda: p / p.grad, "reciprocal": p.grad.reciprocal}[name]().detach()
+    expected = {"sqrt": p.sqrt, "div": lambda: p / grad_of(p), "reciprocal": grad_of(p).reciprocal}[name]().detach()
     made([p], backend="triton").step()
     assert torch.equal(p.isnan(), expected.isnan())  # of which a machine may keep any
     there = ~expected.isnan()
@@ -345,7 +345,7 @@ def test_layouts() -> None:
 
     def gradients(params: list[Tensor], step: int) -> None:
         give_gradients(params, step)
-        params[1].grad = params[1].grad.to(memory_format=last)
+        params[1].grad = grad_of(params[1]).to(memory_format=last)
         params[2].grad = numbers((6, 4), step).t()
 
     ours = compare(adamw, start, gradients=gradients)
@@ -407,7 +407,7 @@ def test_views_of_a_bucket_give_the_bits_of_tensors_that_are_aligned(name: str, 
     def copies(params: list[Tensor], step: int) -> None:
         gradients(params, step)
         for p in params:
-            p.grad = p.grad.clone()
+            p.grad = grad_of(p).clone()
 
     start = lambda: [p.requires_grad_() for p in bucket(ODD, 0, dtype)]
     ours = compare(BUCKETED[name], start, gradients=gradients)
@@ -477,7 +477,7 @@ def test_a_kernel_touches_nothing_outside_of_its_tensors(
     for p in params:
         assert (p == -1.0).all()
         assert (optimizer.state[p]["momentum_buffer"] == 4.0).all()
-        assert (p.grad == 2.0).all()
+        assert (grad_of(p) == 2.0).all()
     for buffer, inside in buffers:
         inside.detach().fill_(77.0)
         assert (buffer == 77.0).all()
@@ -667,7 +667,7 @@ def test_no_algorithm_asks_a_tensor_for_its_value(name: str, where: str, monkeyp
         for step in range(4):
             (sparse_gradients if name == "SparseAdam" else give_gradients)(params, step)
             for p in params if name == "SparseAdam" else []:
-                p.grad = p.grad.coalesce()
+                p.grad = grad_of(p).coalesce()
             if where == "scaled":
                 optimizer.grad_scale = torch.tensor(2.0, device=DEVICE)
                 optimizer.found_inf = torch.tensor(float(step == 2), device=DEVICE)
