@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,8 @@ def test_nothing_is_loose_at_the_root() -> None:
     assert loose == {
         "__init__.py", "__main__.py", "optimizer.py", "checkpoint.py", "report.py", "names.py", "replacing.py"
     }  # fmt: skip
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
