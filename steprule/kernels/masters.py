@@ -9,7 +9,7 @@ from steprule.storage import CORRECTIONS
 
 from .operations import in_parts
 
-__all__ = ["beside", "is_master", "joined"]
+__all__ = ["beside", "is_form", "is_master", "joined"]
 
 KINDS: dict[torch.dtype, str] = {getattr(torch, c.dtype): c.name for c in CORRECTIONS.values()}
 """What a correction is called, by its dtype."""
@@ -18,6 +18,11 @@ KINDS: dict[torch.dtype, str] = {getattr(torch, c.dtype): c.name for c in CORREC
 def is_master(name: str) -> bool:
     """Whether it is what stands beside a parameter that goes by a name in its state."""
     return name == MASTER
+
+
+def is_form(dtype: torch.dtype) -> bool:
+    """Whether something of a dtype may stand beside a parameter: a correction, or the weight itself."""
+    return dtype in KINDS or dtype.is_floating_point
 
 
 def joined(param: torch.Tensor, held: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from steprule.storage import FORMATS
 from .coding import CODES, decoded, encoded, scale_count, scale_name
 from .entry import Entry, Group, State
 from .layout import dense, like, materialized, same_layout
-from .masters import beside, joined
+from .masters import beside, is_form, joined
 from .overlaps import fault, shared_with
 
 __all__ = [
@@ -270,10 +270,10 @@ def master_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
         return fresh(slot, p, group)
     refuse_unlike(value, slot, entry)
     refuse_faulty(value, slot.name, entry)
-    if value.is_complex():
+    if not is_form(value.dtype):
         raise RuntimeError(
-            f"state {slot.name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; delete "
-            "it to start anew"
+            f"state {slot.name!r} of parameter {entry.name} is {value.dtype}, which stands beside no weight; delete it "
+            "to start anew"
         )
     value, dtype = materialized(value), slot_dtype(slot, p)
     value = value if value.dtype == dtype else beside(joined(p, value), p, dtype)

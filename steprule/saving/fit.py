@@ -40,6 +40,10 @@ class Held(Protocol):
         """Whether a slot of that name and dtype holds codes."""
         ...
 
+    def is_form(self, dtype: torch.dtype) -> bool:
+        """Whether what stands beside a parameter may be of a dtype, which says in what form it is."""
+        ...
+
     def numbers(self, codes: torch.Tensor, scales: Any) -> torch.Tensor | None:
         """What codes stand for; None where the scales are not theirs."""
         ...
@@ -286,8 +290,8 @@ class Fit:
         dense = readable and (value.layout is torch.strided or self._foreign(name))
         fits = dense and (value.ndim == len(target) if self.resize else value.shape == target)
         families = (_family(value.dtype), _family(self.param.dtype)) if fits else ("", "")
-        slot = (self.slots or {}).get(name)
-        if fits and slot is not None and slot.beside is not None and not value.is_complex():
+        slot, held = (self.slots or {}).get(name), self.common.held
+        if fits and held is not None and slot is not None and slot.beside and held.is_form(value.dtype):
             return None  # whatever its form, one is made of another when the weights are there
         refused = name in self.slots if self.slots is not None else "complex" in families[0]
         alike = families[0] == families[1] or not refused

@@ -12,6 +12,7 @@ from steprule.distributed.placing import placed
 from steprule.distributed.shares import is_spread, joined_as
 from steprule.kernels.coding import CODES, decoded, encoded, in_full, is_code, scale_count, scale_name
 from steprule.kernels.layout import dense
+from steprule.kernels.masters import is_form
 from steprule.kernels.masters import joined as whole_weights
 from steprule.kernels.slots import asked_dtype, fresh
 from steprule.rule.master import MASTER
@@ -37,6 +38,7 @@ class Holding:
     dtype = staticmethod(asked_dtype)
     encoded = staticmethod(encoded)
     is_code = staticmethod(is_code)
+    is_form = staticmethod(is_form)
 
     @staticmethod
     def numbers(codes: torch.Tensor, scales: Any) -> torch.Tensor | None:

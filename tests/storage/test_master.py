@@ -521,7 +521,9 @@ def test_what_is_not_served_is_refused_by_name(make: Make, dtype: torch.dtype, w
     assert torch.equal(weight, torch.ones(4, dtype=dtype))
 
 
-@pytest.mark.parametrize("value", [torch.zeros(3, dtype=torch.int16), "16bit", torch.zeros(4, dtype=torch.complex64)])
+@pytest.mark.parametrize(
+    "value", [torch.zeros(3, dtype=torch.int16), "16bit", torch.zeros(4, dtype=torch.complex64), torch.ones(4).long()]
+)
 def test_what_can_not_stand_beside_a_weight_is_named(value: Any) -> None:
     weight = torch.ones(4, dtype=BF16, requires_grad=True)
     weight.grad = torch.ones(4, dtype=BF16)
@@ -530,3 +532,16 @@ def test_what_can_not_stand_beside_a_weight_is_named(value: Any) -> None:
     with pytest.raises(RuntimeError, match="state 'master' of parameter 0 of group 0"):
         optimizer.step()
     assert torch.equal(weight, torch.ones(4, dtype=BF16))
+
+
+@pytest.mark.parametrize("value", [torch.zeros(4, dtype=torch.int64), torch.zeros(3, dtype=torch.int16), 0.0])
+def test_what_can_not_stand_beside_a_weight_is_not_loaded(value: Any) -> None:
+    weight = torch.ones(4, dtype=BF16, requires_grad=True)
+    weight.grad = torch.ones(4, dtype=BF16)
+    optimizer = SGD([weight], master="16bit")
+    optimizer.step()
+    before, form = optimizer.state[weight]["master"].clone(), copy.deepcopy(optimizer.state_dict())
+    form["state"][0]["master"] = value
+    with pytest.raises(ValueError, match="master was saved as"):
+        optimizer.load_state_dict(form)
+    assert torch.equal(optimizer.state[weight]["master"], before)
