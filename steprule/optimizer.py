@@ -143,7 +143,7 @@ class Optimizer(torch.optim.Optimizer):
         **options: Any,
     ) -> None:
         options |= dict(overrides=overrides, nonfinite=nonfinite)
-        super().__init__(*constructing.begin(self, params, defaults, options, has_rule(type(self))))
+        super().__init__(*constructing.construct(self, params, defaults, options, has_rule(type(self))))
         self.__dict__.setdefault("_amp_scaling", self._step_supports_amp_scaling)  # wrappers copy what stands here
         self._workings.members.note(self.param_groups)
 

@@ -30,7 +30,7 @@ def check_applicable(program: Program, entry: Entry, group: Group) -> None:
     Raises:
         RuntimeError: naming the parameter.
     """
-    check_tensors(program, entry)
+    check_pair(program, entry)
     check_holding(program, entry, group)
     if entry.part is not None:
         check_part(program, entry, entry.part, group)
@@ -46,7 +46,7 @@ def check_applicable(program: Program, entry: Entry, group: Group) -> None:
         refuse_sparse(program, entry)
 
 
-def check_tensors(program: Program, entry: Entry) -> None:
+def check_pair(program: Program, entry: Entry) -> None:
     """Refuse a parameter and a gradient that do not go together, or have no memory of their own.
 
     Raises:

@@ -50,7 +50,7 @@ def read_tracked(
     found = {part: norms(plan, part, keys) for part in parts(names)}
     if "update_to_param" in names:
         updates, sizes = found["update_norm"], found["param_norm"]
-        found["update_to_param"] = {key: fraction(update, sizes[key]) for key, update in updates.items()}
+        found["update_to_param"] = {key: ratio_or_inf(update, sizes[key]) for key, update in updates.items()}
     return {f"{name}/{key}": value for name in names for key, value in found[name].items()}
 
 
@@ -89,5 +89,5 @@ def norms(plan: Plan | None, name: str, keys: Mapping[int, str]) -> dict[str, fl
     return {key: value**0.5 for key, value in squares.items()}
 
 
-def fraction(a: float, b: float) -> float:
+def ratio_or_inf(a: float, b: float) -> float:
     return a / b if b else float("inf") if a else 0.0

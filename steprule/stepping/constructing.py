@@ -19,10 +19,10 @@ from .workings import Workings, check_hyper, workings
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
 
-__all__ = ["begin"]
+__all__ = ["construct"]
 
 
-def begin(
+def construct(
     optimizer: Optimizer, params: Any, defaults: Any, options: dict[str, Any], has_rule: bool
 ) -> tuple[Any, dict[str, Any]]:
     """Give an optimizer what it works with, before torch makes its groups.

@@ -174,11 +174,17 @@ def refuse_options(options: Mapping[str, Any], switches: Container[str], own: It
     known = [*own, "overrides", "nonfinite", *(name for name in OPTIONS if name not in SWITCHES or name in switches)]
     for name, value in options.items():
         if name not in OPTIONS or (name in SWITCHES and name not in switches and value != OPTIONS[name]):
-            near = UNDECLARED.format(name) if not own else taken(switches) if name in SWITCHES else meant(name, known)
+            near = (
+                UNDECLARED.format(name)
+                if not own
+                else switches_in_words(switches)
+                if name in SWITCHES
+                else meant(name, known)
+            )
             raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}{near}")
 
 
-def taken(switches: Container[str]) -> str:
+def switches_in_words(switches: Container[str]) -> str:
     """Which of torch's switches there are, in words."""
     names = [name for name in sorted(SWITCHES) if name in switches]
     return f"; of torch's switches it takes {', '.join(names) or 'none'}, and every step is fused without one"

@@ -10,7 +10,7 @@ from steprule.optimizer import Optimizer
 from steprule.rule import sqrt
 
 from .estimate import ESTIMATE, estimated
-from .prodigy import correction
+from .prodigy import bias_correction
 
 __all__ = ["DAdaptAdam"]
 
@@ -105,7 +105,7 @@ class DAdaptAdam(Optimizer):
         (beta1, beta2), kept = h.betas, sqrt(h.betas[1])
         if not h.decoupled_weight_decay:
             g = penalized(g, p, h)
-        rate = s.d * h.lr * (correction(s, h) if h.use_bias_correction else 1.0)
+        rate = s.d * h.lr * (bias_correction(s, h) if h.use_bias_correction else 1.0)
         gained = rate * g * s.s / (sqrt(s.exp_avg_sq) + h.eps)
         s.exp_avg = beta1 * s.exp_avg + (1 - beta1) * rate * g
         s.exp_avg_sq = mean_square_of(s.exp_avg_sq, g, beta2)

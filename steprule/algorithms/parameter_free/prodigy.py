@@ -11,7 +11,7 @@ from steprule.rule import abs, array, maximum, minimum, scalar, sqrt, sum, where
 __all__ = ["Prodigy"]
 
 
-def correction(s: Any, h: Any) -> Any:
+def bias_correction(s: Any, h: Any) -> Any:
     """Adam's correction of both means, as a factor of the rate."""
     beta1, beta2 = h.betas
     return sqrt(1 - beta2**s.step) / (1 - beta1**s.step)
@@ -127,7 +127,7 @@ class Prodigy(Optimizer):
         beta3 = sqrt(beta2) if h.beta3 is None else h.beta3
         if not h.decoupled_weight_decay:
             g = penalized(g, p, h)
-        d, rate = s.d, s.d * h.lr * (correction(s, h) if h.use_bias_correction else 1.0)
+        d, rate = s.d, s.d * h.lr * (bias_correction(s, h) if h.use_bias_correction else 1.0)
         relative = d / h.d0
         s.exp_avg = beta1 * s.exp_avg + d * (1 - beta1) * g
         s.exp_avg_sq = beta2 * s.exp_avg_sq + d * d * (1 - beta2) * g * g

@@ -18,7 +18,7 @@ from .table import Grid, digits
 from .tensor_shapes import Shape
 from .timing import CLOCKS, Pace, Spread, alternate, spread
 
-__all__ = ["Axis", "Curve", "axes", "measure_growth", "measured"]
+__all__ = ["Curve", "Growing", "axes", "measure_growth", "measured"]
 
 OURS = "steprule"
 CONSTANT = 10**7
@@ -28,7 +28,7 @@ GROUPED = 465
 
 
 @dataclass(frozen=True)
-class Axis:
+class Growing:
     """What grows.
 
     Attributes:
@@ -73,19 +73,19 @@ class Curve:
         )
 
 
-def axes(quick: bool = False) -> list[Axis]:
+def axes(quick: bool = False) -> list[Growing]:
     """What is made to grow; in a first impression, not so far."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     last = 8 if quick else 10
     return [
-        Axis("bytes in one tensor", [10**k for k in range(3, last)], lambda size: [(size // 4,)]),
-        Axis(
+        Growing("bytes in one tensor", [10**k for k in range(3, last)], lambda size: [(size // 4,)]),
+        Growing(
             f"tensors that share {CONSTANT:,} parameters",
             [10**k for k in range(last - 4)],
             lambda count: count * [(CONSTANT // count,)],
         ),
-        Axis(f"groups of {GROUPED} tensors of 100", [1, 5, 31, 155, 465], lambda _: GROUPED * [(100,)], groups=int),
-        Axis(
+        Growing(f"groups of {GROUPED} tensors of 100", [1, 5, 31, 155, 465], lambda _: GROUPED * [(100,)], groups=int),
+        Growing(
             "threads",
             [2**k for k in range(cores.bit_length())],
             lambda _: 10 * [(CONSTANT // 10,)],
@@ -100,7 +100,7 @@ def measure_growth(pace: Pace, quick: bool = False) -> Iterator[Curve]:
         yield measured(axis, pace)
 
 
-def measured(axis: Axis, pace: Pace) -> Curve:
+def measured(axis: Growing, pace: Pace) -> Curve:
     """Measure AdamW along one axis."""
     peers = torch_peers(torch.optim.AdamW)
     before = torch.get_num_threads()

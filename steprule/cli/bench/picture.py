@@ -55,7 +55,7 @@ def draw(path: Path, results: Sequence[Result], title: str) -> None:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         for (draw_panel, rows), panel in zip(present, axes[:, 0], strict=True):
             draw_panel(panel, rows)
-        write(path, figure)
+        write_figure(path, figure)
         plt.close(figure)
 
 
@@ -82,7 +82,7 @@ def draw_growth(path: Path, curves: Sequence[Curve], title: str) -> None:
         for curve, panel in zip(curves, panels.flat, strict=True):
             draw_curve(panel, curve)
         panels[0, 0].legend(frameon=False, labelcolor="linecolor", handlelength=1)
-        write(path, figure)
+        write_figure(path, figure)
         plt.close(figure)
 
 
@@ -100,7 +100,7 @@ def draw_curve(axes: Axes, curve: Curve) -> None:
         axes.xaxis.minorticks_off()
 
 
-def write(path: Path, figure: Figure) -> None:
+def write_figure(path: Path, figure: Figure) -> None:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     with replacing(path) as file:
