@@ -57,7 +57,8 @@ def create(name: str, params: Params, **hyper: Any) -> Optimizer:
         raise TypeError(f"name must be the name of an algorithm, such as 'AdamW', got {name!r}")
     known = {kind.casefold(): found for kind, found in classes().items()}
     if name.casefold() not in known:
-        hint = nearest(name, names()) or f"; there are {', '.join(names())}"
+        own = name.rpartition(".")[2]  # of a name written as an import, "torch.optim.AdamW"
+        hint = nearest(own, names()) or f"; there are {', '.join(names())}"
         raise ValueError(f"there is no algorithm {name!r}{hint}")
     make: Any = known[name.casefold()]
     optimizer: Optimizer = make(params, **{key: revived(value) for key, value in hyper.items()})

@@ -6,6 +6,7 @@ function of (name, parameter, module), or one of the ready-made ones, which comb
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def selector(what: Selectable) -> Selector:
             or a function of the name, the parameter and the module that owns it (None where it is not known).
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: it is none of these, or a function that does not take three.
 
     Example:
         >>> selector("*.weight") & by_ndim(2)
@@ -165,6 +166,7 @@ def selector(what: Selectable) -> Selector:
 
 def from_function(test: Test) -> Selector:
     text = getattr(test, "__qualname__", repr(test))
+    check_takes_three(test, text)
 
     def matches(entry: NamedParameter) -> object:
         module = entry.modules[-1] if entry.modules else None
@@ -178,6 +180,20 @@ def from_function(test: Test) -> Selector:
             raise
 
     return Selector(text, matches, function=True)
+
+
+def check_takes_three(test: Test, text: str) -> None:
+    try:
+        takes = inspect.signature(test)
+    except (TypeError, ValueError):  # some functions that are not written in Python tell nobody
+        return
+    try:
+        takes.bind("", None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"{text}{takes} cannot select ({error}): a function that selects is called with three, as in "
+            "lambda name, parameter, module: parameter.ndim < 2"
+        ) from None
 
 
 class NamelessError(Exception):

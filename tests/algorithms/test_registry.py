@@ -50,6 +50,8 @@ def test_classes_of_other_packages_are_not_among_them() -> None:
         ("adaaw", "there is no algorithm 'adaaw'; did you mean 'AdamW'"),
         ("rmsprop_", "did you mean 'RMSprop'"),
         ("xyz", "there is no algorithm 'xyz'; there are AdaBelief, AdaBound, Adadelta, .*, Yogi"),
+        ("steprule.AdmW", "no algorithm .steprule.AdmW.; did you mean .AdamW."),
+        ("torch.optim.AdamW", "no algorithm .torch.optim.AdamW.; did you mean .AdamW."),
         ("Optimizer", "there is no algorithm 'Optimizer'"),
     ],
 )

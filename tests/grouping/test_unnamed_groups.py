@@ -11,6 +11,7 @@ from torch import nn
 
 import steprule
 from steprule import by_ndim
+from steprule.grouping.selectors import select
 
 
 def net() -> nn.Module:
@@ -97,11 +98,32 @@ def test_a_function_of_the_module_says_what_to_pass(given: Any, test: Any) -> No
 
 
 def test_what_somebody_got_wrong_himself_is_not_put_down_to_bare_parameters() -> None:
-    for test, kind, message in (
-        (lambda name, p: True, TypeError, "takes 2 positional arguments"),
-        (lambda name, p, module: p.dimensions > 1, AttributeError, "'dimensions'"),
-    ):
-        with pytest.raises(kind, match=message):
-            steprule.AdamW(bare(net()), overrides={test: dict(weight_decay=0.0)})
+    with pytest.raises(AttributeError, match="'dimensions'"):
+        steprule.AdamW(bare(net()), overrides={lambda name, p, module: p.dimensions > 1: dict(weight_decay=0.0)})
     with pytest.raises(ValueError, match=r"^by_ndim\(9\) matches no parameter$"):
         steprule.AdamW(bare(net()), overrides={by_ndim(9): dict(weight_decay=0.0)})
+
+
+class Narrow:
+    def __call__(self, *, parameter: Any) -> bool:
+        return bool(parameter.ndim < 2)
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        (lambda p: p.ndim < 2, r"<lambda>\(p\) cannot select \(too many positional arguments\)"),
+        (lambda name, p: p.ndim < 2, r"<lambda>\(name, p\) cannot select"),
+        (lambda name, p, module, depth: True, r"cannot select \(missing a required argument: 'depth'\)"),
+        (Narrow(), r"Narrow object .* cannot select"),
+    ],
+)
+def test_a_function_that_does_not_take_three_says_how_it_is_called(test: Any, said: str) -> None:
+    for ask in (lambda: steprule.AdamW(net(), overrides={test: dict(weight_decay=0.0)}), lambda: by_ndim(1) & test):
+        with pytest.raises(TypeError, match=rf"{said}.*lambda name, parameter, module: parameter.ndim < 2"):
+            ask()
+
+
+@pytest.mark.parametrize("test", [lambda *entry: entry[1].ndim < 2, lambda name, p, module=None, more=1: p.ndim < 2])
+def test_a_function_that_can_take_three_selects(test: Any) -> None:
+    assert [p.ndim for _, p in select(net(), test)] == [1, 1, 1, 1]
