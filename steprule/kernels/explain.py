@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from steprule.messages.words import counted
+from steprule.rule.mathematics import bounded
 from steprule.rule.program import FIRST_SLOT
 
 from .coding import CODES
@@ -15,6 +16,9 @@ from .layout import real
 from .slots import computed_in
 
 __all__ = ["explain", "first_names"]
+
+CODE = 2000
+"""Lines of code at most that are shown of a launch; the longest of an algorithm here has 750."""
 
 
 def explain(launches: Sequence[Launch], source: bool = False) -> str:
@@ -44,8 +48,8 @@ def paragraph(launch: Launch, source: bool, several: bool) -> str:
     elif several:
         lines.insert(1, f"    {name}")
     if source:
-        code = launch.source
-        lines += ["", str(launch.program), *(["", code] if code else []), ""]
+        code = bounded((launch.source or "").splitlines(), CODE)
+        lines += ["", str(launch.program), *(["", *code] if code else []), ""]
     return "\n".join(lines)
 
 

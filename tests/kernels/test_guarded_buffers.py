@@ -17,7 +17,9 @@ from kernel_cases import FLOATS, optimizer_of
 from tensors import give, grad_of, normal
 from torch import Tensor
 
+import steprule
 from steprule import Optimizer
+from steprule.kernels.coding import CODES
 from steprule.kernels.cpu import llvm
 from steprule.kernels.row_tables import Lines
 from steprule.rule import array, column, lerp, max_abs, mean, norm, row, sum, where
@@ -200,6 +202,53 @@ def test_sparse_gradients_anywhere_in_memory(given_cases: list[Case], depth: int
             close(arena.copy(ours.state[p][name]), theirs.state[q][name], [c.dtype, c.state_dtype])
 
 
+@st.composite
+def coded_cases(draw: Any) -> Case:
+    """Parameters so large that their state is held in codes, of which the last block is full, or has few."""
+    size = 4096 + draw(st.integers(0, 3)) * 256 + draw(st.sampled_from([0, 1, 255, 256]) | st.integers(0, 256))
+    dtype, grad_dtype = draw(st.sampled_from([(F32, F32), (BF16, BF16), (BF16, F32), (F16, F16)]))
+    offsets = draw(st.tuples(*[st.integers(0, 65)] * 4))
+    return Case([size], dtype, grad_dtype, F32, offsets, [0], [0], draw(st.integers(0, 1000)))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(coded_cases(), min_size=1, max_size=3), st.sampled_from(["AdamW", "SGD", "Lamb"]))
+def test_codes_and_scales_anywhere_in_memory(given_cases: list[Case], algorithm: str) -> None:
+    arena = Arena()
+    more: dict[str, Any] = {"momentum": 0.9} if algorithm == "SGD" else {}
+    params: dict[str, list[Tensor]] = {"eager": [], "llvm": []}
+    for c in given_cases:
+        value, grad = normal(*c.shape, seed=c.seed, dtype=c.dtype), normal(*c.shape, seed=-c.seed, dtype=c.grad_dtype)
+        params["eager"].append(value.clone().requires_grad_())
+        params["llvm"].append(arena.place(value, c.offsets[0]).requires_grad_())
+        give(params["eager"][-1], grad)
+        give(params["llvm"][-1], arena.place(grad, c.offsets[1]))
+    theirs, ours = (
+        getattr(steprule, algorithm)(params[backend], lr=0.5, state_dtype="8bit", backend=backend, **more)
+        for backend in ("eager", "llvm")
+    )
+    theirs.step()
+    ours.step()
+    coded = 0
+    for c, p in zip(given_cases, params["llvm"], strict=True):
+        for name, value in list(ours.state[p].items()):
+            if value.ndim:
+                coded += value.dtype in CODES
+                ours.state[p][name] = arena.place(value, c.offsets[2 + name.endswith("::scale")])
+    kept = [dict(ours.state[p]) for p in params["llvm"]]
+    for _ in range(2):
+        ours.step()
+        theirs.step()
+    assert arena.intact()
+    assert coded >= len(given_cases)
+    for p, q, before in zip(params["llvm"], params["eager"], kept, strict=True):
+        assert torch.equal(arena.copy(p.detach()), q.detach()) or algorithm == "Lamb"
+        for name, value in theirs.state[q].items():
+            if value.ndim:
+                assert ours.state[p][name] is before[name]
+                assert torch.equal(arena.copy(before[name]), value) or algorithm == "Lamb"
+
+
 def by_rows(p: Any, g: Any, s: Any, h: Any) -> Any:
     s.m = lerp(s.m, g, 1 - h.mu)
     s.rows = s.rows + norm(s.m, dim=-1)
@@ -330,6 +379,21 @@ for name in RULES:
                 for slot, value in optimizer.state[p].items():
                     if getattr(value, "shape", None) == p.shape:
                         optimizer.state[p][slot] = on_an_edge(value, at_end)
+            assert p.isfinite().all()
+            maps.clear()
+for name in ("AdamW", "SGD"):
+    for count in (4097, 4351, 4352):
+        for at_end in (False, True):
+            p = on_an_edge(torch.ones(count, 1), at_end).requires_grad_()
+            more = {"momentum": 0.9} if name == "SGD" else {}
+            optimizer = getattr(steprule, name)([p], state_dtype="8bit", **more)
+            for step in range(3):
+                p.grad = on_an_edge(torch.ones(count, 1), at_end)
+                optimizer.step()
+                coded = [slot for slot in optimizer.state[p] if slot.endswith("::scale")]
+                assert coded
+                for slot in (*coded, *(slot.removesuffix("::scale") for slot in coded)):
+                    optimizer.state[p][slot] = on_an_edge(optimizer.state[p][slot], at_end)
             assert p.isfinite().all()
             maps.clear()
 print("untouched")

@@ -48,6 +48,10 @@ class Code:
         weakref.finalize(self, retire, engine).atexit = False
 
 
+LARGE = 4000
+"""Lines from which on a source is compiled to work on single numbers: vectors take LLVM time with the square of a
+loop's length, ten seconds for 5,000 lines. The largest rule here has 750."""
+
 LEFT: list[Any] = []
 """Engines whose code nobody runs, to be closed."""
 
@@ -103,8 +107,7 @@ class Machine:
         module.data_layout = str(self.target.target_data)
         module.verify()
         options = llvm.create_pipeline_tuning_options(speed_level=3)
-        options.loop_vectorization = True
-        options.loop_interleaving = True
+        options.loop_vectorization = options.loop_interleaving = source.count("\n") < LARGE
         builder = llvm.create_pass_builder(self.target, options)
         builder.getModulePassManager().run(module, builder)
         code: bytes = self.target.emit_object(module)
