@@ -14,6 +14,7 @@ from steprule.rule.program import Program
 from steprule.rule.slot import Slot
 
 from .layout import real, same_layout
+from .overlaps import unlike_memory
 from .part import Part
 from .stand_ins import Look, stand_in
 from .tensor_guards import still
@@ -106,9 +107,20 @@ class Entry:
         return (*self.part.shape, 2) if self.param.is_complex() else self.part.shape
 
     def found(self, slot: Slot) -> Any:
-        """What stands in the state for a slot, as far as it is here; None where nothing does."""
+        """What stands in the state for a slot, as far as it is here; None where nothing does.
+
+        Raises:
+            RuntimeError: it is a tensor that can be no state.
+        """
         value = self.state.get(slot.name)
-        if self.part is None or not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor):
+            return value
+        if wrong := unlike_memory(value, self.owner):
+            raise RuntimeError(
+                f"state {slot.name!r} of parameter {self.name} {wrong}; replace it with a plain tensor, or delete it "
+                "to start anew"
+            )
+        if self.part is None:
             return value
         return self.part.held(value, slot, self.name)
 

@@ -10,7 +10,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-__all__ = ["fault", "folded", "has_own_memory", "reach", "shared_with", "tangled"]
+from steprule.portability.torch_private import FakeTensor, is_functorch_wrapped_tensor
+
+__all__ = ["fault", "folded", "has_own_memory", "reach", "shared_with", "tangled", "unlike_memory"]
 
 
 def has_own_memory(tensor: torch.Tensor) -> bool:
@@ -20,6 +22,17 @@ def has_own_memory(tensor: torch.Tensor) -> bool:
         and type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
         and tensor.device.type != "meta"
     )
+
+
+def unlike_memory(tensor: torch.Tensor, param: torch.Tensor) -> str | None:
+    """Why a tensor can't be state of a parameter, whatever it holds: what to say of it; None where it may be."""
+    if is_functorch_wrapped_tensor(tensor):
+        return "belongs to a transform of torch.func"
+    if tensor.is_nested or tensor.layout != param.layout:
+        return "is a nested tensor" if tensor.is_nested else f"has the layout {tensor.layout}"
+    if isinstance(tensor, FakeTensor) and not isinstance(param, FakeTensor):
+        return "is a FakeTensor, which holds no numbers"
+    return None
 
 
 def reach(tensor: torch.Tensor) -> int:

@@ -15,7 +15,7 @@ from .coding import CODES, decoded, encoded, scale_count, scale_name
 from .entry import Entry, Group, State
 from .layout import dense, like, materialized, same_layout
 from .masters import beside, is_form, joined
-from .overlaps import fault, shared_with
+from .overlaps import fault, has_own_memory, shared_with, unlike_memory
 
 __all__ = [
     "array_slots",
@@ -126,6 +126,8 @@ def first_number(slot: Slot, entry: Entry, groups: Sequence[Group]) -> Any:
     if value is None:
         return groups[entry.group][slot.initial] if isinstance(slot.initial, str) else slot.initial
     tensor = isinstance(value, torch.Tensor)
+    if tensor:
+        refuse_faulty(value, slot.name, entry)
     if (value.numel() != 1 or value.is_complex()) if tensor else not hasattr(value, "__float__"):
         found = f"{tuple(value.shape)} of {value.dtype}" if tensor else repr(value)
         raise RuntimeError(
@@ -213,8 +215,14 @@ def scales_found(slot: Slot, codes: torch.Tensor, entry: Entry) -> torch.Tensor:
             f"state {scale_name(slot.name)!r} of parameter {entry.name} is {found:.60}, but the codes need {count} "
             "scales of torch.bfloat16; put both back, or delete both to start anew"
         )
-    refuse_faulty(codes, slot.name, entry)
-    refuse_faulty(scales, scale_name(slot.name), entry)
+    for held, name in ((codes, slot.name), (scales, scale_name(slot.name))):
+        refuse_faulty(held, name, entry)
+        wrong = unlike_memory(held, entry.owner)
+        if wrong or (not has_own_memory(held) and has_own_memory(entry.param)):
+            raise RuntimeError(
+                f"state {name!r} of parameter {entry.name} {wrong or f'is a {type(held).__name__}'}; codes and scales "
+                "are plain tensors: put both back, or delete both to start anew"
+            )
     return scales
 
 

@@ -18,6 +18,7 @@ A name that a version of torch lacks is replaced, or what needs it is refused by
 ``_foreach_norm``, ``_foreach_zero_``,     tensor by tensor
 ``_foreach_add_``
 ``_subclasses.fake_tensor``                there are no fake tensors, and none is met
+``_C._functorch.is_functorch_wrapped...``  such a tensor as state is refused in torch's words
 ``optim.optimizer._global_...``            hooks of all optimizers (``register_optimizer_step_pre_hook``) do not run
 ``optim.optimizer._get_capturable_...``,   the devices that torch 2.13 lists
 ``utils._foreach_utils._get_fused_...``
@@ -55,6 +56,7 @@ __all__ = [
     "global_offset",
     "graph_task",
     "increment_version",
+    "is_functorch_wrapped_tensor",
     "not_compiled",
     "profiling",
     "queue_callback",
@@ -141,6 +143,9 @@ foreach_zero: Callable[..., Any] = find("_foreach_zero_", one_by_one(torch.Tenso
 foreach_add: Callable[..., Any] = find("_foreach_add_", one_by_one(torch.Tensor.add_))
 FakeTensor: Any = find("torch._subclasses.fake_tensor:FakeTensor", Missing)
 DataDependentOutputException: Any = find("torch._subclasses.fake_tensor:DataDependentOutputException", NotRaisedError)
+is_functorch_wrapped_tensor: Callable[[torch.Tensor], bool] = find(
+    "_C._functorch.is_functorch_wrapped_tensor", lambda _: False
+)
 unset_fake_temporarily: Any = find("torch._subclasses.fake_tensor:unset_fake_temporarily", as_it_is)
 before_all: Hooks = find("torch.optim.optimizer:_global_optimizer_pre_hooks", {})
 after_all: Hooks = find("torch.optim.optimizer:_global_optimizer_post_hooks", {})

@@ -16,7 +16,7 @@ from steprule.rule.slot import Slot
 
 from . import lbfgs_state
 from .lbfgs_state import is_of_lbfgs
-from .saved import Parameter, Shape, as_number, form, memory_order, shape_and_dtype
+from .saved import Parameter, Shape, as_number, form, gone, memory_order, shape_and_dtype
 
 __all__ = ["Fit", "Fresh", "Held", "Kind", "LoadResult", "Misshapen", "Placed", "Slots", "WholeFit", "kinds"]
 
@@ -198,8 +198,12 @@ class Fit:
             scales = entry.pop(held.scale_name(name), None)
             if scales is None and name not in (self.slots or ()):
                 continue
+            if gone(codes):
+                misfits.append(Misshapen(f"{self.label}: {name}", form(codes), "tensors that hold numbers"))
+                del entry[name]
+                continue
             codes = self.saved.as_it_lay(codes)
-            numbers = held.numbers(codes, scales)
+            numbers = None if _holds_nothing(scales) else held.numbers(codes, scales)
             if numbers is None:
                 misfits.append(Misshapen(f"{self.label}: {held.scale_name(name)}", form(scales), "scales of its codes"))
                 del entry[name]
@@ -286,7 +290,7 @@ class Fit:
         if value is None:
             return None
         target = self._target(name)
-        readable = isinstance(value, torch.Tensor) and not value.is_meta
+        readable = isinstance(value, torch.Tensor) and not gone(value)
         dense = readable and (value.layout is torch.strided or self._foreign(name))
         fits = dense and (value.ndim == len(target) if self.resize else value.shape == target)
         families = (_family(value.dtype), _family(self.param.dtype)) if fits else ("", "")
@@ -295,7 +299,8 @@ class Fit:
             return None  # whatever its form, one is made of another when the weights are there
         refused = name in self.slots if self.slots is not None else "complex" in families[0]
         alike = families[0] == families[1] or not refused
-        return None if fits and alike else shape_and_dtype(target, self.param.dtype)
+        nothing = ", with numbers," if isinstance(value, torch.Tensor) and gone(value) else ""
+        return None if fits and alike else shape_and_dtype(target, self.param.dtype) + nothing
 
     def _target(self, name: str) -> Shape:
         """The shape that an array slot must have."""
@@ -407,7 +412,7 @@ def _shape_of(value: Any) -> Shape | None:
 def _holds_nothing(value: Any) -> bool:
     """Whether there is a tensor without numbers in a value."""
     if isinstance(value, torch.Tensor):
-        return value.is_meta
+        return gone(value)
     items = value.values() if isinstance(value, dict) else value if isinstance(value, _CONTAINERS) else ()
     return any(map(_holds_nothing, items))
 

@@ -19,6 +19,7 @@ __all__ = [
     "Saved",
     "as_number",
     "form",
+    "gone",
     "highest_count",
     "memory_order",
     "read_saved",
@@ -306,6 +307,18 @@ def whole_number(value: Any, what: str) -> int:
     if not math.isfinite(found) or found < 0 or found != int(found):
         raise ValueError(f"{what} is {found}; it must be a whole number from 0 on")
     return int(found)
+
+
+def gone(tensor: torch.Tensor) -> bool:
+    """Whether numbers of a tensor are not there: its storage was resized, or it never had any."""
+    if tensor.is_meta:
+        return True
+    if tensor.layout is not torch.strided or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return False
+    last = int(tensor.storage_offset()) + sum(
+        (int(n) - 1) * int(s) for n, s in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    return bool(tensor.numel()) and tensor.untyped_storage().nbytes() < (last + 1) * tensor.element_size()
 
 
 def form(value: Any) -> str:

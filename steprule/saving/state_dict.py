@@ -9,7 +9,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from .groups import Group, params_of
-from .saved import STEPS_TAKEN, VERSION, memory_order
+from .saved import STEPS_TAKEN, VERSION, gone, memory_order
 
 __all__ = ["StateDict", "describe", "pack"]
 
@@ -106,7 +106,7 @@ def _packed_group(group: Group, index: Mapping[int, int], step: int) -> Group:
 def _own(value: Any) -> Any:
     """The value in new containers, and tensors with memory of their own; a parameter that is referred to stays it."""
     if isinstance(value, torch.Tensor):
-        if value.layout is not torch.strided or isinstance(value, torch.nn.Parameter):
+        if value.layout is not torch.strided or isinstance(value, torch.nn.Parameter) or gone(value):
             return value
         whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
         return value if whole and value.ndim else value.detach().clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from inside import launches
 from kernel_cases import COMPILED, leaf, normal, optimizer_of
 from torch import Tensor, nn
+from torch._C._functorch import _add_batch_dim
+from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 import steprule
@@ -29,6 +32,13 @@ def trained(steps: int = 1, backend: str = "auto", size: int = 4) -> tuple[stepr
         p.grad = normal(size, size, seed=2 + step)
         optimizer.step()
     return optimizer, p
+
+
+def emptied(tensor: Tensor) -> Tensor:
+    """A tensor that has lost its memory."""
+    found = tensor.clone()
+    found.untyped_storage().resize_(0)
+    return found
 
 
 def transpose(slot: Tensor) -> None:
@@ -324,6 +334,73 @@ def test_a_tensor_subclass_as_state_is_served_by_torch_operations() -> None:
             optimizer.step()
     assert torch.equal(p, q)
     assert "state 'exp_avg' is a Wrapper, whose memory is not plain" in ours.explain()
+
+
+NO_STATE: dict[str, Callable[[Tensor], Tensor]] = {
+    "has the layout torch.sparse_coo": lambda t: t.to_sparse(),
+    "has the layout torch.sparse_csr": lambda t: t.to_sparse_csr(),
+    "has the layout torch._mkldnn": lambda t: t.to_mkldnn(),
+    "is a nested tensor": lambda t: torch.nested.nested_tensor([t]),
+    "is a FakeTensor, which holds no numbers": lambda t: FakeTensorMode().from_tensor(t),
+    "belongs to a transform of torch.func": lambda t: _add_batch_dim(t[None], 0, 1),
+    "on meta": lambda t: t.to("meta"),
+    "is torch.qint8": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    "of a storage that holds 0": emptied,
+}
+DOORS: dict[str, Callable[[Any, Tensor, str, Callable[[Tensor], Tensor]], None]] = {
+    "assigned": lambda o, p, slot, change: o.state[p].update({slot: change(o.state[p][slot])}),
+    "by a hook before the step": lambda o, p, slot, change: hooked(o.register_step_pre_hook, o, p, slot, change),
+    "by a hook after loading": lambda o, p, slot, change: (
+        hooked(o.register_load_state_dict_post_hook, o, p, slot, change) or o.load_state_dict(o.state_dict())
+    ),
+    "set": lambda o, p, slot, change: o.__setstate__({"state": {p: o.state[p] | {slot: change(o.state[p][slot])}}}),
+}
+
+
+def hooked(register: Any, optimizer: Any, p: Tensor, slot: str, change: Callable[[Tensor], Tensor]) -> None:
+    register(lambda *_: optimizer.state[p].update({slot: change(torch.ones(4, 4))}))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("wrong", NO_STATE)
+@pytest.mark.parametrize("door", DOORS)
+def test_what_can_be_no_state_is_refused_by_name_through_every_door(door: str, wrong: str) -> None:
+    optimizer, p = trained()
+    before = p.detach().clone()
+    DOORS[door](optimizer, p, "exp_avg", NO_STATE[wrong])
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=rf"state 'exp_avg' of parameter .*weight'? .*{re.escape(wrong)}"):
+            optimizer.step()
+    assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize("change", [emptied, lambda t: Wrapper(t.clone())], ids=["gone", "subclass"])
+def test_scales_that_are_no_plain_memory_are_refused_by_name(change: Callable[[Tensor], Tensor]) -> None:
+    p = leaf(torch.ones(64, 128), torch.ones(64, 128))
+    optimizer = steprule.AdamW([("weight", p)], state_dtype="8bit")
+    optimizer.step()
+    optimizer.state[p]["exp_avg::scale"] = change(optimizer.state[p]["exp_avg::scale"])
+    with pytest.raises(RuntimeError, match=r"state 'exp_avg::scale' of parameter .*weight'? "):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("eight", [False, True])
+@pytest.mark.parametrize("slot", ["exp_avg", "exp_avg::scale"])
+def test_state_whose_memory_is_gone_is_shown_and_copied_by_nobody(slot: str, eight: bool) -> None:
+    p = leaf(torch.ones(64, 128), torch.ones(64, 128))
+    optimizer = steprule.AdamW([("weight", p)], **({"state_dtype": "8bit"} if eight else {}))
+    optimizer.step()
+    if slot not in optimizer.state[p]:
+        return
+    optimizer.state[p][slot] = emptied(optimizer.state[p][slot])
+    saved = optimizer.state_dict()
+    assert saved["state"][0][slot] is optimizer.state[p][slot]
+    assert "weight" in optimizer.explain()
+    assert "AdamW" in repr(optimizer)
+    other = steprule.AdamW([("weight", p)], **({"state_dtype": "8bit"} if eight else {}))
+    with pytest.raises(ValueError, match=f"weight: {slot} was saved as .*, where .*is needed"):
+        other.load_state_dict(saved)
+    assert not other.state
 
 
 def test_threads_that_share_an_optimizer_lose_no_step() -> None:
