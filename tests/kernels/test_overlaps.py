@@ -388,7 +388,8 @@ def test_scales_that_are_no_plain_memory_are_refused_by_name(change: Callable[[T
 @pytest.mark.parametrize("slot", ["exp_avg", "exp_avg::scale"])
 def test_state_whose_memory_is_gone_is_shown_and_copied_by_nobody(slot: str, eight: bool) -> None:
     p = leaf(torch.ones(64, 128), torch.ones(64, 128))
-    optimizer = steprule.AdamW([("weight", p)], **({"state_dtype": "8bit"} if eight else {}))
+    how: dict[str, Any] = {"state_dtype": "8bit"} if eight else {}
+    optimizer = steprule.AdamW([("weight", p)], **how)
     optimizer.step()
     if slot not in optimizer.state[p]:
         return
@@ -397,7 +398,7 @@ def test_state_whose_memory_is_gone_is_shown_and_copied_by_nobody(slot: str, eig
     assert saved["state"][0][slot] is optimizer.state[p][slot]
     assert "weight" in optimizer.explain()
     assert "AdamW" in repr(optimizer)
-    other = steprule.AdamW([("weight", p)], **({"state_dtype": "8bit"} if eight else {}))
+    other = steprule.AdamW([("weight", p)], **how)
     with pytest.raises(ValueError, match=f"weight: {slot} was saved as .*, where .*is needed"):
         other.load_state_dict(saved)
     assert not other.state
