@@ -1,9 +1,10 @@
 """An optimizer chosen on Lightning's command line. Needs `pip install lightning "jsonargparse[signatures]"`.
 
-    python examples/choose_with_lightning_cli.py fit --optimizer AdamW --optimizer.lr 0.01 --trainer.max_epochs 2
+    python examples/choose_with_lightning_cli.py fit --optimizer steprule.SGD --optimizer.lr 0.01 --trainer.max_epochs 2
     python examples/choose_with_lightning_cli.py fit --model.optimizer Lion --model.hyper '{"lr": 1e-3}'
 
-The first way is Lightning's own: every class of steprule is one that it can construct, but it gives bare parameters.
+The first way is Lightning's own: every class of steprule is one that it can construct, by its full name where torch has
+one of that name, but it gives bare parameters.
 The second goes by name, in `configure_optimizers`, and gives the module, so that names and selectors work.
 """
 
