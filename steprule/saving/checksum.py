@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from xxhash import xxh3_128
+
+from .helpers import Helpers, Job
 
 __all__ = ["DIGESTS", "NEW", "WORTH_A_THREAD", "Checksum", "blank"]
 
@@ -28,9 +29,9 @@ class Checksum:
 
     def __init__(self, digest: str, start: bytes) -> None:
         self._digest = DIGESTS[digest][0](start)
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = Helpers(1)
         self._alone = False
-        self._pending: Future[None] | None = None
+        self._pending: Job | None = None
 
     def __enter__(self) -> Checksum:
         return self

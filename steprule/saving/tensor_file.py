@@ -11,7 +11,6 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -22,6 +21,7 @@ import torch
 
 from .checksum import NEW, WORTH_A_THREAD, Checksum, blank
 from .header import CheckpointError, Document, Header, made_header, refuse_strange
+from .helpers import Helpers, Job
 
 __all__ = ["check_tensors", "file_order", "mapped_tensors", "opened", "read_tensors", "write_tensors"]
 
@@ -37,9 +37,9 @@ class Writeback:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = Helpers(1)
         self._since = 0
-        self._pending: Future[None] | None = None
+        self._pending: Job | None = None
 
     def __enter__(self) -> Writeback:
         return self
@@ -165,7 +165,7 @@ def check_tensors(file: BinaryIO, header: Header, path: Path) -> None:
 def _check(file: BinaryIO, header: Header, places: Iterable[tuple[int, memoryview]], path: Path) -> None:
     """Fills memory from a file, and compares the checksum of what was read."""
     start = header.raw.replace(header.checksum, blank(header.digest), 1)
-    with Checksum(header.digest, start) as checksum, ThreadPoolExecutor(_READERS) as readers:
+    with Checksum(header.digest, start) as checksum, Helpers(_READERS) as readers:
         for piece in _read_in_order(file, places, path, readers):
             checksum.update(piece)
     if checksum.hexdigest() != header.checksum:
@@ -173,7 +173,7 @@ def _check(file: BinaryIO, header: Header, places: Iterable[tuple[int, memoryvie
 
 
 def _read_in_order(
-    file: BinaryIO, places: Iterable[tuple[int, memoryview]], path: Path, readers: Executor
+    file: BinaryIO, places: Iterable[tuple[int, memoryview]], path: Path, readers: Helpers
 ) -> Iterator[memoryview]:
     """Fills memory from a file, large pieces side by side, and gives them in their order.
 
@@ -183,7 +183,7 @@ def _read_in_order(
         path: of the file.
         readers: a few threads.
     """
-    ahead: deque[tuple[memoryview, Future[None] | None]] = deque()
+    ahead: deque[tuple[memoryview, Job | None]] = deque()
     for begin, data in places:
         for i in range(0, len(data), _PIECE):
             piece = data[i : i + _PIECE]
@@ -194,7 +194,7 @@ def _read_in_order(
         yield _arrived(*ahead.popleft())
 
 
-def _read_piece(file: BinaryIO, begin: int, piece: memoryview, path: Path, readers: Executor) -> Future[None] | None:
+def _read_piece(file: BinaryIO, begin: int, piece: memoryview, path: Path, readers: Helpers) -> Job | None:
     if len(piece) >= WORTH_A_THREAD:
         with suppress(RuntimeError):  # an interpreter that is ending starts no threads
             return readers.submit(_fill, file, begin, piece, path)
@@ -202,7 +202,7 @@ def _read_piece(file: BinaryIO, begin: int, piece: memoryview, path: Path, reade
     return None
 
 
-def _arrived(piece: memoryview, reading: Future[None] | None) -> memoryview:
+def _arrived(piece: memoryview, reading: Job | None) -> memoryview:
     if reading is not None:
         reading.result()
     return piece

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import sleep
 from typing import Any
 
 import pytest
+import torch
 
+import steprule
 from steprule.checkpoint import CheckpointError, load, save
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, pipes and links of POSIX")
@@ -100,3 +103,36 @@ def test_four_savers_at_once_all_succeed_and_leave_nothing_behind(
     assert most == [1]  # they wait for each other
     assert sorted(os.listdir(tmp_path)) == ["run", "run.1", "run.2"]
     assert len({load(tmp_path / name, None)["n"] for name in os.listdir(tmp_path)}) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_signals_handler_may_fork_whatever_saving_and_loading_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, codes = threading.Thread.start, []
+
+    def started(thread: threading.Thread) -> None:
+        start(thread)
+        child = os.fork()  # as a handler would that runs here
+        if not child:
+            os._exit(5)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    weight = torch.ones(1 << 20, requires_grad=True)
+    optimizer = steprule.SGD([weight], lr=0.1, momentum=0.9)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+
+    def both() -> None:
+        steprule.save(tmp_path / "run", optimizer)
+        steprule.load(tmp_path / "run", optimizer)
+        codes.append(0)
+
+    thread = threading.Thread(target=both, daemon=True)
+    start(thread)
+    monkeypatch.setattr(threading.Thread, "start", started)
+    thread.join(60)
+    assert codes[-1:] == [0]
+    assert len(codes) > 2
+    assert set(codes[:-1]) == {5}
