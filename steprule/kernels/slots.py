@@ -156,6 +156,11 @@ def slot_tensor(slot: Slot, entry: Entry, group: Group) -> torch.Tensor:
             f"state {name!r} of parameter {entry.name} is {value.dtype}, but the parameter is {p.dtype}; "
             "replace it with a tensor like the parameter, or delete it to start anew"
         )
+    if slot.kind == "table" and has_own_memory(p) and not has_own_memory(value):
+        raise RuntimeError(
+            f"state {name!r} of parameter {entry.name} is a {type(value).__name__}, and a matrix function needs plain "
+            "memory; replace it with a plain tensor, or delete it to start anew"
+        )
     refuse_faulty(value, name, entry)
     value = materialized(value)
     asked = asked_dtype(slot, p)

@@ -384,6 +384,17 @@ def test_scales_that_are_no_plain_memory_are_refused_by_name(change: Callable[[T
         optimizer.step()
 
 
+@pytest.mark.parametrize("name", ["SOAP", "Shampoo"])
+def test_a_table_of_a_subclass_is_refused_by_name(name: str) -> None:
+    p = leaf(torch.ones(6, 4), normal(6, 4, seed=1))
+    optimizer = getattr(steprule, name)([("weight", p)])
+    optimizer.step()
+    slot = next(key for key, value in optimizer.state[p].items() if value.shape == (6, 6))
+    optimizer.state[p][slot] = Wrapper(optimizer.state[p][slot].clone())
+    with pytest.raises(RuntimeError, match=rf"state '{slot}' of parameter .*weight'? is a Wrapper"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("eight", [False, True])
 @pytest.mark.parametrize("slot", ["exp_avg", "exp_avg::scale"])
 def test_state_whose_memory_is_gone_is_shown_and_copied_by_nobody(slot: str, eight: bool) -> None:
