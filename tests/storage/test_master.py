@@ -77,7 +77,14 @@ def test_16_bits_beside_train_as_float32_weights_do(
         assert all(torch.equal(value, own[name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if name != "SparseAdam"])
+QUICK = {"Adafactor", "Adam", "AdamW", "AdEMAMix", "Lamb", "Lion", "Muon", "Prodigy", "ScheduleFreeAdamW", "SGD"}
+"""One of each kind; the others are tested with what is slow."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RULES if name != "SparseAdam"],
+)
 def test_every_algorithm_trains_so(name: str) -> None:
     shapes = [(70, 64)] if name in ONLY_MATRICES else [(70, 64), (9,)]
 
