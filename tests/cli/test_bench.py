@@ -594,6 +594,21 @@ def test_growth_is_measured_along_each_axis_and_drawn(tmp_path: Path, monkeypatc
     assert torch.get_num_threads() == threads
 
 
+def test_each_contender_of_growth_is_the_one_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def looked_at(steps: dict[str, Any], *rest: Any) -> dict[str, Times]:
+        seen.append({name: step.__self__.param_groups for name, step in steps.items()})
+        return {name: Times(1.0, (1.0,)) for name in steps}
+
+    monkeypatch.setattr(growth, "alternate", looked_at)
+    growth.measured(replace(growth.axes()[2], values=[3]), Pace(1))
+    (found,) = seen
+    assert all(len(groups) == 3 for groups in found.values())
+    assert all(group["fused"] is True for group in found["fused"])
+    assert all(group["foreach"] is True and not group["fused"] for group in found["foreach"])
+
+
 def test_what_grows_is_what_an_axis_says() -> None:
     size, tensors, groups, threads = growth.axes()
     assert [4 * total_elements(size.shapes(n)) for n in size.values] == size.values == [10**k for k in range(3, 10)]

@@ -109,10 +109,12 @@ def measured(axis: Growing, pace: Pace) -> Curve:
         for value in axis.values:
             torch.set_num_threads(axis.threads(value) or before)
             gc.collect()
-            given = grouped(parameters(axis.shapes(value), torch.float32, "cpu"), axis.groups(value))
+            params, count = parameters(axis.shapes(value), torch.float32, "cpu"), axis.groups(value)
             makes: dict[str, Any] = {OURS: lambda given: steprule.AdamW(given).step}
             makes |= {name: peers[name] for name in ("fused", "foreach")}
-            times = alternate({name: make(given) for name, make in makes.items()}, pace, CLOCKS["cpu"])
+            # groups of its own for each: an optimizer writes its options into them
+            steps = {name: make(grouped(params, count)) for name, make in makes.items()}
+            times = alternate(steps, pace, CLOCKS["cpu"])
             for name, found in times.items():
                 seconds.setdefault(name, []).append(spread(found.rounds))
     finally:
