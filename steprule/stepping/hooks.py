@@ -42,25 +42,23 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             go_back(self)
             works.count.skipped += 1
             return loss_of(args, kwargs)
-        around = bool(kwargs) or watched(self)
-        if around:
-            args, kwargs, asked, known = before(self, args, kwargs)
+        asked, left_out, taken = False, None, works.count.taken
+        if kwargs or watched(self):
+            asked, left_out = begins_state(self, kwargs), self.skipped if watched(self) else None
+            args, kwargs = before(self, args, kwargs)
         out = step(self, *args, **kwargs)
         members = self._workings.members  # the step may have loaded another state
         if members.unchecked:
             members.check(self.param_groups, type(self).__name__)
         self._optimizer_step_code()
-        if around:
-            after(self, args, kwargs, asked, known)
+        if asked:
+            self._workings.count.taken = taken
+        if watched(self) and (left_out is None or self._workings.count.skipped <= left_out):
+            after(self, args, kwargs)
         return out
 
-    def before(self: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any, bool, tuple[int, Any]]:
-        asked = asks_for_state(self, kwargs)
-        if asked:
-            self._begin_state()
-        known = self._workings.count.taken, self.skipped if watched(self) else None
-        every, own = before_all, self._optimizer_step_pre_hooks
-        for pre_hook in [*every.values(), *own.values()] if every or own else ():
+    def before(self: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        for pre_hook in [*before_all.values(), *self._optimizer_step_pre_hooks.values()]:
             result = pre_hook(self, (self, *args), kwargs)
             if result is not None:
                 if not isinstance(result, tuple) or len(result) != 2:
@@ -68,23 +66,23 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                         f"{step} must return None or a tuple of (new_args, new_kwargs), but got {result}."
                     )
                 (_, *args), kwargs = result
-        return args, kwargs, asked, known
+        return args, kwargs
 
-    def after(
-        self: Optimizer, args: Sequence[Any], kwargs: dict[str, Any], asked: bool, known: tuple[int, Any]
-    ) -> None:
-        count, (taken, left_out) = self._workings.count, known
-        if asked:
-            count.taken = taken
-        if left_out is not None and count.skipped > left_out:
-            return
-        own, every = self._optimizer_step_post_hooks, after_all
-        for post_hook in [*own.values(), *every.values()] if own or every else ():
+    def after(self: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        for post_hook in [*self._optimizer_step_post_hooks.values(), *after_all.values()]:
             post_hook(self, (self, *args), kwargs)
 
     eagerly = not_compiled(run)
     wrapper.hooked = True  # type: ignore[attr-defined]
     return wrapper
+
+
+def begins_state(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a step :func:`asks_for_state`; if so what goes before it is done."""
+    if not asks_for_state(optimizer, kwargs):
+        return False
+    optimizer._begin_state()
+    return True
 
 
 def asks_for_state(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> bool:

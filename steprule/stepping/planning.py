@@ -222,9 +222,8 @@ class Planner:
         for entry in entries:
             admit(entry, algorithms[entry.group], groups[entry.group])
         if groups and not entries:
-            self.program(
-                algorithms[0], groups[0], asked, torch.empty(1)
-            )  # a rule that is wrong says so without a gradient
+            # a rule that is wrong says so without a gradient
+            self.program(algorithms[0], groups[0], asked, torch.empty(1))
         programs = [known[entry.group](entry.param) for entry in entries]
         served: list[dict[int, Program]] = [{} for _ in groups]
         for entry, program in zip(entries, programs, strict=True):

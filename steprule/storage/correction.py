@@ -71,15 +71,14 @@ def kept(x: Expression, rest: int, noise: Expression | None) -> Expression:
         rest: of the 16 bits that a bfloat16 lacks, how many are.
         noise: random bits by which it is rounded to them; None rounds to nearest, to even in a tie.
     """
-    bits, dropped = bits_of(x), 16 - rest
-    held = bits
-    if dropped and noise is None:
-        odd = on_words("iand", on_words("ishr", bits, detail=dropped), 1)
-        held = on_words("iadd", on_words("iadd", bits, 2 ** (dropped - 1) - 1), odd)
-    elif dropped:
-        held = on_words("iadd", bits, on_words("ishr", noise, detail=32 - dropped))
-    if dropped:
-        held = on_words("iand", held, 2**32 - 2**dropped)
+    held = bits = bits_of(x)
+    if dropped := 16 - rest:
+        if noise is None:
+            odd = on_words("iand", on_words("ishr", bits, detail=dropped), 1)
+            carried = on_words("iadd", on_words("iadd", bits, 2 ** (dropped - 1) - 1), odd)
+        else:
+            carried = on_words("iadd", bits, on_words("ishr", noise, detail=32 - dropped))
+        held = on_words("iand", carried, 2**32 - 2**dropped)
     quiet = on_words("iand", on_words("ior", bits, QUIET), UPPER)
     return on_words("iwhere", isnan(x), quiet, held)
 

@@ -64,6 +64,18 @@ def test_step_hooks_run_in_order_before_and_after_the_update(
     assert calls == [("global pre", 1.0), ("pre", 1.0), ("post", 0.9), ("global post", 0.9)]
 
 
+def test_a_post_hook_that_the_closure_registers_runs_after_its_step(optimizer: steprule.SGD) -> None:
+    calls: list[str] = []
+
+    def closure() -> float:
+        if not calls:
+            optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+        return 1.0
+
+    assert optimizer.step(closure) == 1.0
+    assert calls == ["post"]
+
+
 def test_a_removed_step_hook_does_not_run(optimizer: steprule.SGD) -> None:
     calls: list[str] = []
     handle = optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))

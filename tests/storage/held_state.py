@@ -1,9 +1,11 @@
 """Training by given gradients, and the random bits by which state is rounded."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 Make = Callable[..., torch.optim.Optimizer]
@@ -21,6 +23,15 @@ def run(make: Make, start: torch.Tensor, grads: list[torch.Tensor]) -> tuple[tor
         weight.grad = grad.clone()
         optimizer.step()
     return weight.detach(), optimizer.state[weight], optimizer
+
+
+def assert_refused(make: Make, dtype: torch.dtype, words: str) -> None:
+    """A first step over weights of a dtype, or making the optimizer, fails with these words, and changes nothing."""
+    weight = torch.ones(4, dtype=dtype, requires_grad=True)
+    weight.grad = torch.ones(4, dtype=dtype)
+    with pytest.raises((ValueError, RuntimeError, TypeError), match=re.escape(words)):
+        make([weight]).step()
+    assert torch.equal(weight, torch.ones(4, dtype=dtype))
 
 
 def hashed(index: np.ndarray, seed: int, tag: int, key: int, step: int) -> np.ndarray:

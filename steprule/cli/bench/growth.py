@@ -13,14 +13,14 @@ from torch import Tensor
 
 import steprule
 
-from .contenders import parameters, torch_peers
+from .cases import OURS
+from .contenders import Make, parameters, stepping, torch_peers
 from .table import Grid, digits
 from .tensor_shapes import Shape
 from .timing import CLOCKS, Pace, Spread, alternate, spread
 
 __all__ = ["Curve", "Growing", "axes", "measure_growth", "measured"]
 
-OURS = "steprule"
 CONSTANT = 10**7
 """Parameters that are shared among more and more tensors."""
 GROUPED = 465
@@ -103,6 +103,7 @@ def measure_growth(pace: Pace, quick: bool = False) -> Iterator[Curve]:
 def measured(axis: Growing, pace: Pace) -> Curve:
     """Measure AdamW along one axis."""
     peers = torch_peers(torch.optim.AdamW)
+    makes: dict[str, Make] = {OURS: stepping(steprule.AdamW), **{name: peers[name] for name in ("fused", "foreach")}}
     before = torch.get_num_threads()
     seconds: dict[str, list[Spread]] = {}
     try:
@@ -110,8 +111,6 @@ def measured(axis: Growing, pace: Pace) -> Curve:
             torch.set_num_threads(axis.threads(value) or before)
             gc.collect()
             params, count = parameters(axis.shapes(value), torch.float32, "cpu"), axis.groups(value)
-            makes: dict[str, Any] = {OURS: lambda given: steprule.AdamW(given).step}
-            makes |= {name: peers[name] for name in ("fused", "foreach")}
             # groups of its own for each: an optimizer writes its options into them
             steps = {name: make(grouped(params, count)) for name, make in makes.items()}
             times = alternate(steps, pace, CLOCKS["cpu"])
